@@ -1,0 +1,164 @@
+"""Macros that BUILD files use: subquad_library, subquad_tests, pytest_test, py_binary. See README.md."""
+
+load(":imports.bzl", "imports_test")
+load(":rules.bzl", _py_binary = "py_binary", _py_library = "py_library", _py_test = "py_test")
+
+py_binary = _py_binary
+py_library = _py_library
+py_test = _py_test
+
+# Marker of a test -> tags of the target that runs it. GPU tests run one at a time.
+_TIERS = {
+    "distributed": ["distributed"],
+    "gpu": ["exclusive", "gpu"],
+    "multi_gpu": ["exclusive", "gpus:2"],
+    "notebooks": ["notebooks"],
+    "slow": ["slow"],
+}
+
+def _package():
+    """The dotted name of the Python package that a BUILD file under packages/ holds."""
+    return "subquad." + native.package_name().split("/")[-1]
+
+def subquad_library(
+        name,
+        deps = [],
+        optional_deps = [],
+        data = [],
+        srcs = None,
+        visibility = None):
+    """The library of one package: everything under src/.
+
+    Also makes `<name>_imports_test`, which fails for an import that no direct dependency provides.
+
+    Args:
+      name: of the target, the package's own name.
+      deps: direct dependencies only: `@pypi//torch`, and siblings as `//packages/ops`.
+      optional_deps: dependencies of extras, as labels, or as module names where no lock has them. They are no part of
+        the library, may be imported inside functions, and at the top of those modules that `import subquad.<name>`
+        does not load. Tests that need them list them.
+      data: package data under src/.
+      srcs: for generated sources beside the globbed ones.
+      visibility: the package's group, `//packages:above_<name>`.
+    """
+    sources = native.glob(["src/**/*.py"]) + (srcs or [])
+    _py_library(
+        name = name,
+        srcs = sources,
+        data = native.glob(["src/**/py.typed"]) + data,
+        imports = ["src"],
+        visibility = visibility,
+        deps = deps,
+    )
+    imports_test(
+        name = name + "_imports_test",
+        deps = deps,
+        library = name,
+        optional_deps = optional_deps,
+        package = _package(),
+    )
+
+def pytest_test(name, srcs, deps = [], data = [], options = [], marker = None, **kwargs):
+    """A test target that runs pytest modules.
+
+    Args:
+      name: of the target.
+      srcs: the test files; other .py files they import come by `deps` or `data`.
+      deps: libraries that the tests import; pytest itself is implied.
+      data: files that the tests read.
+      options: further options of pytest.
+      marker: run the tests that bear this marker, instead of those that bear no marker of a tier.
+      **kwargs: attributes of every test rule: size, shard_count, tags, env, ...
+    """
+    files = ["%s/%s" % (native.package_name(), src) if native.package_name() else src for src in srcs]
+    _py_test(
+        name = name,
+        srcs = srcs,
+        main = "//tools/python:pytest_main.py",
+        args = (["--marker", marker] if marker else []) + options + files,
+        data = data + ["//:pyproject.toml"],
+        deps = deps + ["@pypi//pytest", "@pypi//pytest_timeout"],
+        **kwargs
+    )
+
+def subquad_tests(
+        name,
+        deps,
+        data = [],
+        sizes = {},
+        shards = {},
+        gpu = [],
+        multi_gpu = [],
+        slow = [],
+        distributed = [],
+        notebooks = [],
+        marked_only = [],
+        typecheck = True,
+        tags = {},
+        env = {}):
+    """One test target per tests/**/test_*.py, named after its path without `.py`, and a suite of the plain ones.
+
+    A file that holds tests of a tier is listed under that tier and gets a further target, `<path>.<tier>`, with the
+    tier's tags, which runs exactly those. `conftest.py` and the other .py files under tests/ come with every target.
+
+    Args:
+      name: of the suite.
+      deps: all that the tests import; pytest, jaxtyping and beartype are implied.
+      data: files that the tests read.
+      sizes: {file: size}; small (the default) is 60 s, medium 300 s, large 900 s.
+      shards: {file: number of processes that share its tests}.
+      gpu: files with tests marked `gpu`.
+      multi_gpu: files with tests marked `multi_gpu`.
+      slow: files with tests marked `slow`; their targets are large.
+      distributed: files with tests marked `distributed`.
+      notebooks: files with tests marked `notebooks`.
+      marked_only: those of the files above in which every test is marked: they get no plain target.
+      typecheck: check the package's annotations, array shapes included, whenever a test calls it.
+      tags: {file: further tags}.
+      env: environment variables of every test.
+    """
+    files = native.glob(["tests/**/test_*.py"])
+    support = native.glob(["tests/**/*.py"], exclude = ["tests/**/test_*.py"])
+    options, implied = [], []
+    if typecheck:
+        options = ["--jaxtyping-packages=%s,beartype.beartype" % _package()]
+        implied = [dep for dep in ["@pypi//beartype", "@pypi//jaxtyping"] if dep not in deps]
+    tiers = {
+        "distributed": distributed,
+        "gpu": gpu,
+        "multi_gpu": multi_gpu,
+        "notebooks": notebooks,
+        "slow": slow,
+    }
+    for listed in list(sizes) + list(shards) + list(tags) + marked_only + [f for fs in tiers.values() for f in fs]:
+        if listed not in files:
+            fail("%s: %s is no test file of this package" % (name, listed))
+    plain = []
+    for file in files:
+        target = file[:-len(".py")]
+        common = dict(
+            srcs = [file],
+            data = data + support,
+            env = env,
+            options = options,
+            deps = deps + implied,
+        )
+        if file not in marked_only:
+            plain.append(target)
+            pytest_test(
+                name = target,
+                size = sizes.get(file, "small"),
+                shard_count = shards.get(file),
+                tags = tags.get(file, []),
+                **common
+            )
+        for tier, members in tiers.items():
+            if file in members:
+                pytest_test(
+                    name = "%s.%s" % (target, tier),
+                    size = sizes.get(file, "large" if tier == "slow" else "medium"),
+                    marker = tier,
+                    tags = _TIERS[tier] + tags.get(file, []),
+                    **common
+                )
+    native.test_suite(name = name, tests = plain)

@@ -1,0 +1,94 @@
+"""Resolves direct requirements into a hash-locked list of wheels.
+
+usage: lock.py REQUIREMENTS.in REQUIREMENTS.lock [--constraint FILE.lock] [--skip-constraint NAME]...
+
+Paths are relative to the workspace. pip resolves for this machine's platform and for CPython 3.11, by its own
+configuration; the result names no index. Each entry of the lock is a pip requirement with its hash, followed by a
+comment that lists the locked distributions it depends on, which `pip_lock.bzl` reads.
+
+``--constraint`` keeps the versions of another lock (but for ``--skip-constraint`` names), so that two hubs agree.
+Run it as ``./bazelw run //third_party/python:lock``.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+PIP_HOME = os.path.join(sys.prefix, "pip")
+
+
+def canonical(name: str) -> str:
+    """The normalised form of a distribution's name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def constraints(lock: str, skipped: list[str]) -> list[str]:
+    """The ``name==version`` pins of a lock, without the skipped names."""
+    with open(lock) as file:
+        pins = [line.split()[0] for line in file if re.match(r"[A-Za-z0-9]", line)]
+    return [pin for pin in pins if canonical(pin.split("==")[0]) not in skipped]
+
+
+def resolve(requirements: str, pins: list[str]) -> list[dict]:
+    """pip's installation report: one entry per distribution, direct and indirect."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report, constraint = os.path.join(scratch, "report.json"), os.path.join(scratch, "constraints.txt")
+        with open(constraint, "w") as file:
+            file.writelines(pin + "\n" for pin in pins)
+        options = ["-q", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--report", report]
+        command = [sys.executable, "-I", os.path.join(PIP_HOME, "pip"), "install", *options, "-r", requirements]
+        if subprocess.run([*command, "-c", constraint], check=False).returncode:
+            sys.exit(f"error: pip cannot resolve {requirements}")
+        with open(report) as file:
+            return json.load(file)["install"]
+
+
+def locked_dependencies(entry: dict, names: set[str]) -> list[str]:
+    """The locked distributions that one distribution requires on this platform, with the extras asked of it."""
+    sys.path.insert(0, PIP_HOME)
+    from pip._vendor.packaging.markers import default_environment
+    from pip._vendor.packaging.requirements import Requirement
+
+    found = set()
+    for text in entry["metadata"].get("requires_dist", []):
+        requirement = Requirement(text)
+        environments = [{**default_environment(), "extra": extra} for extra in ["", *entry.get("requested_extras", [])]]
+        if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
+            found.add(canonical(requirement.name))
+    return sorted((found & names) - {canonical(entry["metadata"]["name"])})
+
+
+def render(entries: list[dict], source: str) -> str:
+    """The text of the lock file."""
+    by_name = {canonical(entry["metadata"]["name"]): entry for entry in entries}
+    lines = [f"# Resolved from {source} by tools/python/lock.py; do not edit. 'needs' is read by pip_lock.bzl."]
+    for name, entry in sorted(by_name.items()):
+        digest = entry["download_info"]["archive_info"]["hashes"]["sha256"]
+        lines.append(f"{name}=={entry['metadata']['version']} \\\n    --hash=sha256:{digest}")
+        lines.append("    # needs: " + (" ".join(locked_dependencies(entry, set(by_name))) or "nothing"))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Writes the lock beside its source, replacing the old one only once everything is resolved."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("requirements")
+    parser.add_argument("lock")
+    parser.add_argument("--constraint")
+    parser.add_argument("--skip-constraint", action="append", default=[])
+    options = parser.parse_args()
+    os.chdir(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    pins = constraints(options.constraint, options.skip_constraint) if options.constraint else []
+    text = render(resolve(options.requirements, pins), options.requirements)
+    with open(options.lock + ".new", "w") as file:
+        file.write(text)
+    os.replace(options.lock + ".new", options.lock)
+    print(f"{options.lock}: {text.count('--hash=')} distributions")
+
+
+if __name__ == "__main__":
+    main()
