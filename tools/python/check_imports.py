@@ -142,9 +142,11 @@ def loaded_with_package(modules: list[Module], package: str) -> set[str]:
     return loaded
 
 
-def proposal(imported: Import, library: str, runfiles: str) -> str:
+def proposal(imported: Import, package: str, library: str, runfiles: str) -> str:
     """What to do about an import that nothing provides."""
     name = imported.names[-1]
+    if f"{name}.".startswith(f"{package}."):
+        return f"{library} has no such module"
     if name.startswith("subquad."):
         sibling = name.split(".")[1]
         return f'add "//packages/{sibling}" to deps of {library}, if packages/BUILD lets it be seen from there'
@@ -172,7 +174,7 @@ def check(manifest: dict, runfiles: str) -> list[str]:
             if is_provided(imported, declared):
                 continue
             if not is_provided(imported, optional):
-                fix = proposal(imported, manifest["library"], runfiles)
+                fix = proposal(imported, manifest["package"], manifest["library"], runfiles)
                 messages.append(f"{where}imports {imported.names[0]}, which no dependency provides; {fix}")
             elif module.name in eager and not imported.guarded:
                 messages.append(

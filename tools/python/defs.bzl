@@ -161,4 +161,5 @@ def subquad_tests(
                     tags = _TIERS[tier] + tags.get(file, []),
                     **common
                 )
-    native.test_suite(name = name, tests = plain)
+    if plain:
+        native.test_suite(name = name, tests = plain)
