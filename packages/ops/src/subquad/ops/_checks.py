@@ -1,0 +1,95 @@
+"""Argument checks shared by the operators: each raises a typed error that names the value got and the value accepted."""
+
+from collections.abc import Sequence as Values
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from subquad.ops.axes import Activation, Layout
+from subquad.ops.errors import ArgumentOutOfRange, DeviceMismatch, DtypeMismatch, ShapeMismatch
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def one_of(name: str, value: object, accepted: Values[object]) -> None:
+    """Raises unless ``value`` is among ``accepted``."""
+    if value not in accepted:
+        raise ArgumentOutOfRange(f"{name} is {value!r}; accepted: {', '.join(repr(choice) for choice in accepted)}")
+
+
+def floating(name: str, tensor: Tensor) -> None:
+    """Raises unless ``tensor`` is real floating point."""
+    if tensor.dtype not in FLOATS:
+        raise DtypeMismatch(f"{name} is {tensor.dtype}; accepted: float32, float64, bfloat16, float16")
+
+
+def same_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
+    """Raises unless both tensors lie on one device."""
+    if tensor.device != x.device:
+        raise DeviceMismatch(f"{name} is on {tensor.device}, {x_name} on {x.device}; move one of them")
+
+
+def channel_first(x: Tensor, layout: Layout, name: str = "x") -> Tensor:
+    """Checks a sequence and returns it as ``[batch, channel, length]`` (a view)."""
+    one_of("layout", layout, get_args(Layout))
+    floating(name, x)
+    if x.dim() != 3:
+        raise ShapeMismatch(f"{name} has {x.dim()} axes {tuple(x.shape)}; a sequence has 3 ({layout})")
+    return x if layout == "BHL" else x.transpose(1, 2)
+
+
+def as_layout(y: Tensor, layout: Layout) -> Tensor:
+    """Turns ``[batch, channel, length]`` back into the caller's layout (a view)."""
+    return y if layout == "BHL" else y.transpose(1, 2)
+
+
+def taps(name: str, value: Tensor, x: Tensor, channels: int, channels_name: str = "x") -> None:
+    """Checks filter taps ``[group, tap]`` against the channel count they serve."""
+    floating(name, value)
+    same_device(name, value, channels_name, x)
+    if value.dim() != 2:
+        raise ShapeMismatch(f"{name} has {value.dim()} axes {tuple(value.shape)}; accepted: 2 (group, tap)")
+    groups, length = value.shape
+    if length < 1:
+        raise ShapeMismatch(f"{name} has 0 taps; accepted: 1 or more")
+    if groups < 1 or channels % groups:
+        raise ShapeMismatch(f"{name} has {groups} rows, {channels_name} has {channels} channels; rows must divide them")
+
+
+def shaped(name: str, value: Tensor | None, shape: tuple[int, ...], x: Tensor, x_name: str = "x") -> None:
+    """Checks an optional float tensor against its one accepted shape."""
+    if value is None:
+        return
+    floating(name, value)
+    same_device(name, value, x_name, x)
+    if tuple(value.shape) != shape:
+        raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; {x_name} {tuple(x.shape)} needs {shape}")
+
+
+def modes(log_poles: Tensor, residues: Tensor, x: Tensor | None, channels: int | None) -> None:
+    """Checks poles and residues ``[channel, state]`` against each other and against the channels of ``x``."""
+    floating("log_poles", log_poles)
+    if log_poles.dim() != 2:
+        raise ShapeMismatch(f"log_poles has {log_poles.dim()} axes {tuple(log_poles.shape)}; accepted: channel, state")
+    shaped("residues", residues, tuple(log_poles.shape), log_poles, "log_poles")
+    if x is not None and channels is not None:
+        same_device("log_poles", log_poles, "x", x)
+        if log_poles.shape[0] != channels:
+            raise ShapeMismatch(f"log_poles has {log_poles.shape[0]} channels, x has {channels}; they must agree")
+
+
+def activation(value: Activation | None) -> None:
+    """Checks the name of an activation."""
+    one_of("activation", value, (None, *get_args(Activation)))
+
+
+def expand_groups(value: Tensor, channels: int) -> Tensor:
+    """Repeats the rows of ``[group, tap]`` so that channel c gets row ``c // (channels / group)``."""
+    return value if value.shape[0] == channels else value.repeat_interleave(channels // value.shape[0], dim=0)
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 when the first tensor is, else float32: the dtype in which sums are kept."""
+    first = tensors[0]
+    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32

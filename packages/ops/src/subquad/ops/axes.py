@@ -1,0 +1,27 @@
+"""The axis words of every tensor in Subquad, and the named tensor types made from them.
+
+Axes: batch, length, channel, head, state, tap, height, width, group, vocabulary. A sequence is channel-first
+(``layout="BHL"``, ``[batch, channel, length]``) unless a call says ``layout="BLH"``. Tap 0 of every filter multiplies
+the current sample. A history holds the last samples of a stream, oldest first; a ring holds the same samples with the
+one of absolute time ``t`` in slot ``t % (tap - 1)``.
+"""
+
+from typing import Literal
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Layout = Literal["BHL", "BLH"]
+Activation = Literal["silu", "gelu"]
+Boundary = Literal["zero", "circular"]
+
+Sequence = Float[Tensor, "batch _ _"]  # [batch, channel, length], or [batch, length, channel] with layout="BLH"
+Grid = Float[Tensor, "batch ..."]  # [batch, channel, *space], or [batch, *space, channel] with layout="BLH"
+Taps = Float[Tensor, "group tap"]  # row channel // (channels / group); tap 0 multiplies the current sample
+PerChannel = Float[Tensor, " channel"]
+History = Float[Tensor, "batch channel past"]  # past = tap - 1, oldest first
+Modes = Float[Tensor, "channel state"]  # log poles or residues
+ModalState = Float[Tensor, "batch channel state"]
+Step = Float[Tensor, "batch channel"]  # one sample of each stream
+Position = Int[Tensor, " batch"]  # tokens that a row has already seen
+Active = Bool[Tensor, " batch"]

@@ -1,0 +1,3 @@
+"""FFT convolution over one, two or three axes."""
+
+from subquad.ops.fft_conv.fft_conv import fft_conv as fft_conv

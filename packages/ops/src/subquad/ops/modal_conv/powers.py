@@ -1,0 +1,10 @@
+"""Powers of the poles, computed in float64 from the log poles so that a long filter does not drift."""
+
+import torch
+from torch import Tensor
+
+
+def pole_powers(log_poles: Tensor, first: int, count: int, step: int = 1) -> Tensor:
+    """Returns ``exp(log_poles * e)`` ``[channel, state, count]`` for ``e = first, first + step, …`` in float64."""
+    exponents = torch.arange(count, device=log_poles.device, dtype=torch.float64) * step + first
+    return torch.exp(log_poles.double()[..., None] * exponents)
