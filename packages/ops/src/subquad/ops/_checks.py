@@ -67,16 +67,18 @@ def shaped(name: str, value: Tensor | None, shape: tuple[int, ...], x: Tensor, x
         raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; {x_name} {tuple(x.shape)} needs {shape}")
 
 
-def modes(log_poles: Tensor, residues: Tensor, x: Tensor | None, channels: int | None) -> None:
+def modes(
+    log_poles: Tensor, residues: Tensor, x: Tensor | None = None, channels: int | None = None, x_name: str = "x"
+) -> None:
     """Checks poles and residues ``[channel, state]`` against each other and against the channels of ``x``."""
     floating("log_poles", log_poles)
     if log_poles.dim() != 2:
         raise ShapeMismatch(f"log_poles has {log_poles.dim()} axes {tuple(log_poles.shape)}; accepted: channel, state")
     shaped("residues", residues, tuple(log_poles.shape), log_poles, "log_poles")
     if x is not None and channels is not None:
-        same_device("log_poles", log_poles, "x", x)
+        same_device("log_poles", log_poles, x_name, x)
         if log_poles.shape[0] != channels:
-            raise ShapeMismatch(f"log_poles has {log_poles.shape[0]} channels, x has {channels}; they must agree")
+            raise ShapeMismatch(f"log_poles has {log_poles.shape[0]} channels, {x_name} has {channels}; they must agree")
 
 
 def activation(value: Activation | None) -> None:
@@ -89,7 +91,6 @@ def expand_groups(value: Tensor, channels: int) -> Tensor:
     return value if value.shape[0] == channels else value.repeat_interleave(channels // value.shape[0], dim=0)
 
 
-def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float64 when the first tensor is, else float32: the dtype in which sums are kept."""
-    first = tensors[0]
-    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """Returns the dtype in which sums over x are kept: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -24,4 +24,5 @@ Modes = Float[Tensor, "channel state"]  # log poles or residues
 ModalState = Float[Tensor, "batch channel state"]
 Step = Float[Tensor, "batch channel"]  # one sample of each stream
 Position = Int[Tensor, " batch"]  # tokens that a row has already seen
+Boundaries = Int[Tensor, " sequences_and_one"]  # offsets of packed sequences
 Active = Bool[Tensor, " batch"]

@@ -3,35 +3,10 @@
 import torch
 from torch import Tensor
 
-from subquad.ops import _checks
-from subquad.ops.axes import Activation, History, Layout, PerChannel, Sequence, Taps
-from subquad.ops.causal_conv.direct import convolve_direct
-from subquad.ops.causal_conv.fft import convolve_fft
-from subquad.ops.causal_conv.toeplitz import convolve_toeplitz
-
-
-def _convolve(stream: Tensor, rows: Tensor) -> Tensor:
-    if rows.shape[1] <= 8:
-        return convolve_direct(stream, rows)
-    if rows.shape[1] <= 256:
-        return convolve_toeplitz(stream, rows, 32)
-    return convolve_fft(stream, rows)
-
-
-def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Filters ``[batch, channel, length]``; returns the sums, still in their own dtype, and the new history."""
-    past = taps.shape[1] - 1
-    batch, channels, length = stream.shape
-    history = stream.new_zeros(batch, channels, past) if before is None else before.to(stream.dtype)
-    joined = torch.cat([history, stream], dim=-1)
-    wide = _checks.accumulation_dtype(stream)
-    return _convolve(joined.to(wide), _checks.expand_groups(taps.to(wide), channels)), joined[..., length:]
-
-
-def _activate(y: Tensor, activation: Activation | None) -> Tensor:
-    if activation is None:
-        return y
-    return torch.nn.functional.silu(y) if activation == "silu" else torch.nn.functional.gelu(y)
+from subquad.ops import _checks, dispatch
+from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
+from subquad.ops.causal_conv.causal_filter import filter_stream
+from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
 
 
 def causal_conv(
@@ -42,12 +17,37 @@ def causal_conv(
     skip: PerChannel | None = None,
     activation: Activation | None = None,
     initial_state: History | None = None,
+    cu_seqlens: Boundaries | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
     """Convolves each channel of a sequence with its own causal filter.
 
     ``y[b, c, t] = activation(sum(taps[g(c), k] * x[b, c, t - k] for k in range(tap)) + skip[c] * x[b, c, t] + bias[c])``
+
+    Args:
+      x: the sequence; float32, float64, bfloat16 or float16, any strides.
+      taps: ``[group, tap]``, tap 0 multiplies the current sample; ``group`` divides the channels and channel c takes
+        row ``g(c) = c // (channels / group)``. Any number of taps, also more than the sequence is long.
+      bias: added to every sample of a channel.
+      skip: factor of the unfiltered input.
+      activation: ``"silu"``, ``"gelu"`` (exact) or None, applied last.
+      initial_state: the ``tap - 1`` samples before the first, oldest first; zeros when absent.
+      cu_seqlens: ``[sequences + 1]`` offsets of sequences packed in one row of x (batch 1); each starts anew, from its
+        own row of ``initial_state`` ``[sequences, channel, tap - 1]`` if given.
+      layout: ``"BHL"`` ``[batch, channel, length]`` or ``"BLH"`` ``[batch, length, channel]``.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      The filtered sequence in the dtype and layout of x, summed in float32 (float64 for float64).
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+
+    Example:
+      >>> causal_conv(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[1.0, 1.0]])).flatten().tolist()
+      [1.0, 3.0, 5.0]
     """
     y, _ = causal_conv_with_state(
         x,
@@ -56,6 +56,7 @@ def causal_conv(
         skip=skip,
         activation=activation,
         initial_state=initial_state,
+        cu_seqlens=cu_seqlens,
         layout=layout,
         backend=backend,
     )
@@ -70,22 +71,89 @@ def causal_conv_with_state(
     skip: PerChannel | None = None,
     activation: Activation | None = None,
     initial_state: History | None = None,
+    cu_seqlens: Boundaries | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, History]:
-    """Does causal_conv and also returns the last ``tap - 1`` inputs ``[batch, channel, tap - 1]``, oldest first."""
+    """Does causal_conv and also returns the state from which a later call continues.
+
+    Returns:
+      The filtered sequence, and the last ``tap - 1`` inputs ``[batch, channel, tap - 1]`` in the dtype of x, oldest
+      first, with zeros (or the end of ``initial_state``) in front where the sequence is shorter. One row a sequence
+      with ``cu_seqlens``.
+    """
     stream = _checks.channel_first(x, layout)
-    batch, channels, length = stream.shape
+    batch, channels, _ = stream.shape
     _checks.taps("taps", taps, x, channels)
-    past = taps.shape[1] - 1
     _checks.shaped("bias", bias, (channels,), x)
     _checks.shaped("skip", skip, (channels,), x)
-    _checks.shaped("initial_state", initial_state, (batch, channels, past), x)
     _checks.activation(activation)
-    y, state = filter_stream(stream, taps, initial_state)
+    if cu_seqlens is not None:
+        check_cu_seqlens(cu_seqlens, stream)
+        batch = cu_seqlens.shape[0] - 1
+    _checks.shaped("initial_state", initial_state, (batch, channels, taps.shape[1] - 1), x)
+    call = describe(
+        stream, taps, bias=bias, skip=skip, activation=activation, initial_state=initial_state, cu_seqlens=cu_seqlens
+    )
+    chosen, _ = dispatch.choose(call, backend)
+    if chosen is None:
+        y, state = _in_torch(stream, taps, bias, skip, activation, initial_state, cu_seqlens)
+    else:
+        y, state = chosen.run(
+            stream, taps, bias=bias, skip=skip, activation=activation, initial_state=initial_state
+        )
+    return _checks.as_layout(y, layout), state
+
+
+def describe(
+    x: Tensor,
+    taps: Tensor,
+    *,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    activation: Activation | None = None,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    layout: Layout = "BHL",
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    batch, channels, length = _checks.channel_first(x, layout).shape
+    named = {"bias": bias, "skip": skip, "activation": activation, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    return dispatch.Call(
+        operator="causal_conv",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=batch,
+        channels=channels,
+        length=length,
+        taps=taps.shape[1],
+        options=frozenset(name for name, value in named.items() if value is not None),
+        gradient=dispatch.gradient_wanted(x, taps, bias, skip, initial_state),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def _in_torch(
+    stream: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    activation: Activation | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    past = taps.shape[1] - 1
+    if cu_seqlens is None:
+        y, state = filter_stream(stream, taps, initial_state)
+    else:
+        row, outputs, last = spread_sequences(stream, cu_seqlens, past, initial_state)
+        y, _ = filter_stream(row[..., past:], taps, row[..., :past])
+        y, state = y[..., outputs], row[0][:, last].transpose(0, 1)
     wide = y.dtype
     if skip is not None:
         y = y + skip.to(wide)[:, None] * stream.to(wide)
     if bias is not None:
         y = y + bias.to(wide)[:, None]
-    return _checks.as_layout(_activate(y, activation).to(x.dtype), layout), state
+    if activation is not None:
+        y = torch.nn.functional.silu(y) if activation == "silu" else torch.nn.functional.gelu(y)
+    return y.to(stream.dtype), state

@@ -1,7 +1,8 @@
 """Short filters: one depthwise convolution on an explicitly left-padded stream."""
 
-import torch.nn.functional as functional
+import torch
 from torch import Tensor
+from torch.nn.functional import conv1d
 
 
 def convolve_direct(stream: Tensor, rows: Tensor) -> Tensor:
@@ -10,4 +11,11 @@ def convolve_direct(stream: Tensor, rows: Tensor) -> Tensor:
     The pad must be explicit: ``conv1d(padding=tap - 1)`` followed by a slice leaves oneDNN's depthwise kernel and is
     up to 20 times slower on a CPU.
     """
-    return functional.conv1d(stream, rows.flip(-1).unsqueeze(1), groups=rows.shape[0])
+    return conv1d(stream, rows.flip(-1).unsqueeze(1), groups=rows.shape[0])
+
+
+def correlate_direct(stream: Tensor, gradient: Tensor, taps: int) -> Tensor:
+    """Returns the gradient of the taps, ``[channel, tap]``: ``sum(gradient[t] * stream[t + tap - 1 - k] for t)``."""
+    length = gradient.shape[-1]
+    starts = range(taps - 1, -1, -1)
+    return torch.stack([(gradient * stream[..., s : s + length]).sum(dim=(0, 2)) for s in starts], dim=-1)

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from subquad.ops import _checks
-from subquad.ops.axes import History, Layout, PerChannel, Sequence, Taps
-from subquad.ops.causal_conv.causal_conv import filter_stream
-from subquad.ops.errors import ShapeMismatch
+from subquad.ops import _checks, dispatch
+from subquad.ops.axes import Layout, PerChannel, Sequence, Taps
+from subquad.ops.causal_conv.causal_filter import filter_stream
+from subquad.ops.gated_conv.projection import check_projection, project_and_gate
 
 
 class GatedConvState(NamedTuple):
@@ -29,7 +29,29 @@ def gated_conv(
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
-    """Projects, gates, convolves and gates again; see gated_conv_with_state."""
+    """Projects, gates, convolves and gates again.
+
+    ``p = causal_conv(z, projection_taps)``; ``g[c] = p[3c + 1] * p[3c + 2]``;
+    ``y[c] = p[3c] * (causal_conv(g, mixer_taps)[c] + skip[c] * g[c])``
+
+    Args:
+      z: ``[batch, 3 * channel, length]``: row 3c is the post-gate of channel c, 3c + 1 its pre-gate, 3c + 2 its value.
+      projection_taps: ``[3 * channel, tap]`` or fewer rows that divide them; tap 0 multiplies the current sample.
+      mixer_taps: ``[group, tap]``, channel c takes row ``c // (channels / group)``.
+      skip: factor ``[channel]`` of the gated stream, added before the post-gate.
+      pregate: False leaves ``g[c] = p[3c + 2]``.
+      postgate: False leaves out the factor ``p[3c]``.
+      initial_state: what an earlier call's ``_with_state`` form returned.
+      layout: of z and of the result; ``"BHL"`` or ``"BLH"``.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      ``[batch, channel, length]`` in the dtype of z; everything in between is held in float32 (float64 for float64).
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+    """
     y, _ = gated_conv_with_state(
         z,
         projection_taps,
@@ -56,35 +78,79 @@ def gated_conv_with_state(
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, GatedConvState]:
-    """Projects, gates, convolves and gates again.
-
-    ``p = causal_conv(z, projection_taps)``; ``g[c] = p[3c + 1] * p[3c + 2]``; ``y[c] = p[3c] * (conv(g, mixer_taps)[c] + skip[c] * g[c])``
-    """
+    """Does gated_conv and also returns the state from which a later call continues, both parts in the dtype of z."""
     stream = _checks.channel_first(z, layout, "z")
-    q, g, projection = project_and_gate(stream, projection_taps, pregate, initial_state and initial_state.projection)
-    channels = g.shape[1]
+    projection, mixer = initial_state if initial_state is not None else (None, None)
+    channels = check_projection(stream, projection_taps, projection)
     _checks.taps("mixer_taps", mixer_taps, z, channels, "the gated stream")
     _checks.shaped("skip", skip, (channels,), z, "z")
-    past = (z.shape[0], channels, mixer_taps.shape[1] - 1)
-    before = None if initial_state is None else initial_state.mixer
-    _checks.shaped("initial_state.mixer", before, past, z, "z")
-    mixed, mixer = filter_stream(g, mixer_taps, before)
+    _checks.shaped("initial_state.mixer", mixer, (z.shape[0], channels, mixer_taps.shape[1] - 1), z, "z")
+    call = describe(
+        stream,
+        projection_taps,
+        mixer_taps,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=initial_state,
+    )
+    chosen, _ = dispatch.choose(call, backend)
+    run = _in_torch if chosen is None else chosen.run
+    y, state = run(
+        stream,
+        projection_taps,
+        mixer_taps,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=initial_state,
+    )
+    return _checks.as_layout(y, layout), state
+
+
+def describe(
+    z: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    *,
+    skip: Tensor | None = None,
+    pregate: bool = True,
+    postgate: bool = True,
+    initial_state: GatedConvState | None = None,
+    layout: Layout = "BHL",
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    batch, rows, length = _checks.channel_first(z, layout, "z").shape
+    named = {"skip": skip is not None, "initial_state": initial_state is not None}
+    named |= {"no pregate": not pregate, "no postgate": not postgate}
+    return dispatch.Call(
+        operator="gated_conv",
+        dtype=z.dtype,
+        device=z.device.type,
+        batch=batch,
+        channels=rows // 3,
+        length=length,
+        taps=mixer_taps.shape[1],
+        projection_taps=projection_taps.shape[1],
+        options=frozenset(name for name, used in named.items() if used),
+        gradient=dispatch.gradient_wanted(z, projection_taps, mixer_taps, skip),
+        capturing=dispatch.capturing(z),
+    )
+
+
+def _in_torch(
+    z: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    *,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedConvState | None,
+) -> tuple[Tensor, GatedConvState]:
+    projection, mixer = initial_state if initial_state is not None else (None, None)
+    q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
+    y, mixer = filter_stream(g, mixer_taps, mixer)
     if skip is not None:
-        mixed = mixed + skip.to(g.dtype)[:, None] * g
-    y = q * mixed if postgate else mixed
-    return _checks.as_layout(y.to(z.dtype), layout), GatedConvState(projection, mixer.to(z.dtype))
-
-
-def project_and_gate(
-    z: Tensor, projection_taps: Tensor, pregate: bool, before: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the projection filter over ``z`` ``[batch, 3 * channel, length]``; returns q, the gated stream and the new history."""
-    rows = z.shape[1]
-    if rows % 3:
-        raise ShapeMismatch(f"z has {rows} channels; accepted: a multiple of 3 (row 3c is q, 3c + 1 is k, 3c + 2 is v)")
-    _checks.taps("projection_taps", projection_taps, z, rows, "z")
-    past = (z.shape[0], rows, projection_taps.shape[1] - 1)
-    _checks.shaped("initial_state.projection", before, past, z, "z")
-    projected, history = filter_stream(z, projection_taps, before)
-    q, k, v = projected.unflatten(1, (rows // 3, 3)).unbind(2)
-    return q, (k * v if pregate else v), history
+        y = y + skip.to(g.dtype)[:, None] * g
+    return (q * y if postgate else y).to(z.dtype), GatedConvState(projection, mixer.to(z.dtype))

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Layout, Modes, PerChannel, Sequence, Taps
-from subquad.ops.gated_conv.gated_conv import project_and_gate
-from subquad.ops.modal_conv import modal_conv_with_state
+from subquad.ops.gated_conv.projection import check_projection, project_and_gate
+from subquad.ops.modal_conv.chunked import filter_modal
 
 
 class GatedModalState(NamedTuple):
@@ -30,7 +30,30 @@ def gated_modal_conv(
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
-    """Projects, gates, filters with a sum of exponentials and gates again; see gated_modal_conv_with_state."""
+    """Projects, gates, filters with a sum of exponentials and gates again.
+
+    ``p = causal_conv(z, projection_taps)``; ``g[c] = p[3c + 1] * p[3c + 2]``;
+    ``y[c] = p[3c] * modal_conv(g, log_poles, residues, skip)[c]``
+
+    Args:
+      z: ``[batch, 3 * channel, length]``: row 3c is the post-gate of channel c, 3c + 1 its pre-gate, 3c + 2 its value.
+      projection_taps: ``[3 * channel, tap]`` or fewer rows that divide them; tap 0 multiplies the current sample.
+      log_poles: ``[channel, state]``, the logarithm of each pole; negative for a filter that decays.
+      residues: ``[channel, state]``.
+      skip: factor ``[channel]`` of the gated stream, added before the post-gate.
+      pregate: False leaves ``g[c] = p[3c + 2]``.
+      postgate: False leaves out the factor ``p[3c]``.
+      initial_state: what an earlier call's ``_with_state`` form returned.
+      layout: of z and of the result; ``"BHL"`` or ``"BLH"``.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      ``[batch, channel, length]`` in the dtype of z; everything in between is held in float32 (float64 for float64).
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+    """
     y, _ = gated_modal_conv_with_state(
         z,
         projection_taps,
@@ -59,13 +82,83 @@ def gated_modal_conv_with_state(
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, GatedModalState]:
-    """Projects, gates, filters with a sum of exponentials and gates again.
-
-    ``p = causal_conv(z, projection_taps)``; ``g[c] = p[3c + 1] * p[3c + 2]``; ``y[c] = p[3c] * modal_conv(g, …)[c]``
-    """
+    """Does gated_modal_conv and also returns the state from which a later call continues."""
     stream = _checks.channel_first(z, layout, "z")
-    q, g, projection = project_and_gate(stream, projection_taps, pregate, initial_state and initial_state.projection)
-    before = None if initial_state is None else initial_state.modal
-    mixed, modal = modal_conv_with_state(g, log_poles, residues, skip=skip, initial_state=before, backend=backend)
-    y = q * mixed if postgate else mixed
-    return _checks.as_layout(y.to(z.dtype), layout), GatedModalState(projection, modal)
+    projection, modal = initial_state if initial_state is not None else (None, None)
+    channels = check_projection(stream, projection_taps, projection)
+    _checks.modes(log_poles, residues, z, channels, "the gated stream")
+    _checks.shaped("skip", skip, (channels,), z, "z")
+    _checks.shaped("initial_state.modal", modal, (z.shape[0], channels, log_poles.shape[1]), z, "z")
+    call = describe(
+        stream,
+        projection_taps,
+        log_poles,
+        residues,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=initial_state,
+    )
+    chosen, _ = dispatch.choose(call, backend)
+    run = _in_torch if chosen is None else chosen.run
+    y, state = run(
+        stream,
+        projection_taps,
+        log_poles,
+        residues,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=initial_state,
+    )
+    return _checks.as_layout(y, layout), state
+
+
+def describe(
+    z: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    *,
+    skip: Tensor | None = None,
+    pregate: bool = True,
+    postgate: bool = True,
+    initial_state: GatedModalState | None = None,
+    layout: Layout = "BHL",
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    batch, rows, length = _checks.channel_first(z, layout, "z").shape
+    named = {"skip": skip is not None, "initial_state": initial_state is not None}
+    named |= {"no pregate": not pregate, "no postgate": not postgate}
+    return dispatch.Call(
+        operator="gated_modal_conv",
+        dtype=z.dtype,
+        device=z.device.type,
+        batch=batch,
+        channels=rows // 3,
+        length=length,
+        taps=log_poles.shape[1],
+        projection_taps=projection_taps.shape[1],
+        options=frozenset(name for name, used in named.items() if used),
+        gradient=dispatch.gradient_wanted(z, projection_taps, log_poles, residues, skip),
+        capturing=dispatch.capturing(z),
+    )
+
+
+def _in_torch(
+    z: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    *,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedModalState | None,
+) -> tuple[Tensor, GatedModalState]:
+    projection, modal = initial_state if initial_state is not None else (None, None)
+    q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
+    y, modal = filter_modal(g, log_poles, residues, modal)
+    if skip is not None:
+        y = y + skip.to(g.dtype)[:, None] * g
+    return (q * y if postgate else y).to(z.dtype), GatedModalState(projection, modal)

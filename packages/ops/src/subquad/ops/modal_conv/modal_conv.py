@@ -2,31 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.errors import ArgumentOutOfRange
-from subquad.ops.modal_conv.chunked import convolve_modal
-
-_BLOCK = 32
-
-
-def modal_filter(log_poles: Modes, residues: Modes, length: int) -> Tensor:
-    """Builds the taps of a modal filter.
-
-    ``h[c, t] = sum(residues[c, s] * exp(log_poles[c, s] * t) for s in range(state))``
-    """
-    _checks.modes(log_poles, residues, None, None)
-    if length < 0:
-        raise ArgumentOutOfRange(f"length is {length}; accepted: 0 or more")
-    wide = _checks.accumulation_dtype(log_poles)
-    block = 256
-    fine = torch.exp(log_poles.double()[..., None] * torch.arange(min(block, length), device=log_poles.device))
-    if length <= block:
-        return (residues.double()[:, None] @ fine).squeeze(1).to(wide)
-    starts = torch.arange(-(-length // block), device=log_poles.device) * block
-    coarse = residues.double()[..., None] * torch.exp(log_poles.double()[..., None] * starts)
-    return (coarse.transpose(1, 2) @ fine).flatten(1)[:, :length].to(wide)
+from subquad.ops.modal_conv.chunked import filter_modal
 
 
 def modal_conv(
@@ -43,6 +24,24 @@ def modal_conv(
     """Convolves each channel with a sum of real exponentials.
 
     ``s[t] = exp(log_poles) * s[t - 1] + x[t]``; ``y[t] = sum(residues * s[t]) + skip * x[t]``
+
+    Args:
+      x: the sequence; float32, float64, bfloat16 or float16, any strides.
+      log_poles: ``[channel, state]``, the logarithm of each pole; negative for a filter that decays.
+      residues: ``[channel, state]``.
+      skip: factor ``[channel]`` of the unfiltered input.
+      initial_state: s before the first sample, ``[batch, channel, state]``; zeros when absent.
+      chunk_size: process so many samples at a time and recompute them in backward, so that peak memory no longer
+        grows with the intermediates of the whole length.
+      layout: ``"BHL"`` or ``"BLH"``.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      The filtered sequence in the dtype and layout of x; the recurrence runs in float32 (float64 for float64).
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
     """
     y, _ = modal_conv_with_state(
         x,
@@ -68,16 +67,60 @@ def modal_conv_with_state(
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, ModalState]:
-    """Does modal_conv and also returns the state after the last sample ``[batch, channel, state]`` (float32 or float64)."""
+    """Does modal_conv and also returns s after the last sample, ``[batch, channel, state]`` in float32 or float64."""
     stream = _checks.channel_first(x, layout)
-    batch, channels, _ = stream.shape
+    batch, channels, length = stream.shape
     _checks.modes(log_poles, residues, x, channels)
     _checks.shaped("skip", skip, (channels,), x)
     _checks.shaped("initial_state", initial_state, (batch, channels, log_poles.shape[1]), x)
-    wide = _checks.accumulation_dtype(x)
-    state = x.new_zeros(batch, channels, log_poles.shape[1], dtype=wide) if initial_state is None else initial_state
-    samples = stream.to(wide)
-    y, state = convolve_modal(samples, log_poles, residues, state, _BLOCK)
+    if chunk_size is not None and chunk_size < 1:
+        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more samples, or None")
+    chosen, _ = dispatch.choose(describe(stream, log_poles, residues, skip=skip, initial_state=initial_state), backend)
+    run = _in_torch if chosen is None else chosen.run
+    if chunk_size is None or chunk_size >= length:
+        y, state = run(stream, log_poles, residues, skip=skip, initial_state=initial_state)
+        return _checks.as_layout(y, layout), state
+    state, pieces = initial_state, []
+    for piece in stream.split(chunk_size, dim=-1):
+        y, state = checkpoint(
+            run, piece, log_poles, residues, skip=skip, initial_state=state, use_reentrant=False
+        )  # type: ignore[misc]
+        pieces.append(y)
+    assert state is not None
+    return _checks.as_layout(torch.cat(pieces, dim=-1), layout), state
+
+
+def describe(
+    x: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    *,
+    skip: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    chunk_size: int | None = None,
+    layout: Layout = "BHL",
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    batch, channels, length = _checks.channel_first(x, layout).shape
+    named = {"skip": skip, "initial_state": initial_state}
+    return dispatch.Call(
+        operator="modal_conv",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=batch,
+        channels=channels,
+        length=length,
+        taps=log_poles.shape[1],
+        options=frozenset(name for name, value in named.items() if value is not None),
+        gradient=dispatch.gradient_wanted(x, log_poles, residues, skip, initial_state),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def _in_torch(
+    x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    y, state = filter_modal(x, log_poles, residues, initial_state)
     if skip is not None:
-        y = y + skip.to(wide)[:, None] * samples
-    return _checks.as_layout(y.to(x.dtype), layout), state
+        y = y + skip.to(y.dtype)[:, None] * x.to(y.dtype)
+    return y.to(x.dtype), state

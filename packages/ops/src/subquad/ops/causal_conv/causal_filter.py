@@ -1,0 +1,103 @@
+"""Which torch form a causal filter takes, forward and backward, and the autograd function that joins them.
+
+Measured on one core of an AVX-512 Xeon with oneDNN and MKL, 64 channels, 1,024 and 8,192 samples, million samples a
+second (forward): taps 7: direct 740; 64: direct 390, Toeplitz 230, FFT 170; 128: overlap-save 230, direct 170,
+Toeplitz 160, FFT 150-190; 512: overlap-save 186, FFT 143, direct 43. The gradient of the taps is a Toeplitz product up
+to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). CUDA follows the operation
+counts: a Toeplitz product costs ``2 (tap + block)`` multiplications a sample and needs no FFT passes over memory.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from subquad.ops import _checks
+from subquad.ops.causal_conv.direct import convolve_direct, correlate_direct
+from subquad.ops.causal_conv.fft import convolve_fft, convolve_overlap_save, correlate_fft
+from subquad.ops.causal_conv.toeplitz import convolve_toeplitz, correlate_toeplitz
+
+Form = Literal["direct", "toeplitz", "overlap_save", "fft"]
+
+_DIRECT_TAPS = {"cpu": 64, "cuda": 16}
+_TOEPLITZ_TAPS = {"cpu": 64, "cuda": 256}
+_TOEPLITZ_BLOCK = 32
+_DIRECT_GRADIENT_TAPS = 4
+_TOEPLITZ_GRADIENT_TAPS = 256
+_WINDOW_PER_TAP = 4  # overlap-save windows are the power of two at or above 4 taps, 512 at least
+_SMALLEST_WINDOW = 512
+
+
+def _window(taps: int) -> int:
+    return max(_SMALLEST_WINDOW, 1 << (_WINDOW_PER_TAP * taps - 1).bit_length())
+
+
+def choose_form(device: str, taps: int, length: int) -> Form:
+    """Returns the fastest torch form for a filter of ``taps`` over ``length`` samples."""
+    if taps <= _DIRECT_TAPS.get(device, 64):
+        return "direct"
+    if taps <= _TOEPLITZ_TAPS.get(device, 64):
+        return "toeplitz"
+    return "overlap_save" if device == "cpu" and length >= 4 * _window(taps) else "fft"
+
+
+def convolve(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
+    """Convolves ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]`` in one form; returns the last length."""
+    if form == "direct":
+        return convolve_direct(stream, rows)
+    if form == "toeplitz":
+        return convolve_toeplitz(stream, rows, _TOEPLITZ_BLOCK)
+    if form == "overlap_save":
+        return convolve_overlap_save(stream, rows, _window(rows.shape[1]))
+    return convolve_fft(stream, rows)
+
+
+def _correlate(stream: Tensor, gradient: Tensor, taps: int) -> Tensor:
+    if taps <= _DIRECT_GRADIENT_TAPS:
+        return correlate_direct(stream, gradient, taps)
+    if taps <= _TOEPLITZ_GRADIENT_TAPS:
+        return correlate_toeplitz(stream, gradient, taps, _TOEPLITZ_BLOCK)
+    return correlate_fft(stream, gradient, taps)
+
+
+class CausalFilter(torch.autograd.Function):
+    """``y[t] = sum(rows[k] * stream[t + tap - 1 - k] for k)``, each direction in its own fastest form."""
+
+    @staticmethod
+    def forward(ctx, stream: Tensor, rows: Tensor, form: Form) -> Tensor:
+        ctx.save_for_backward(stream, rows)
+        ctx.form = form
+        return convolve(stream, rows, form)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        stream, rows = ctx.saved_tensors
+        gradient, past = gradients[0], rows.shape[1] - 1
+        to_stream = to_rows = None
+        if ctx.needs_input_grad[0]:
+            to_stream = convolve(pad(gradient, (past, past)), rows.flip(-1), ctx.form)
+        if ctx.needs_input_grad[1]:
+            to_rows = _correlate(stream, gradient, rows.shape[1])
+        return to_stream, to_rows, None
+
+
+def join_history(stream: Tensor, past: int, before: Tensor | None) -> Tensor:
+    """Puts ``past`` earlier samples (zeros without a history) in front of ``[batch, channel, length]``."""
+    if before is None:
+        return pad(stream, (past, 0))
+    return torch.cat([before.to(stream.dtype), stream], dim=-1)
+
+
+def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Filters ``[batch, channel, length]``; returns the sums, still in their own dtype, and the new history."""
+    batch, channels, length = stream.shape
+    past = taps.shape[1] - 1
+    joined = join_history(stream, past, before)
+    wide = _checks.accumulation_dtype(stream)
+    rows = _checks.expand_groups(taps.to(wide), channels)
+    if batch == 0 or length == 0 or channels == 0:
+        y = stream.to(wide) * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
+    else:
+        y = CausalFilter.apply(joined.to(wide), rows, choose_form(stream.device.type, past + 1, length))
+    return y, joined[..., length:]  # type: ignore[return-value]

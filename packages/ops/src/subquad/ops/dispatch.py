@@ -1,0 +1,177 @@
+"""Which backend takes a call, and why.
+
+Every operator describes a call as a ``Call``; a backend offers an ``Implementation`` per operator, whose ``refusal``
+says why it cannot take that call (None: it can). ``backend="torch"`` is the operator's own portable form;
+``"triton"``, ``"cuda"`` and ``"vendor"`` are built in and imported only when a call on their device comes; any other
+name is looked up in the entry point group ``subquad.ops.backends``, whose value is a function without arguments that
+returns Implementations. ``"auto"`` goes through the rules below, measured, and never through third-party backends.
+"""
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subquad.ops.errors import ArgumentOutOfRange, BackendUnavailable
+
+OPERATORS = (
+    "causal_conv",
+    "fft_conv",
+    "fir_step",
+    "gated_conv",
+    "gated_modal_conv",
+    "modal_conv",
+    "modal_step",
+    "rearrange",
+    "selective_scan",
+)
+ENTRY_POINT_GROUP = "subquad.ops.backends"
+BUILT_IN = {
+    "triton": "subquad.ops._triton_backend",
+    "cuda": "subquad.ops._cuda_backend",
+    "vendor": "subquad.ops._vendor_backend",
+}
+
+# On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
+AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
+    "causal_conv": ("triton",),
+    "fir_step": ("triton",),
+    "gated_conv": ("triton",),
+    "gated_modal_conv": ("triton",),
+    "modal_step": ("triton",),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a rule may know about a call."""
+
+    operator: str
+    dtype: torch.dtype
+    device: str  # "cpu", "cuda", …
+    batch: int
+    channels: int  # of the output
+    length: int
+    taps: int  # filter taps, or the state size of a modal filter
+    projection_taps: int = 0
+    options: frozenset[str] = frozenset()  # names of the optional arguments in use
+    gradient: bool = False
+    capturing: bool = False
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One backend's form of one operator.
+
+    ``run`` takes the operator's arguments, already checked and channel-first, without ``layout`` and ``backend``, and
+    returns what the operator's ``_with_state`` form returns (the output alone where there is none).
+    """
+
+    backend: str
+    operator: str
+    refusal: Callable[[Call], str | None]
+    run: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The backend that a call takes, and the reason."""
+
+    backend: str
+    reason: str
+
+
+def gradient_wanted(*tensors: Tensor | None) -> bool:
+    """Says whether autograd will record a call on these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def capturing(x: Tensor) -> bool:
+    """Says whether the current CUDA stream is recording a graph."""
+    return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+
+
+def choose(call: Call, backend: str) -> tuple[Implementation | None, Explanation]:
+    """Chooses the implementation of a call (None: the operator's own torch form).
+
+    Raises:
+      BackendUnavailable: the named backend cannot take the call.
+      ArgumentOutOfRange: no backend has that name.
+    """
+    if backend == "torch":
+        return None, Explanation("torch", "it was asked for")
+    if backend == "auto":
+        return _automatic(call)
+    offered, problem = _offers(backend, call.operator)
+    refusal = problem if offered is None else offered.refusal(call)
+    if offered is None or refusal is not None:
+        raise BackendUnavailable(f"backend {backend!r} cannot take this {call.operator}: {refusal}")
+    return offered, Explanation(backend, "it was asked for")
+
+
+def _automatic(call: Call) -> tuple[Implementation | None, Explanation]:
+    if call.device != "cuda":
+        return None, Explanation("torch", f"the tensors are on {call.device}")
+    reasons = []
+    for name in AUTO_ON_CUDA.get(call.operator, ()):
+        offered, problem = _offers(name, call.operator)
+        refusal = problem if offered is None else offered.refusal(call)
+        if offered is not None and refusal is None:
+            return offered, Explanation(name, "first in the measured order for CUDA that takes this call")
+        reasons.append(f"{name}: {refusal}")
+    return None, Explanation("torch", "; ".join(reasons) or "no faster form is known for this operator on CUDA")
+
+
+@torch.compiler.assume_constant_result
+def _offers(backend: str, operator: str) -> tuple[Implementation | None, str | None]:
+    """Returns a backend's implementation of an operator, or None and why there is none."""
+    try:
+        implementations = list(_load(backend))
+    except BackendUnavailable as error:
+        return None, str(error)
+    for implementation in implementations:
+        if implementation.operator == operator:
+            return implementation, None
+    return None, f"it has no {operator}; it has {', '.join(sorted(i.operator for i in implementations))}"
+
+
+def _load(backend: str) -> Iterable[Implementation]:
+    if backend in BUILT_IN:
+        try:
+            return importlib.import_module(BUILT_IN[backend]).implementations()
+        except ModuleNotFoundError as error:
+            raise BackendUnavailable(f"module {error.name} is not installed") from error
+    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    for point in points:
+        if point.name == backend:
+            return point.load()()
+    accepted = ["auto", "torch", *BUILT_IN, *sorted(point.name for point in points)]
+    raise ArgumentOutOfRange(f"backend is {backend!r}; accepted: {', '.join(accepted)}")
+
+
+def third_party_backends() -> tuple[str, ...]:
+    """Lists the names in the entry point group ``subquad.ops.backends``."""
+    return tuple(sorted(point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)))
+
+
+def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
+    """Says which backend a call would take and why, without running it.
+
+    Args:
+      op_name: a public operator, such as ``"gated_modal_conv"``.
+      tensors: its tensors, as in the call.
+      arguments: its keyword arguments, as in the call.
+
+    Example:
+      >>> explain("causal_conv", torch.zeros(1, 4, 8), torch.zeros(4, 3)).backend
+      'torch'
+    """
+    if op_name not in OPERATORS:
+        raise ArgumentOutOfRange(f"op_name is {op_name!r}; accepted: {', '.join(OPERATORS)}")
+    backend = arguments.pop("backend", "auto")
+    module = importlib.import_module(f"subquad.ops.{op_name}.{op_name}")
+    return choose(module.describe(*tensors, **arguments), backend)[1]
