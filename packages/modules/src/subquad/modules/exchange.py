@@ -1,0 +1,102 @@
+"""What a module asks for when one sequence is split over several ranks, and the answer for a single rank."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@runtime_checkable
+class SequenceExchange(Protocol):
+    """Moves what a sequence mixer needs between the ranks that share one sequence.
+
+    A rank holds ``segments`` contiguous runs of equal length (one when ranks hold consecutive shards, two in zigzag order: run
+    ``rank`` and run ``2 * size - 1 - rank``), concatenated along the length of the ids it is given: ``[batch, segments * length]``.
+    The network folds the runs into the batch axis, **run-major** (row ``run * batch + b``), before any method is called, so every
+    ``batch`` below counts folded rows, and the exchange alone knows the order of the runs. Every method is differentiable.
+
+    Attributes:
+      size: Number of ranks that share the sequence.
+      rank: This rank, ``0 <= rank < size``.
+      segments: Number of contiguous runs that this rank holds.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def segments(self) -> int: ...
+
+    def left_halo(self, x: Float[Tensor, "batch channel length"], n: int) -> Float[Tensor, "batch channel {n}"]:
+        """Returns the ``n`` samples just before each run, oldest first; zeros before the sequence start. ``n <= length``."""
+        ...
+
+    def to_channels(self, x: Float[Tensor, "batch channel length"]) -> Float[Tensor, "whole share total"]:
+        """Trades length for channels: the whole sequence, in order, of this rank's share of channels.
+
+        ``whole = batch / segments``, ``share = channel / size`` (channels ``rank * share`` and on), ``total = length * size * segments``.
+        """
+        ...
+
+    def to_sequence(self, x: Float[Tensor, "whole share total"]) -> Float[Tensor, "batch channel length"]:
+        """Undoes ``to_channels``."""
+        ...
+
+    def carry_state(
+        self, chunk_decay: Float[Tensor, "channel state"], chunk_state: Float[Tensor, "batch channel state"]
+    ) -> Float[Tensor, "batch channel state"]:
+        """Returns the state of a diagonal recurrence that enters each run.
+
+        ``state_in[run] = chunk_decay * state_in[run - 1] + chunk_state[run - 1]`` in sequence order, zero for the first run.
+
+        Args:
+          chunk_decay: What one run's length multiplies a state by.
+          chunk_state: The state each run reaches from zero.
+        """
+        ...
+
+    def gather_heads(self, qkv: Float[Tensor, "batch length head ..."]) -> Float[Tensor, "whole total share ..."]:
+        """Trades heads (axis 2) for length: the whole sequence, in order, of this rank's share of heads; other axes are kept."""
+        ...
+
+    def scatter_heads(self, y: Float[Tensor, "whole total share ..."]) -> Float[Tensor, "batch length head ..."]:
+        """Undoes ``gather_heads``; the axes behind the heads may differ from those gathered."""
+        ...
+
+
+class LocalExchange:
+    """The exchange of a sequence that lives on one rank: nothing moves, and before the start there is silence."""
+
+    size: int = 1
+    rank: int = 0
+    segments: int = 1
+
+    def left_halo(self, x: Float[Tensor, "batch channel length"], n: int) -> Float[Tensor, "batch channel {n}"]:
+        """Returns zeros: nothing precedes the sequence."""
+        return x.new_zeros(x.shape[0], x.shape[1], n)
+
+    def to_channels(self, x: Float[Tensor, "batch channel length"]) -> Float[Tensor, "batch channel length"]:
+        """Returns ``x``."""
+        return x
+
+    def to_sequence(self, x: Float[Tensor, "batch channel length"]) -> Float[Tensor, "batch channel length"]:
+        """Returns ``x``."""
+        return x
+
+    def carry_state(
+        self, chunk_decay: Float[Tensor, "channel state"], chunk_state: Float[Tensor, "batch channel state"]
+    ) -> Float[Tensor, "batch channel state"]:
+        """Returns zeros: no run precedes this one."""
+        return torch.zeros_like(chunk_state)
+
+    def gather_heads(self, qkv: Float[Tensor, "batch length head ..."]) -> Float[Tensor, "batch length head ..."]:
+        """Returns ``qkv``."""
+        return qkv
+
+    def scatter_heads(self, y: Float[Tensor, "batch length head ..."]) -> Float[Tensor, "batch length head ..."]:
+        """Returns ``y``."""
+        return y

@@ -1,0 +1,1 @@
+"""The small layers that blocks and networks are assembled from."""
