@@ -6,15 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subquad.modules.errors import ExchangeUnsupported
+
 
 @runtime_checkable
 class SequenceExchange(Protocol):
     """Moves what a sequence mixer needs between the ranks that share one sequence.
 
-    A rank holds ``segments`` contiguous runs of equal length (one when ranks hold consecutive shards, two in zigzag order: run
-    ``rank`` and run ``2 * size - 1 - rank``), concatenated along the length of the ids it is given: ``[batch, segments * length]``.
-    The network folds the runs into the batch axis, **run-major** (row ``run * batch + b``), before any method is called, so every
-    ``batch`` below counts folded rows, and the exchange alone knows the order of the runs. Every method is differentiable.
+    A rank holds ``segments`` contiguous runs of equal length (one when ranks hold consecutive shards, two in zigzag
+    order: run ``rank`` and run ``2 * size - 1 - rank``), concatenated along the length of the ids it is given:
+    ``[batch, segments * length]``. The network folds the runs into the batch axis, **run-major** (row ``run * batch +
+    b``), before any method is called, so every ``batch`` below counts folded rows, and the exchange alone knows the
+    order of the runs. Every method is differentiable.
 
     Attributes:
       size: Number of ranks that share the sequence.
@@ -32,13 +35,14 @@ class SequenceExchange(Protocol):
     def segments(self) -> int: ...
 
     def left_halo(self, x: Float[Tensor, "batch channel length"], n: int) -> Float[Tensor, "batch channel {n}"]:
-        """Returns the ``n`` samples just before each run, oldest first; zeros before the sequence start. ``n <= length``."""
+        """Returns the ``n <= length`` samples just before each run, oldest first; zeros before the sequence start."""
         ...
 
     def to_channels(self, x: Float[Tensor, "batch channel length"]) -> Float[Tensor, "whole share total"]:
         """Trades length for channels: the whole sequence, in order, of this rank's share of channels.
 
-        ``whole = batch / segments``, ``share = channel / size`` (channels ``rank * share`` and on), ``total = length * size * segments``.
+        ``whole = batch / segments``, ``share = channel / size`` (channels ``rank * share`` and on), ``total = length
+        * size * segments``.
         """
         ...
 
@@ -51,7 +55,8 @@ class SequenceExchange(Protocol):
     ) -> Float[Tensor, "batch channel state"]:
         """Returns the state of a diagonal recurrence that enters each run.
 
-        ``state_in[run] = chunk_decay * state_in[run - 1] + chunk_state[run - 1]`` in sequence order, zero for the first run.
+        ``state_in[run] = chunk_decay * state_in[run - 1] + chunk_state[run - 1]`` in sequence order, zero for the
+        first run.
 
         Args:
           chunk_decay: What one run's length multiplies a state by.
@@ -60,7 +65,7 @@ class SequenceExchange(Protocol):
         ...
 
     def gather_heads(self, qkv: Float[Tensor, "batch length head ..."]) -> Float[Tensor, "whole total share ..."]:
-        """Trades heads (axis 2) for length: the whole sequence, in order, of this rank's share of heads; other axes are kept."""
+        """Trades heads for length: the whole sequence, in order, of this rank's share of heads; other axes are kept."""
         ...
 
     def scatter_heads(self, y: Float[Tensor, "whole total share ..."]) -> Float[Tensor, "batch length head ..."]:
@@ -100,3 +105,15 @@ class LocalExchange:
     def scatter_heads(self, y: Float[Tensor, "batch length head ..."]) -> Float[Tensor, "batch length head ..."]:
         """Returns ``y``."""
         return y
+
+
+def refuse_split_state(exchange: SequenceExchange) -> None:
+    """Refuses to continue a state where a sequence is split over ranks.
+
+    Raises:
+      ExchangeUnsupported: ``exchange`` has more than one rank.
+    """
+    if exchange.size > 1:
+        raise ExchangeUnsupported(
+            f"a state cannot be continued on a sequence split over {exchange.size} ranks; use LocalExchange"
+        )

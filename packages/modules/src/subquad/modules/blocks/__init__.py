@@ -1,0 +1,1 @@
+"""Residual blocks: a mixer and an MLP with their norms and projections."""

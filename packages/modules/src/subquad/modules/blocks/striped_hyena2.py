@@ -1,0 +1,213 @@
+"""The two kinds of residual block of StripedHyena 2: around a Hyena mixer, and around attention."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from subquad.modules.exchange import SequenceExchange
+from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.attention import Attention, KeyValueState
+from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
+from subquad.modules.mixers.modal import HyenaLong, ModalState
+from subquad.modules.parts.gated_mlp import GatedMLP
+from subquad.modules.parts.initialization import reset_constant, reset_normal
+from subquad.modules.parts.placement import Placement
+from subquad.modules.parts.rms_norm import NormForm, RMSNorm
+from subquad.ops import fir_step
+
+
+class BlockOptions(Placement):
+    """What both kinds of block are told: sizes and forms of the MLP and the norms; see ``GatedMLP`` and ``RMSNorm``."""
+
+    inner_size: int
+    activation: Literal["gelu", "identity"]
+    eps: float
+    norm_form: NormForm
+
+
+class StripedHyena2Block(nn.Module, ABC):
+    """Adds a mixer branch, then an MLP branch, behind norms: ``u = mix(norm(x)) + x; y = mlp(norm(u)) + u``.
+
+    Subclasses supply ``mix`` and ``mix_step``.
+    """
+
+    def __init__(self, channels: int, options: BlockOptions) -> None:
+        super().__init__()
+        place = Placement(device=options["device"], dtype=options["dtype"])
+        self.pre_norm = RMSNorm(channels, eps=options["eps"], form=options["norm_form"], **place)
+        self.post_norm = RMSNorm(channels, eps=options["eps"], form=options["norm_form"], **place)
+        self.mlp = GatedMLP(channels, options["inner_size"], activation=options["activation"], **place)
+
+    @property
+    @abstractmethod
+    def mixer(self) -> HyenaShort | HyenaMedium | HyenaLong | Attention:
+        """The mixer of this block."""
+
+    @abstractmethod
+    def mix(
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Mixes normalised input over the sequence."""
+
+    @abstractmethod
+    def mix_step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch channel"]:
+        """Mixes one normalised token per row."""
+
+    def forward(
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Transforms whole sequences, or the next chunk of the sequences in ``state``."""
+        x = self.mix(self.pre_norm(x), state) + x
+        return self.mlp(self.post_norm(x)) + x
+
+    def step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, *, active: Bool[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channel"]:
+        """Transforms one more token per row."""
+        x = self.mix_step(self.pre_norm(x), state, active) + x
+        return self.mlp(self.post_norm(x)) + x
+
+    def reset_linears(
+        self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None
+    ) -> None:
+        """Draws linears of deviation ``sqrt(2 / (5 * channel))`` inward, ``2 / (depth * sqrt(channel))`` outward."""
+        channels = self.pre_norm.scale.shape[0]
+        for linear in (*inward, self.mlp.l1, self.mlp.l2):
+            reset_normal(linear.weight, (2 / (5 * channels)) ** 0.5, generator)
+        for linear in (*outward, self.mlp.l3):
+            reset_normal(linear.weight, 2 / (depth * channels**0.5), generator)
+            reset_constant(linear.bias, 0.0)
+        for norm in (self.pre_norm, self.post_norm):
+            reset_constant(norm.scale, 1.0)
+
+
+class HyenaBlock(StripedHyena2Block):
+    """A block around a Hyena mixer, which owns the short projection convolution too.
+
+    Args:
+      channels: Size of the residual stream.
+      mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps; stored as ``filter``.
+      options: Sizes and forms of the rest.
+    """
+
+    def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
+        super().__init__(channels, options)
+        place = Placement(device=options["device"], dtype=options["dtype"])
+        self.projections = nn.Linear(channels, 3 * channels, bias=False, **place)
+        self.filter = mixer
+        self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
+
+    @property
+    def mixer(self) -> HyenaShort | HyenaMedium | HyenaLong:
+        """The mixer of this block."""
+        return self.filter
+
+    @property
+    def projection_taps(self) -> Float[Tensor, "rows tap"]:
+        """The taps of the short convolution behind the projection."""
+        assert self.filter.projection_taps is not None
+        return self.filter.projection_taps
+
+    def mix(
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Projects, convolves, gates and filters."""
+        assert state is None or isinstance(state, FIRState | ModalState)
+        z = self.projections(x).transpose(1, 2)
+        y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
+        return self.out_filter_dense(y.transpose(1, 2))
+
+    def mix_step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch channel"]:
+        """Does the same for one token per row."""
+        assert isinstance(state, FIRState | ModalState)
+        assert state.projection is not None
+        z = fir_step(self.projections(x), self.projection_taps, state.projection, state.position, active=active)
+        q, k, v = z.unflatten(1, (-1, 3)).unbind(2)
+        y = self.filter.step(q, k, v, state, active=active)  # pyright: ignore[reportArgumentType]
+        return self.out_filter_dense(y)
+
+    def reset_parameters(self, depth: int, generator: torch.Generator | None = None) -> None:
+        """Draws all parameters for a network of ``depth`` blocks."""
+        self.reset_linears([self.projections], [self.out_filter_dense], depth, generator)
+        self.filter.reset_parameters(generator)
+
+
+class ProjectedAttention(Attention):
+    """Attention together with its projections, under the names that checkpoints use.
+
+    The rows of ``Wqkv`` are head-major: ``[head, (q, k, v), size]``. Arguments are those of ``Attention``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        rotary_base: float = 1e4,
+        rotary_scale: float = 1.0,
+        exchange: SequenceExchange | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        place = Placement(device=device, dtype=dtype)
+        super().__init__(
+            channels,
+            num_heads=num_heads,
+            rotary_base=rotary_base,
+            rotary_scale=rotary_scale,
+            exchange=exchange,
+            **place,
+        )
+        self.Wqkv = nn.Linear(channels, 3 * channels, bias=False, **place)
+        self.out_proj = nn.Linear(channels, channels, bias=True, **place)
+
+    def project(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... head 3 size"]:
+        """Makes queries, keys and values, not yet rotated."""
+        return self.Wqkv(x).unflatten(-1, (self.num_heads, 3, self.head_size))
+
+
+class AttentionBlock(StripedHyena2Block):
+    """A block around causal attention.
+
+    Args:
+      channels: Size of the residual stream.
+      mixer: The attention; stored as ``inner_mha_cls``.
+      options: Sizes and forms of the rest.
+    """
+
+    def __init__(self, channels: int, mixer: ProjectedAttention, options: BlockOptions) -> None:
+        super().__init__(channels, options)
+        self.inner_mha_cls = mixer
+
+    @property
+    def mixer(self) -> ProjectedAttention:
+        """The mixer of this block."""
+        return self.inner_mha_cls
+
+    def mix(
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Projects, attends and projects back."""
+        assert state is None or isinstance(state, KeyValueState)
+        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state)
+        return self.inner_mha_cls.out_proj(y.flatten(2))
+
+    def mix_step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch channel"]:
+        """Does the same for one token per row."""
+        assert isinstance(state, KeyValueState)
+        y = self.inner_mha_cls.step_heads(self.inner_mha_cls.project(x), state, active=active)
+        return self.inner_mha_cls.out_proj(y.flatten(1))
+
+    def reset_parameters(self, depth: int, generator: torch.Generator | None = None) -> None:
+        """Draws all parameters for a network of ``depth`` blocks."""
+        self.reset_linears([self.inner_mha_cls.Wqkv], [self.inner_mha_cls.out_proj], depth, generator)
+        self.inner_mha_cls.rotary_emb.reset_parameters()

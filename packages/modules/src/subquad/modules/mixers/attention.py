@@ -1,0 +1,200 @@
+"""Causal multi-head attention with rotary positions."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from subquad.modules.errors import ConfigurationError, StateCapacityExceeded
+from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
+from subquad.modules.mixer import MixerState
+from subquad.modules.parts.rotary import RotaryEmbedding
+
+_QUERY_BLOCK = 256
+
+
+@dataclasses.dataclass
+class KeyValueState(MixerState):
+    """Rotated keys and values of the tokens seen so far, in token order; slots past ``position`` are never read.
+
+    Attributes:
+      keys: ``[batch, max_length, head, size]``.
+      values: ``[batch, max_length, head, size]``.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+class Attention(torch.nn.Module):
+    """Attends to the present and the past.
+
+    ``y[t] = sum(softmax(rope(q)[t] . rope(k)[s] / sqrt(size) for s <= t)[s] * v[s])``
+
+    Args:
+      channels: Number of channels; head ``h`` owns channels ``h * size`` to ``(h + 1) * size - 1``.
+      num_heads: Number of heads; divides ``channels`` into heads of even size.
+      rotary_base: See ``RotaryEmbedding``.
+      rotary_scale: See ``RotaryEmbedding``.
+      exchange: Where the rest of a split sequence is; None for a sequence on one rank.
+
+    Raises:
+      ConfigurationError: ``num_heads`` does not divide ``channels``, or heads would have an odd size.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_heads: int,
+        rotary_base: float = 1e4,
+        rotary_scale: float = 1.0,
+        exchange: SequenceExchange | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or channels < 1 or channels % num_heads:
+            raise ConfigurationError(
+                f"{channels} channels cannot be shared by {num_heads} heads; num_heads must divide channels"
+            )
+        self.channels = channels
+        self.num_heads = num_heads
+        self.head_size = channels // num_heads
+        self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
+        self.rotary_emb = RotaryEmbedding(
+            self.head_size, base=rotary_base, scale=rotary_scale, device=device, dtype=dtype
+        )
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch length channel"],
+        k: Float[Tensor, "batch length channel"],
+        v: Float[Tensor, "batch length channel"],
+        *,
+        state: KeyValueState | None = None,
+    ) -> Float[Tensor, "batch length channel"]:
+        """Mixes whole sequences, or the next chunk of the sequences in ``state``; see ``Mixer``."""
+        qkv = torch.stack([x.unflatten(-1, (self.num_heads, self.head_size)) for x in (q, k, v)], dim=3)
+        return self.attend(qkv, state).flatten(2)
+
+    def attend(
+        self, qkv: Float[Tensor, "batch length head 3 size"], state: KeyValueState | None = None
+    ) -> Float[Tensor, "batch length head size"]:
+        """Attends with queries, keys and values that lie beside each other, not yet rotated.
+
+        Raises:
+          StateCapacityExceeded: A row would grow past the room of ``state``.
+          ExchangeUnsupported: A state was given, but the sequence is split over ranks.
+        """
+        if state is not None:
+            refuse_split_state(self.exchange)
+            return self._continue(qkv, state)
+        whole = self.exchange.gather_heads(qkv)
+        position = torch.arange(whole.shape[1], device=whole.device).unsqueeze(0)
+        q, k = self.rotary_emb(whole[:, :, :, 0], position), self.rotary_emb(whole[:, :, :, 1], position)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, whole[:, :, :, 2]))
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.exchange.scatter_heads(y.transpose(1, 2))
+
+    def _continue(self, qkv: Tensor, state: KeyValueState, active: Tensor | None = None) -> Tensor:
+        """Attends row by row over that row's own length, so that no row's result depends on its neighbours."""
+        length = qkv.shape[1]
+        starts = state.position.tolist()
+        wanted = [True] * len(starts) if active is None else active.tolist()
+        check_capacity(starts, wanted, length, state.keys.shape[1])
+        position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
+        q, k = self.rotary_emb(qkv[:, :, :, 0], position), self.rotary_emb(qkv[:, :, :, 1], position)
+        y = torch.zeros_like(q)
+        for row, (start, is_wanted) in enumerate(zip(starts, wanted, strict=True)):
+            if is_wanted:
+                end = start + length
+                state.keys[row, start:end] = k[row]
+                state.values[row, start:end] = qkv[row, :, :, 2]
+                y[row] = _attend_row(q[row], state.keys[row, :end], state.values[row, :end], start)
+        return y
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KeyValueState:
+        """Returns room for the keys and values of ``max_length`` tokens per row, in torch's default type by default."""
+        device, dtype = device or self.rotary_emb.inv_freq.device, dtype or torch.get_default_dtype()
+        shape = (batch_size, max_length, self.num_heads, self.head_size)
+        return KeyValueState(
+            position=torch.zeros(batch_size, dtype=torch.int64, device=device),
+            keys=torch.zeros(shape, device=device, dtype=dtype),
+            values=torch.zeros(shape, device=device, dtype=dtype),
+        )
+
+    def step(
+        self,
+        q: Float[Tensor, "batch channel"],
+        k: Float[Tensor, "batch channel"],
+        v: Float[Tensor, "batch channel"],
+        state: KeyValueState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Mixes one more token per row; rows where ``active`` is false keep their state and return zeros."""
+        qkv = torch.stack([x.unflatten(-1, (self.num_heads, self.head_size)) for x in (q, k, v)], dim=2)
+        return self.step_heads(qkv, state, active=active).flatten(1)
+
+    def step_heads(
+        self,
+        qkv: Float[Tensor, "batch head 3 size"],
+        state: KeyValueState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch head size"]:
+        """Does ``step`` on queries, keys and values that lie beside each other."""
+        return self._continue(qkv.unsqueeze(1), state, active).squeeze(1)
+
+    def flop_count(self, length: int) -> int:
+        """Counts both matrix products over the full square, as profilers do, on one sequence."""
+        return 4 * self.channels * length * length
+
+
+def check_capacity(starts: list[int], wanted: list[bool], length: int, max_length: int) -> None:
+    """Refuses to write past the room of a key-value state.
+
+    Raises:
+      StateCapacityExceeded: A wanted row would hold more than ``max_length`` tokens.
+    """
+    for row, (start, is_wanted) in enumerate(zip(starts, wanted, strict=True)):
+        if is_wanted and start + length > max_length:
+            raise StateCapacityExceeded(
+                f"row {row} holds {start} tokens and gets {length} more; its max_length is {max_length}"
+            )
+
+
+def _attend_row(
+    q: Float[Tensor, "length head size"],
+    keys: Float[Tensor, "seen head size"],
+    values: Float[Tensor, "seen head size"],
+    start: int,
+) -> Float[Tensor, "length head size"]:
+    """Attends from the last ``length`` of ``seen = start + length`` tokens of one sequence."""
+    queries, keys, values = (x.to(keys.dtype).transpose(0, 1).unsqueeze(0) for x in (q, keys, values))
+    length = q.shape[0]
+    if length == 1:
+        y = functional.scaled_dot_product_attention(queries, keys, values)
+    elif start == 0:
+        y = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    else:
+        blocks = []
+        for first in range(0, length, _QUERY_BLOCK):
+            block = queries[:, :, first : first + _QUERY_BLOCK]
+            seen = start + first + block.shape[2]
+            mask = torch.ones(block.shape[2], seen, dtype=torch.bool, device=q.device).tril(start + first)
+            blocks.append(
+                functional.scaled_dot_product_attention(block, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
+            )
+        y = torch.cat(blocks, dim=2)
+    return y[0].transpose(0, 1).to(q.dtype)

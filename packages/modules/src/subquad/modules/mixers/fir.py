@@ -1,0 +1,256 @@
+"""Hyena mixers with an explicit finite filter: the short and the medium one of StripedHyena 2."""
+
+import dataclasses
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
+from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.projection import check_filters, projection_parameter, projection_ring
+from subquad.modules.mixers.split_convolution import split_causal_conv
+from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
+from subquad.modules.parts.initialization import reset_uniform
+from subquad.ops import (
+    GatedConvState,
+    causal_conv_with_state,
+    fir_step,
+    gated_conv,
+    gated_conv_with_state,
+    history_from_ring,
+    ring_from_history,
+)
+
+FilterParameters = Literal["poles", "p_gamma"]
+
+
+@dataclasses.dataclass
+class FIRState(MixerState):
+    """The last inputs of a mixer's filters, as rings: the sample of time ``t`` lies in slot ``t % width``.
+
+    Attributes:
+      projection: Inputs of the short projection filter, ``[batch, 3 * channel, tap - 1]``; None where the mixer has
+        none.
+      taps: Inputs of the mixer's own filter, ``[batch, channel, tap - 1]``.
+    """
+
+    projection: Tensor | None
+    taps: Tensor
+
+
+def decay_envelope(groups: int, length: int) -> Float[Tensor, "group tap"]:
+    """Computes the envelopes ``exp(-rate[g] * k / (length - 1))`` of medium filters, rates 0.01 to 100 in log steps."""
+    rates = torch.logspace(-2, 2, groups, dtype=torch.float64)
+    return torch.exp(-rates[:, None] * torch.linspace(0, 1, length, dtype=torch.float64)[None]).float()
+
+
+class HyenaFIR(FullPrecisionModule):
+    """Gates before and after a grouped causal filter: ``y = q * (conv(k * v, taps) + D * k * v)``.
+
+    Channel ``c`` uses filter ``c // (channels / groups)``; tap 0 multiplies the current sample. ``HyenaShort`` and
+    ``HyenaMedium`` are the two forms in use.
+
+    Args:
+      channels: Number of channels.
+      groups: Number of filters; divides ``channels``.
+      filter_length: Taps per filter, at least 2.
+      projection_filter_length: When given, the mixer also owns ``projection_taps``, the filters of the short
+        convolution that makes q, k and v; ``forward_projected`` is given them, ``forward`` does not apply them.
+      has_skip: Whether there is a term ``D * k * v``.
+      filter_parameters: ``"poles"`` for filters as used; ``"p_gamma"`` for the training form, where a medium filter is
+        ``taps * decay`` with a fixed envelope and both stay float32.
+      exchange: Where the rest of a split sequence is; None for a sequence on one rank.
+
+    Raises:
+      ConfigurationError: ``groups`` does not divide ``channels``, or a filter has fewer than 2 taps.
+    """
+
+    decay: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int,
+        filter_length: int,
+        projection_filter_length: int | None,
+        has_skip: bool,
+        has_decay: bool,
+        exchange: SequenceExchange | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        check_filters(channels, groups, filter_length, projection_filter_length)
+        self.channels = channels
+        self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
+        self.full_precision_names = frozenset({"taps", "decay"}) if has_decay else frozenset()
+        taps_dtype = full_precision_dtype(dtype) if has_decay else dtype
+        self.taps = nn.Parameter(torch.empty(groups, filter_length, device=device, dtype=taps_dtype))
+        self.register_parameter(
+            "D", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if has_skip else None
+        )
+        self.register_buffer("decay", torch.empty_like(self.taps.detach()) if has_decay else None)
+        self.projection_taps = projection_parameter(channels, projection_filter_length, device, dtype)
+
+    def filter_taps(self) -> Float[Tensor, "group tap"]:
+        """Returns the filters as they act: ``taps``, under their envelope in the training form."""
+        return self.taps if self.decay is None else self.taps * self.decay
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch length channel"],
+        k: Float[Tensor, "batch length channel"],
+        v: Float[Tensor, "batch length channel"],
+        *,
+        state: FIRState | None = None,
+    ) -> Float[Tensor, "batch length channel"]:
+        """Mixes q, k, v that went through the short projection convolution."""
+        gated = (k * v).transpose(1, 2)
+        if state is None:
+            y = split_causal_conv(gated, self.filter_taps(), self.exchange, skip=self.D)
+        else:
+            refuse_split_state(self.exchange)
+            history = history_from_ring(state.taps, state.position).to(gated.dtype)
+            y, history = causal_conv_with_state(gated, self.filter_taps(), skip=self.D, initial_state=history)
+            state.taps.copy_(ring_from_history(history, state.position + gated.shape[-1]))
+        return q * y.transpose(1, 2)
+
+    def forward_projected(
+        self,
+        z: Float[Tensor, "batch rows length"],
+        short_taps: Float[Tensor, "rows tap"],
+        *,
+        state: FIRState | None = None,
+    ) -> tuple[Float[Tensor, "batch channel length"], FIRState | None]:
+        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer``."""
+        taps = self.filter_taps()
+        if state is not None:
+            refuse_split_state(self.exchange)
+            assert state.projection is not None
+            before = GatedConvState(
+                history_from_ring(state.projection, state.position).to(z.dtype),
+                history_from_ring(state.taps, state.position).to(z.dtype),
+            )
+            y, after = gated_conv_with_state(z, short_taps, taps, skip=self.D, initial_state=before)
+            end = state.position + z.shape[-1]
+            state.projection.copy_(ring_from_history(after.projection, end))
+            state.taps.copy_(ring_from_history(after.mixer, end))
+            return y, state
+        if self.exchange.size == 1:
+            return gated_conv(z, short_taps, taps, skip=self.D), None
+        q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
+        return q * split_causal_conv(k * v, taps, self.exchange, skip=self.D), None
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> FIRState:
+        """Returns empty rings; they do not grow with ``max_length``. ``dtype`` defaults to that of the weights."""
+        device, dtype = device or self.taps.device, dtype or self.taps.dtype
+        return FIRState(
+            position=torch.zeros(batch_size, dtype=torch.int64, device=device),
+            projection=projection_ring(self.projection_taps, batch_size, device, dtype),
+            taps=torch.zeros(batch_size, self.channels, self.taps.shape[1] - 1, device=device, dtype=dtype),
+        )
+
+    def step(
+        self,
+        q: Float[Tensor, "batch channel"],
+        k: Float[Tensor, "batch channel"],
+        v: Float[Tensor, "batch channel"],
+        state: FIRState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Mixes one more token per row; see ``Mixer``."""
+        return q * fir_step(k * v, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
+
+    def flop_count(self, length: int) -> int:
+        """Counts the filter, both gates and the skip term on one sequence."""
+        return length * self.channels * (2 * self.taps.shape[1] + 2 + (0 if self.D is None else 2))
+
+
+class HyenaShort(HyenaFIR):
+    """The short explicit Hyena mixer: 7 taps, no skip term. See ``HyenaFIR`` for the formula and the arguments."""
+
+    no_weight_decay = frozenset({"taps", "projection_taps"})
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int,
+        filter_length: int = 7,
+        projection_filter_length: int | None = None,
+        exchange: SequenceExchange | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            channels,
+            groups=groups,
+            filter_length=filter_length,
+            projection_filter_length=projection_filter_length,
+            has_skip=False,
+            has_decay=False,
+            exchange=exchange,
+            device=device,
+            dtype=dtype,
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws every tap from ``U(-sqrt(1/3), sqrt(1/3))``."""
+        reset_uniform(self.taps, 1 / 3, generator)
+        reset_uniform(self.projection_taps, 1 / 3, generator)
+
+
+class HyenaMedium(HyenaFIR):
+    """The medium explicit Hyena mixer: 128 taps and a skip term. See ``HyenaFIR`` for the formula and the arguments."""
+
+    no_weight_decay = frozenset({"projection_taps"})
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int,
+        filter_length: int = 128,
+        projection_filter_length: int | None = None,
+        filter_parameters: FilterParameters = "poles",
+        exchange: SequenceExchange | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            channels,
+            groups=groups,
+            filter_length=filter_length,
+            projection_filter_length=projection_filter_length,
+            has_skip=True,
+            has_decay=filter_parameters == "p_gamma",
+            exchange=exchange,
+            device=device,
+            dtype=dtype,
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws ``taps = randn / sqrt(tap) * 1e-5`` under the envelope, ``D`` from ``U(-sqrt(1/tap), sqrt(1/tap))``."""
+        groups, length = self.taps.shape
+        if not self.taps.is_meta:
+            draw = torch.randn(groups, length, generator=generator) * (1e-5 / length**0.5)
+            envelope = decay_envelope(groups, length)
+            with torch.no_grad():
+                self.taps.copy_(draw * envelope if self.decay is None else draw)
+                if self.decay is not None:
+                    self.decay.copy_(envelope)
+        reset_uniform(self.D, 1 / length, generator)
+        reset_uniform(self.projection_taps, 1 / 3, generator)

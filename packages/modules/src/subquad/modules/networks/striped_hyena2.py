@@ -1,0 +1,266 @@
+"""StripedHyena 2: the network of Evo 2, of short, medium and long Hyena layers striped with attention."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
+from subquad.modules.errors import ConfigurationError, ExchangeUnsupported, InputMismatch
+from subquad.modules.exchange import LocalExchange, SequenceExchange
+from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.fir import FilterParameters, HyenaMedium, HyenaShort
+from subquad.modules.mixers.modal import HyenaLong
+from subquad.modules.networks.striped_hyena2_state import StripedHyena2State, shared_position
+from subquad.modules.parts.initialization import reset_constant, reset_normal
+from subquad.modules.parts.placement import Placement
+from subquad.modules.parts.rms_norm import NormForm, RMSNorm
+
+_LAYER_LETTERS = "SDH*"
+
+
+class StripedHyena2(nn.Module):
+    """A causal language model over bytes of DNA: ``logits = norm(blocks(E[ids])) @ E.T`` with one embedding ``E``.
+
+    Layer ``i`` is what ``pattern[i]`` says: ``S`` a short explicit Hyena filter, ``D`` a medium one, ``H`` a long
+    modal one, ``*`` attention. The first block's MLP has a GELU gate, all later ones a bilinear gate. Filters, poles
+    and statistics are float32 in a float32 or 16-bit model and float64 in a float64 model; the residual stream has
+    the type of the weights.
+
+    Args:
+      pattern: One letter per layer.
+      hidden_size: Channels of the residual stream.
+      num_heads: Attention heads.
+      inner_size: Size of the MLP branches.
+      filter_groups: Filters per short or medium layer; divides ``hidden_size``.
+      vocab_size: Rows of the embedding.
+      short_filter_length: Taps of ``S`` layers.
+      medium_filter_length: Taps of ``D`` layers.
+      projection_filter_length: Taps of the convolution behind the input projection of every Hyena layer.
+      state_size: Exponentials per filter of ``H`` layers.
+      rotary_base: See ``RotaryEmbedding``.
+      rotary_scale: See ``RotaryEmbedding``.
+      eps: See ``RMSNorm``.
+      norm_form: See ``RMSNorm``.
+      filter_parameters: ``"poles"``, the form of inference checkpoints, or ``"p_gamma"``, the form to train.
+      exchange: Where the rest of a split sequence is; None for sequences on one rank.
+
+    Raises:
+      ConfigurationError: An argument is outside its range or does not fit another; the text names both.
+
+    Source: Ku et al., "Systems and Algorithms for Convolutional Multi-Hybrid Language Models at Scale", arXiv
+      2503.01868.
+    """
+
+    def __init__(
+        self,
+        *,
+        pattern: str,
+        hidden_size: int,
+        num_heads: int,
+        inner_size: int,
+        filter_groups: int,
+        vocab_size: int = 512,
+        short_filter_length: int = 7,
+        medium_filter_length: int = 128,
+        projection_filter_length: int = 3,
+        state_size: int = 16,
+        rotary_base: float = 1e4,
+        rotary_scale: float = 1.0,
+        eps: float = 1e-6,
+        norm_form: NormForm = "vortex",
+        filter_parameters: FilterParameters = "poles",
+        exchange: SequenceExchange | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(pattern, inner_size, vocab_size, filter_parameters)
+        self.pattern = pattern
+        self.hidden_size = hidden_size
+        self.vocab_size = vocab_size
+        self.filter_parameters: FilterParameters = filter_parameters
+        self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
+        place = Placement(device=device, dtype=dtype)
+        self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
+
+        def mixer_of(letter: str) -> HyenaShort | HyenaMedium | HyenaLong:
+            projection = projection_filter_length
+            if letter == "S":
+                return HyenaShort(
+                    hidden_size,
+                    groups=filter_groups,
+                    filter_length=short_filter_length,
+                    projection_filter_length=projection,
+                    exchange=exchange,
+                    **place,
+                )
+            if letter == "D":
+                return HyenaMedium(
+                    hidden_size,
+                    groups=filter_groups,
+                    filter_length=medium_filter_length,
+                    projection_filter_length=projection,
+                    filter_parameters=filter_parameters,
+                    exchange=exchange,
+                    **place,
+                )
+            return HyenaLong(
+                hidden_size,
+                state_size=state_size,
+                projection_filter_length=projection,
+                filter_parameters=filter_parameters,
+                exchange=exchange,
+                **place,
+            )
+
+        def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
+            activation = "gelu" if layer == 0 else "identity"
+            options = BlockOptions(inner_size=inner_size, activation=activation, eps=eps, norm_form=norm_form, **place)
+            if letter != "*":
+                return HyenaBlock(hidden_size, mixer_of(letter), options)
+            attention = ProjectedAttention(
+                hidden_size,
+                num_heads=num_heads,
+                rotary_base=rotary_base,
+                rotary_scale=rotary_scale,
+                exchange=exchange,
+                **place,
+            )
+            return AttentionBlock(hidden_size, attention, options)
+
+        self.blocks = nn.ModuleList(block_of(layer, letter) for layer, letter in enumerate(pattern))
+        self.norm = RMSNorm(hidden_size, eps=eps, form=norm_form, **place)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all parameters anew, on the CPU and in float32: a seeded generator gives the same weights everywhere.
+
+        Embeddings ``N(0, 0.02 ** 2)``; linears as ``StripedHyena2Block.reset_linears`` says; filters as their mixers
+        say.
+        """
+        reset_normal(self.embedding_layer.weight, 0.02, generator)
+        for block in self._blocks():
+            block.reset_parameters(len(self.blocks), generator)
+        reset_constant(self.norm.scale, 1.0)
+
+    def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Returns the logits of the next token at every position, in the type of the weights."""
+        return self.unembed(self.encode(ids))
+
+    def encode(
+        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the residual stream after the final norm.
+
+        Args:
+          ids: Tokens, ``0 <= id < vocab_size``; on a split sequence this rank's runs, concatenated.
+          state: When given, its sequences are continued by these tokens, whatever their positions, and it is updated
+            in place; a long prompt may so be read in chunks of any sizes.
+
+        Raises:
+          InputMismatch: ``ids`` is empty, cannot be cut into this rank's runs or does not fit ``state``.
+          StateCapacityExceeded: A row would grow past ``state.max_length``.
+          ExchangeUnsupported: ``state`` was given although the sequence is split over ranks.
+        """
+        if ids.shape[1] == 0:
+            raise InputMismatch("ids hold no token; a sequence has at least one")
+        if state is None:
+            x = self.embedding_layer(self._fold(ids))
+            for block in self._blocks():
+                x = block(x)
+            return self.norm(self._unfold(x))
+        if self.exchange.size > 1:
+            raise ExchangeUnsupported(
+                f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
+            )
+        state.require_room(ids.shape[0], ids.shape[1])
+        x = self.embedding_layer(ids)
+        for block, layer in zip(self._blocks(), state.layers, strict=True):
+            x = block(x, layer)
+        state.advance(ids.shape[1])
+        return self.norm(x)
+
+    def unembed(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
+        """Returns the logits of hidden vectors that ``encode`` made."""
+        return functional.linear(hidden, self.embedding_layer.weight)
+
+    def step(
+        self, ids: Int[Tensor, " batch"], state: StripedHyena2State, *, active: Bool[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Reads one more token per row and returns the logits of the next.
+
+        Every row is computed from itself alone: at a given batch size its result does not depend on the other rows.
+
+        Args:
+          ids: The tokens, one per row, each at its row's own position.
+          state: Updated in place.
+          active: Rows where it is false keep their state; their logits mean nothing.
+
+        Raises:
+          InputMismatch: ``ids`` does not fit ``state``.
+          StateCapacityExceeded: An active row has reached ``state.max_length``.
+        """
+        state.require_room(ids.shape[0], 1, active)
+        x = self.embedding_layer(ids)
+        for block, layer in zip(self._blocks(), state.layers, strict=True):
+            x = block.step(x, layer, active=active)
+        state.advance(1, active)
+        return self.unembed(self.norm(x))
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> StripedHyena2State:
+        """Returns the state of ``batch_size`` sequences of which nothing was seen.
+
+        Args:
+          batch_size: Number of rows.
+          max_length: Tokens per row to make room for in attention layers.
+          device: Where; default is that of the weights.
+          dtype: Type of rings, keys and values; default is that of the weights. Modal states are float32 (float64 for
+            float64).
+        """
+        device, dtype = device or self.norm.scale.device, dtype or self.norm.scale.dtype
+        layers: list[MixerState] = [
+            block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
+            for block in self._blocks()
+        ]
+        return StripedHyena2State(position=shared_position(layers), layers=layers, max_length=max_length)
+
+    def _blocks(self) -> Iterator[HyenaBlock | AttentionBlock]:
+        """Iterates over the blocks with their type."""
+        for block in self.blocks:
+            assert isinstance(block, HyenaBlock | AttentionBlock)
+            yield block
+
+    def _fold(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, "folded run"]:
+        """Moves this rank's runs into the batch axis, run-major."""
+        segments = self.exchange.segments
+        if segments == 1:
+            return ids
+        if ids.shape[1] % segments:
+            raise InputMismatch(f"{ids.shape[1]} tokens cannot be cut into the {segments} equal runs of this rank")
+        return ids.unflatten(1, (segments, -1)).transpose(0, 1).flatten(0, 1)
+
+    def _unfold(self, x: Float[Tensor, "folded run channel"]) -> Float[Tensor, "batch length channel"]:
+        """Undoes ``_fold``."""
+        segments = self.exchange.segments
+        return x if segments == 1 else x.unflatten(0, (segments, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def _check_sizes(pattern: str, inner_size: int, vocab_size: int, filter_parameters: str) -> None:
+    """Refuses what the layers themselves would not notice."""
+    unknown = sorted(set(pattern) - set(_LAYER_LETTERS))
+    if unknown or not pattern:
+        raise ConfigurationError(f"pattern is {pattern!r}; it takes one or more of the letters S, D, H and *")
+    if inner_size < 1 or vocab_size < 1:
+        raise ConfigurationError(f"inner_size {inner_size} and vocab_size {vocab_size} must be positive")
+    if filter_parameters not in ("poles", "p_gamma"):
+        raise ConfigurationError(f"filter_parameters is {filter_parameters!r}; accepted are 'poles' and 'p_gamma'")

@@ -1,0 +1,119 @@
+"""What a StripedHyena 2 carries of a batch of sequences while it reads or writes them."""
+
+import dataclasses
+from typing import Self
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from subquad.modules.errors import InputMismatch
+from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.attention import KeyValueState, check_capacity
+
+
+@dataclasses.dataclass
+class StripedHyena2State:
+    """The state of every layer for a batch of sequences, each at its own position; all tensors have the batch first.
+
+    ``StripedHyena2.encode`` and ``step`` update it in place, so views made by ``row`` and ``rows`` stay current.
+
+    Attributes:
+      position: Tokens already seen by each row, int64; the layers share this tensor.
+      layers: One state per block.
+      max_length: Tokens per row that the key-value tensors have room for.
+    """
+
+    position: Int[Tensor, " batch"]
+    layers: list[MixerState]
+    max_length: int
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.position.shape[0]
+
+    def row(self, index: int) -> Self:
+        """Returns a one-row view of this state that shares its storage."""
+        return self.rows(index, 1)
+
+    def rows(self, start: int, count: int) -> Self:
+        """Returns a view of rows ``start`` to ``start + count - 1`` that shares storage with this state.
+
+        Raises:
+          InputMismatch: The rows are not all there.
+        """
+        if start < 0 or count < 1 or start + count > self.batch_size:
+            raise InputMismatch(
+                f"rows {start} to {start + count - 1} were asked for; the state has rows 0 to {self.batch_size - 1}"
+            )
+        position = self.position.narrow(0, start, count)
+        layers = [layer.rows(start, count, position) for layer in self.layers]
+        return dataclasses.replace(self, position=position, layers=layers)
+
+    def reset(self, rows: Int[Tensor, " rows"] | slice | None = None) -> None:
+        """Makes the given rows (all by default) as new: nothing seen. Keys and values are left; they are never read."""
+        index = slice(None) if rows is None else rows
+        self.position[index] = 0
+        for layer in self.layers:
+            if not isinstance(layer, KeyValueState):
+                for tensor in layer.tensors().values():
+                    tensor[index] = 0
+
+    def copy_(self, source: "StripedHyena2State") -> None:
+        """Takes over the rows of ``source``; a single row is copied to every row.
+
+        Raises:
+          InputMismatch: ``source`` has another number of rows than 1 or that of this state, or another ``max_length``.
+        """
+        if source.batch_size not in (1, self.batch_size) or source.max_length != self.max_length:
+            raise InputMismatch(
+                f"a state of {source.batch_size} rows with max_length {source.max_length} does not fit into one of "
+                f"{self.batch_size} rows with max_length {self.max_length}"
+            )
+        self.position.copy_(source.position.expand_as(self.position))
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            for target, value in zip(mine.tensors().values(), theirs.tensors().values(), strict=True):
+                target.copy_(value.expand_as(target))
+
+    def advance(self, count: int, active: Bool[Tensor, " batch"] | None = None) -> None:
+        """Counts ``count`` more tokens for every row, or for the rows where ``active`` is true."""
+        if active is None:
+            self.position.add_(count)
+        else:
+            self.position.add_(active.to(self.position.dtype), alpha=count)
+
+    def require_room(self, batch_size: int, length: int, active: Bool[Tensor, " batch"] | None = None) -> None:
+        """Refuses an input that does not fit, before any of the state is touched.
+
+        Raises:
+          InputMismatch: ``batch_size`` is not that of the state.
+          StateCapacityExceeded: A row would grow past ``max_length`` although the network has attention layers.
+        """
+        if batch_size != self.batch_size:
+            raise InputMismatch(f"ids have {batch_size} rows, the state has {self.batch_size}; they must agree")
+        if any(isinstance(layer, KeyValueState) for layer in self.layers):
+            wanted = [True] * batch_size if active is None else active.tolist()
+            check_capacity(self.position.tolist(), wanted, length, self.max_length)
+
+    @property
+    def recurrent_nbytes(self) -> int:
+        """Bytes of the states that do not grow with the sequence: rings and modal states."""
+        return sum(layer.nbytes for layer in self.layers if not isinstance(layer, KeyValueState))
+
+    @property
+    def key_value_nbytes(self) -> int:
+        """Bytes of the keys and values, with room for ``max_length`` tokens per row."""
+        return sum(layer.nbytes for layer in self.layers if isinstance(layer, KeyValueState))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything: layers and positions."""
+        return self.recurrent_nbytes + self.key_value_nbytes + self.position.numel() * self.position.element_size()
+
+
+def shared_position(layers: list[MixerState]) -> Int[Tensor, " batch"]:
+    """Makes all layers use the position of the first, and returns it."""
+    position = layers[0].position
+    for layer in layers:
+        layer.position = position
+    return position

@@ -1,0 +1,47 @@
+"""The gated two-branch MLP of StripedHyena 2."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from subquad.modules.errors import ConfigurationError
+
+
+class GatedMLP(nn.Module):
+    """Computes ``l3(activation(l1(x)) * l2(x))`` without biases.
+
+    Args:
+      channels: Size of input and output.
+      inner_size: Size of the two branches.
+      activation: ``"gelu"`` (exact, with erf) or ``"identity"``, which leaves a purely bilinear gate.
+
+    Raises:
+      ConfigurationError: ``activation`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        inner_size: int,
+        *,
+        activation: Literal["gelu", "identity"],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ("gelu", "identity"):
+            raise ConfigurationError(f"activation is {activation!r}; accepted are 'gelu' and 'identity'")
+        self.activation = activation
+        self.l1 = nn.Linear(channels, inner_size, bias=False, device=device, dtype=dtype)
+        self.l2 = nn.Linear(channels, inner_size, bias=False, device=device, dtype=dtype)
+        self.l3 = nn.Linear(inner_size, channels, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
+        """Transforms the last axis."""
+        gate = self.l1(x)
+        if self.activation == "gelu":
+            gate = functional.gelu(gate)
+        return self.l3(gate * self.l2(x))

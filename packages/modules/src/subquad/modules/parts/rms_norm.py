@@ -1,0 +1,55 @@
+"""Root-mean-square normalisation in the two forms that StripedHyena 2 checkpoints meet."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from subquad.modules.errors import ConfigurationError
+from subquad.modules.parts.full_precision import full_precision_dtype
+
+NormForm = Literal["vortex", "standard"]
+
+
+class RMSNorm(nn.Module):
+    """Divides each position by the root mean square of its channels.
+
+    ``form="vortex"``: ``y = scale * x / (sqrt(mean(x ** 2)) + eps)``, as the reference engine of Evo 2 computes it;
+    ``form="standard"``: ``y = scale * x / sqrt(mean(x ** 2) + eps)``, as training frameworks do. Statistics and the
+    product are float32 (float64 for float64 input); the output has the type of the input.
+
+    Args:
+      channels: Size of the last axis.
+      eps: Keeps the quotient finite; positive.
+      form: Where ``eps`` is added.
+
+    Raises:
+      ConfigurationError: ``form`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-6,
+        form: NormForm = "vortex",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in ("vortex", "standard"):
+            raise ConfigurationError(f"norm form is {form!r}; accepted are 'vortex' and 'standard'")
+        self.eps = eps
+        self.form: NormForm = form
+        self.scale = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
+
+    def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
+        """Normalises the last axis."""
+        wide = x.to(full_precision_dtype(x.dtype))
+        mean_square = wide.square().mean(dim=-1, keepdim=True)
+        if self.form == "vortex":
+            wide = wide / (mean_square.sqrt() + self.eps)
+        else:
+            wide = wide * torch.rsqrt(mean_square + self.eps)
+        return (wide * self.scale.to(wide.dtype)).to(x.dtype)
