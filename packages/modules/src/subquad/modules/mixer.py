@@ -1,7 +1,7 @@
 """The one contract of sequence mixers, and the state that a mixer carries from token to token."""
 
 import dataclasses
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ class MixerState:
         else:
             self.position.add_(active.to(self.position.dtype), alpha=count)
 
-    def rows(self, start: int, count: int, position: Int[Tensor, " rows"] | None = None) -> Self:
+    def rows(self, start: int, count: int, position: Int[Tensor, " rows"] | None = None) -> "MixerState":
         """Returns a view of ``count`` rows that shares storage with this state."""
         position = self.position.narrow(0, start, count) if position is None else position
         return dataclasses.replace(
@@ -106,7 +106,7 @@ class ProjectedMixer(Mixer, Protocol):
         *,
         state: MixerState | None = None,
     ) -> tuple[Float[Tensor, "batch channel length"], MixerState | None]:
-        """Equals ``forward`` on the streams of ``causal_conv(z, short_taps)`` (row ``3 * c + p`` is stream p, channel c).
+        """Equals ``forward`` on the streams of ``causal_conv(z, short_taps)``, row ``3 * c + p`` stream p of channel c.
 
         Channels first on both sides; returns the output and the state that was given.
         """

@@ -1,7 +1,6 @@
 """What a StripedHyena 2 carries of a batch of sequences while it reads or writes them."""
 
 import dataclasses
-from typing import Self
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -32,11 +31,11 @@ class StripedHyena2State:
         """Number of rows."""
         return self.position.shape[0]
 
-    def row(self, index: int) -> Self:
+    def row(self, index: int) -> "StripedHyena2State":
         """Returns a one-row view of this state that shares its storage."""
         return self.rows(index, 1)
 
-    def rows(self, start: int, count: int) -> Self:
+    def rows(self, start: int, count: int) -> "StripedHyena2State":
         """Returns a view of rows ``start`` to ``start + count - 1`` that shares storage with this state.
 
         Raises:

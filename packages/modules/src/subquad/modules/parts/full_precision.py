@@ -1,7 +1,7 @@
 """Parameters that stay in full precision when the module around them is cast to a 16-bit type."""
 
 from collections.abc import Callable
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class FullPrecisionModule(nn.Module):
 
     full_precision_names: ClassVar[frozenset[str]] = frozenset()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FullPrecisionModule":
         before = {
             name: self._tensor(name).detach() for name in self.full_precision_names if self._tensor(name) is not None
         }
