@@ -1,0 +1,128 @@
+"""Reads FASTA, plain or gzip, record by record, as uint8 arrays of ASCII codes."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+
+from subquad.recipes.errors import (
+    BadCharacterError,
+    EmptyFastaError,
+    FastaError,
+    MissingFileError,
+    NonAsciiError,
+    NotFastaError,
+    TruncatedGzipError,
+)
+
+IUPAC_DNA = "ACGTRYSWKMBDHVN"
+"""The letters accepted in a sequence line by default, in either case."""
+
+_COMPLEMENT = np.arange(256, dtype=np.uint8)
+for _from, _to in zip("ACGTRYKMBDHVacgtrykmbdhv", "TGCAYRMKVHDBtgcayrmkvhdb", strict=True):
+    _COMPLEMENT[ord(_from)] = ord(_to)
+
+
+class Record(NamedTuple):
+    """One FASTA record: the first word of its title line, the rest of it, and its bases as uint8 ASCII codes."""
+
+    name: str
+    description: str
+    sequence: np.ndarray
+
+
+def read_fasta(path: str | Path, *, accepted: str = IUPAC_DNA, upper: bool = True) -> list[Record]:
+    """Reads every record of a FASTA file.
+
+    Args:
+      path: A FASTA file; gzip (bgzip too) is recognised by its first two bytes, not by its name.
+      accepted: The letters that a sequence line may hold, compared without case.
+      upper: Whether the bases are converted to upper case (lower case marks repeats).
+
+    Raises:
+      MissingFileError: There is no such file.
+      FastaError: Its subclasses say what is wrong and on which line: an empty file or record, no `>` at the
+        start, a byte that is not ASCII, a damaged gzip stream, a character outside `accepted`.
+    """
+    return list(iterate_fasta(path, accepted=accepted, upper=upper))
+
+
+def iterate_fasta(path: str | Path, *, accepted: str = IUPAC_DNA, upper: bool = True) -> Iterator[Record]:
+    """Yields the records of a FASTA file one by one; see `read_fasta`."""
+    path = Path(path)
+    allowed = (accepted.upper() + accepted.lower()).encode("ascii")
+    title: str | None = None
+    pieces: list[bytes] = []
+    start = 0
+    for number, line in _lines(path):
+        if line.startswith(b">"):
+            if title is not None:
+                yield _record(path, start, title, pieces, upper)
+            title, pieces, start = line[1:].decode("ascii").strip(), [], number
+        elif title is None:
+            raise NotFastaError(path, number, f"not FASTA: the first line is {_shown(line)}, accepted is a '>' line")
+        else:
+            unknown = line.translate(None, allowed)
+            if unknown:
+                letters = "".join(sorted(set(accepted.upper())))
+                raise BadCharacterError(path, number, chr(unknown[0]), f"{letters} in either case")
+            pieces.append(line)
+    if title is None:
+        raise EmptyFastaError(path, None, "the file is empty; accepted is FASTA with at least one record")
+    yield _record(path, start, title, pieces, upper)
+
+
+def reverse_complement(sequence: np.ndarray) -> np.ndarray:
+    """Returns the other strand, read from its own start: `result[i] = complement(sequence[-1 - i])`.
+
+    Args:
+      sequence: uint8 ASCII codes; IUPAC letters are complemented in their case, other bytes kept.
+    """
+    return _COMPLEMENT[sequence[::-1]]
+
+
+def _record(path: Path, line: int, title: str, pieces: list[bytes], upper: bool) -> Record:
+    if not pieces:
+        raise EmptyFastaError(path, line, f"record {title!r} has no sequence; accepted is at least one base")
+    bases = b"".join(pieces)
+    name, _, description = title.partition(" ")
+    return Record(name, description.strip(), np.frombuffer(bases.upper() if upper else bases, dtype=np.uint8).copy())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the non-blank lines of a plain or gzip file with their numbers, checked to be ASCII."""
+    number = 0
+    try:
+        with _open(path) as stream:
+            for number, raw in enumerate(stream, start=1):
+                line = raw.strip()
+                if not line.isascii():
+                    byte = next(b for b in line if b > 127)
+                    raise NonAsciiError(path, number, f"byte 0x{byte:02x} is not ASCII; accepted is plain ASCII text")
+                if line:
+                    yield number, line
+    except FileNotFoundError:
+        raise MissingFileError(path, what="FASTA file") from None
+    except IsADirectoryError:
+        raise NotFastaError(path, None, "is a folder; accepted is a FASTA file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        message = f"the gzip stream is truncated or damaged ({error}); accepted is a complete gzip file"
+        raise TruncatedGzipError(path, number + 1, message) from None
+    except OSError as error:
+        raise FastaError(path, None, f"cannot be read: {error.strerror}") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    stream = path.open("rb")
+    if stream.peek(2)[:2] != b"\x1f\x8b":
+        return stream
+    stream.close()
+    return cast(BinaryIO, gzip.open(path, "rb"))
+
+
+def _shown(line: bytes) -> str:
+    text = line[:40].decode("ascii")
+    return repr(text + ("…" if len(line) > 40 else ""))
