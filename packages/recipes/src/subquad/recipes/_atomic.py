@@ -1,0 +1,18 @@
+"""Writes a file completely or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` fill a temporary neighbour of `path`, then puts it in place in one move.
+
+    The neighbour keeps the suffix of `path` and is removed if `write` fails or is interrupted.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,10 @@
+"""The command lines of the recipes; heavy imports happen inside the commands."""
+
+import typer
+
+from subquad.recipes.commands.train import train
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `train` to an application."""
+    app.command("train")(train)

@@ -1,0 +1,74 @@
+"""`subquad train`: a configuration file in, a trained checkpoint and its report out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from subquad.recipes.training import TrainingResult
+
+
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="A Python file with a function config(), or 'small' for the shipped one.")
+    ],
+    output: Annotated[Path, typer.Option(help="The folder to write to; new or empty, unless --resume is given.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value…", help="Changes of the configuration, such as run.steps=50."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the resume point in the output folder.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress on stderr.")] = True,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train a network on genomes and report held-out bits per base beside Markov baselines."""
+    from subquad.recipes.errors import TrainingInterrupted
+
+    try:
+        result = _run(config, overrides or [], output, resume=resume, progress=progress)
+    except TrainingInterrupted as stop:
+        typer.echo(f"{stop}", err=True)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        status = _status(error)
+        if traceback or status is None:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(status) from None
+    _report(result)
+
+
+def _run(config: Path, overrides: list[str], output: Path, *, resume: bool, progress: bool) -> "TrainingResult":
+    from subquad.lazy_config import apply_overrides, load_config_file
+    from subquad.recipes.errors import MissingFileError
+    from subquad.recipes.training import train
+
+    if not config.exists():
+        shipped = Path(__file__).parent.parent / "configs" / f"{config}.py"
+        if not shipped.is_file():
+            raise MissingFileError(config, what="configuration file")
+        config = shipped
+    tree = apply_overrides(load_config_file(config), overrides)
+    return train(tree, output=output, resume=resume, progress=progress)
+
+
+def _status(error: Exception) -> int | None:
+    """Returns the exit status of an error that the user can put right, None for a bug."""
+    from subquad.inference.errors import InferenceError
+    from subquad.lazy_config import LazyConfigError
+    from subquad.modules.errors import ModulesError
+    from subquad.recipes.errors import RecipeError
+
+    if isinstance(error, RecipeError | LazyConfigError | ModulesError | InferenceError):
+        return 2
+    return 1 if isinstance(error, OSError) else None
+
+
+def _report(result: "TrainingResult") -> None:
+    typer.echo(f"held-out bits per base over {result.held_out_bases} bases after {result.steps} steps:")
+    typer.echo(f"  network              {result.held_out_bits:.4f}")
+    typer.echo(f"  order-0 entropy      {result.order0_entropy:.4f}")
+    for order, bits in result.baselines.items():
+        typer.echo(f"  Markov order {order}       {bits:.4f}")
+    typer.echo(f"trained for {result.seconds:.0f} s; checkpoint, metrics.jsonl and loss.png are in {result.output}")

@@ -1,0 +1,165 @@
+"""What happens beside the steps of a run: resume points, its course, the progress line."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from subquad.recipes._atomic import write_atomically
+from subquad.recipes.training.metrics import Measurement, write_metrics
+from subquad.recipes.training.module import LanguageModelTraining
+
+
+class StopRequested(Exception):
+    """Leaves Lightning's loop after Ctrl-C, once a resume point is written."""
+
+
+class ResumePoint(pl.Callback):
+    """Writes one resume point every few steps, at the end, and when Ctrl-C is pressed.
+
+    The first Ctrl-C lets the running step end, saves and raises `StopRequested`; a second one breaks off at once and
+    leaves the resume point before it.
+    """
+
+    def __init__(self, path: Path, *, every: int) -> None:
+        self._path, self._every = path, every
+        self._interrupted = threading.Event()
+        self._previous: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over Ctrl-C."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time to, or if Ctrl-C was pressed."""
+        if self._interrupted.is_set() or trainer.global_step % self._every == 0:
+            self.save(trainer)
+        if self._interrupted.is_set():
+            raise StopRequested
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the last step."""
+        self.save(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives Ctrl-C back."""
+        self._release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Gives Ctrl-C back."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the resume point, completely or not at all."""
+        if trainer.world_size > 1:
+            trainer.save_checkpoint(self._path)
+        else:
+            write_atomically(self._path, trainer.save_checkpoint)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted.set()
+        signal.signal(signal.SIGINT, self._previous if callable(self._previous) else signal.SIG_DFL)
+
+
+class CourseLog(pl.Callback):
+    """Keeps the course of the run, writes it to `metrics.jsonl`, and travels inside resume points."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.course: list[Measurement] = []
+        self._sum, self._count, self._seconds = 0.0, 0, 0.0
+        self._since = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock; of an earlier part only what the resume point knows is kept."""
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds the step to the mean of the next measurement."""
+        assert isinstance(pl_module, LanguageModelTraining)
+        self._sum, self._count = self._sum + pl_module.train_bits, self._count + 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes a measurement."""
+        assert isinstance(pl_module, LanguageModelTraining)
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else 0.0
+        mean = self._sum / self._count if self._count else pl_module.train_bits
+        entry = Measurement(trainer.global_step, mean, pl_module.held_out_bits, rate, round(self.seconds, 3))
+        self.course.append(entry)
+        self._sum, self._count = 0.0, 0
+        if trainer.is_global_zero:
+            write_metrics(self._path, self.course)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, over all resumed parts."""
+        return self._seconds + time.monotonic() - self._since
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers only, so that a resume point loads with `weights_only=True`."""
+        course = [list(entry) for entry in self.course]
+        return {"course": course, "sum": self._sum, "count": self._count, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a resume point."""
+        self.course = [Measurement(*entry) for entry in state_dict["course"]]
+        self._sum, self._count, self._seconds = state_dict["sum"], state_dict["count"], state_dict["seconds"]
+
+
+class ProgressLine(pl.Callback):
+    """A progress bar on a terminal, one line per validation elsewhere; both on stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console)
+        self._task = self._bar.add_task("")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the bar at the step the run stands at."""
+        self._bar.update(self._task, total=trainer.max_steps, completed=trainer.global_step)
+        if self._console.is_terminal and trainer.is_global_zero:
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=trainer.global_step, description=_described(pl_module))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints a line where there is no bar."""
+        if not self._console.is_terminal and trainer.is_global_zero:
+            self._console.print(
+                f"step {trainer.global_step}/{trainer.max_steps}: {_described(pl_module)}", soft_wrap=True
+            )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the bar down."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes the bar down."""
+        self._bar.stop()
+
+
+def _described(module: pl.LightningModule) -> str:
+    assert isinstance(module, LanguageModelTraining)
+    held_out = "" if module.held_out_bits != module.held_out_bits else f", held out {module.held_out_bits:.4f}"
+    return f"training {module.train_bits:.4f}{held_out} bits per base"

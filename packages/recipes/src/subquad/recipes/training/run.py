@@ -1,0 +1,224 @@
+"""Runs a training from a configuration to a checkpoint and its report."""
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from subquad.inference import save_checkpoint
+from subquad.lazy_config import Config, instantiate, to_yaml
+from subquad.recipes._atomic import write_atomically
+from subquad.recipes.baselines import markov_bits_per_base, order0_entropy
+from subquad.recipes.data.split import Split
+from subquad.recipes.errors import OutputExistsError, ResumeError, SettingError, TrainingInterrupted
+from subquad.recipes.training.callbacks import CourseLog, ProgressLine, ResumePoint, StopRequested
+from subquad.recipes.training.metrics import draw_course
+from subquad.recipes.training.module import LanguageModelTraining
+from subquad.recipes.training.sequences import GenomeWindows, load_split
+from subquad.recipes.training.settings import RunSettings, TrainingConfig
+
+BASELINE_ORDERS = range(7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a run left behind, and how good it is.
+
+    Attributes:
+      output: The folder of everything below.
+      checkpoint: The native checkpoint, a folder for `Engine.from_checkpoint`.
+      resume_point: The Lightning checkpoint that `resume` starts from.
+      metrics: The course of the run, one JSON object per line.
+      loss_image: Its picture, a PNG.
+      summary: The numbers below as JSON.
+      steps: Optimiser steps done.
+      held_out_bits: Bits per held-out base of the trained network.
+      baselines: Bits per held-out base of Markov models, by order, fitted to the training part (both strands if the
+        network saw both).
+      order0_entropy: Entropy of the base frequencies of the held-out part itself, in bits per base.
+      held_out_bases: Number of bases scored.
+      seconds: Time spent training, over all resumed parts.
+    """
+
+    output: Path
+    checkpoint: Path
+    resume_point: Path
+    metrics: Path
+    loss_image: Path
+    summary: Path
+    steps: int
+    held_out_bits: float
+    baselines: dict[int, float]
+    order0_entropy: float
+    held_out_bases: int
+    seconds: float
+
+
+def train(
+    config: Config[TrainingConfig], *, output: str | Path, resume: bool = False, progress: bool = True
+) -> TrainingResult:
+    """Trains the network of a configuration and writes checkpoint, metrics and loss curve to a folder.
+
+    The same configuration, seed and machine give the same weights, whether the run was interrupted and resumed or not.
+
+    Args:
+      config: A tree whose target is `TrainingConfig`; it is not changed.
+      output: The folder to write to: a new or empty one, or with `resume` that of an earlier run.
+      resume: Whether to go on from the resume point in `output`, if there is one.
+      progress: Whether a progress bar is shown on stderr.
+
+    Raises:
+      RecipeError: A setting, a genome file or the output folder cannot be used; nothing was written.
+      TrainingInterrupted: Ctrl-C was pressed; a resume point was written.
+    """
+    output = Path(output)
+    resume_point = output / "resume.ckpt"
+    resuming = _check_output(output, resume_point, config, resume)
+    pl.seed_everything(_seed(config), verbose=False)
+    settings = instantiate(config)
+    if not isinstance(settings, TrainingConfig):
+        raise SettingError("config()", settings, "a tree whose target is subquad.recipes.training.TrainingConfig")
+    split = load_split(settings.data)
+    module = LanguageModelTraining(
+        settings.model, steps=settings.run.steps, loss=settings.loss, optimizer=settings.optimizer
+    )
+    windows = GenomeWindows(split, settings.data, settings.run)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
+    saver = ResumePoint(resume_point, every=settings.run.save_every)
+    log = CourseLog(output / "metrics.jsonl")
+    with _quiet_lightning():
+        trainer = build_trainer(settings, [log, saver, *([ProgressLine()] if progress else [])], output)
+        try:
+            trainer.fit(module, windows, ckpt_path=resume_point if resuming else None, weights_only=True)
+        except StopRequested:
+            raise TrainingInterrupted(resume_point, trainer.global_step) from None
+        if not log.course or log.course[-1].step < settings.run.steps:
+            trainer.validate(module, windows, verbose=False)
+    return _write_report(config, settings, split, output, log)
+
+
+def build_trainer(settings: TrainingConfig, callbacks: list[pl.Callback], output: Path) -> pl.Trainer:
+    """Builds the Lightning trainer of a run; its own logger, checkpoints and progress bar are off."""
+    accelerator = settings.run.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    elif accelerator == "gpu" and not torch.cuda.is_available():
+        raise SettingError("run.accelerator", "gpu", "'cpu' or 'auto': this machine has no CUDA GPU that torch can use")
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=settings.run.precision,
+        max_steps=settings.run.steps,
+        max_epochs=-1,
+        val_check_interval=settings.run.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=settings.optimizer.clip,
+        callbacks=callbacks,
+        default_root_dir=output,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _check_output(output: Path, resume_point: Path, config: Config[TrainingConfig], resume: bool) -> bool:
+    """Says whether there is a resume point to go on from."""
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(output)
+    if not resume:
+        if output.is_dir() and any(output.iterdir()):
+            raise OutputExistsError(output)
+        return False
+    if not resume_point.is_file():
+        raise ResumeError(f"{resume_point}: no resume point to go on from; start without --resume")
+    before = (output / "config.yaml").read_text("utf-8") if (output / "config.yaml").is_file() else ""
+    if before != to_yaml(config):
+        raise ResumeError(f"{output}: the run there has another configuration; see its config.yaml")
+    return True
+
+
+def _seed(config: Config[TrainingConfig]) -> int:
+    """Reads the seed before the model, whose weights depend on it, is built."""
+    try:
+        seed = config.run.seed
+    except AttributeError:
+        return RunSettings().seed
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise SettingError("run.seed", seed, "a whole number from 0 to 4294967295")
+    return seed
+
+
+def _write_report(
+    config: Config[TrainingConfig],
+    settings: TrainingConfig,
+    split: Split,
+    output: Path,
+    log: CourseLog,
+) -> TrainingResult:
+    """Writes the native checkpoint, the curve and the numbers of a finished run."""
+    last = log.course[-1]
+    assert last.held_out_bits is not None
+    both = settings.data.both_strands
+    baselines = {
+        order: markov_bits_per_base(split.training, split.held_out, order, both_strands=both)
+        for order in BASELINE_ORDERS
+    }
+    result = TrainingResult(
+        output=output,
+        checkpoint=output / "checkpoint",
+        resume_point=output / "resume.ckpt",
+        metrics=output / "metrics.jsonl",
+        loss_image=output / "loss.png",
+        summary=output / "summary.json",
+        steps=last.step,
+        held_out_bits=last.held_out_bits,
+        baselines=baselines,
+        order0_entropy=order0_entropy(split.held_out),
+        held_out_bases=sum(len(document) - 1 for document in split.held_out),
+        seconds=last.seconds,
+    )
+    numbers = {name: value for name, value in asdict(result).items() if not isinstance(value, Path)}
+    _replace_checkpoint(result.checkpoint, settings, config, numbers)
+    draw_course(result.loss_image, log.course, baselines)
+    write_atomically(result.summary, lambda path: path.write_text(json.dumps(numbers, indent=2) + "\n", "utf-8"))
+    return result
+
+
+def _replace_checkpoint(
+    path: Path, settings: TrainingConfig, config: Config[TrainingConfig], numbers: dict[str, object]
+) -> None:
+    """Saves the native checkpoint; one that a resumed run left there before is replaced."""
+    if path.exists():
+        shutil.rmtree(path)
+    metadata = {"recipe": {"genomes": list(settings.data.genomes), "seed": settings.run.seed, **numbers}}
+    save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keeps Lightning's notices about hardware and data loaders away from a command's output."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                ".*does not have many workers.*",
+                ".*ended before the epoch ended.*",
+                ".*GPU available but.*",
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,179 @@
+"""What a training run is made of: plain values, checked when they are set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from subquad.recipes.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which sequences are trained on, and which of their bases are held out.
+
+    Attributes:
+      genomes: FASTA files (plain or gzip), or `"lambda_phage"` and `"phix174"` for the genomes that ship with the package.
+      window: Targets of one training window, 16 or more.
+      held_out: The share of the bases to hold out, above 0 and at most 0.5.
+      hold_out_by: `"block"` holds out blocks of every record, `"record"` whole records.
+      held_out_block: Length of a held-out block in bases, 16 or more.
+      both_strands: Whether windows are drawn from the reverse complement as often as from the sequence.
+      upper_case: Whether lower case (repeats) becomes upper case, and so full loss weight.
+      seed: Chooses the held-out part.
+    """
+
+    genomes: Sequence[str] = ("lambda_phage",)
+    window: int = 512
+    held_out: float = 0.1
+    hold_out_by: Literal["block", "record"] = "block"
+    held_out_block: int = 1024
+    both_strands: bool = True
+    upper_case: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(
+            "data.genomes",
+            self.genomes,
+            not isinstance(self.genomes, str) and len(self.genomes) > 0,
+            "a list of one file or more",
+        )
+        _whole("data.window", self.window, 16)
+        _check(
+            "data.held_out",
+            self.held_out,
+            _number(self.held_out) and 0 < self.held_out <= 0.5,
+            "a number above 0 and at most 0.5",
+        )
+        _check("data.hold_out_by", self.hold_out_by, self.hold_out_by in ("block", "record"), "'block' or 'record'")
+        _whole("data.held_out_block", self.held_out_block, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """How targets are weighted; the defaults are those that Evo 2 was trained with.
+
+    Attributes:
+      lowercase_weight: Weight of a lower-case target (a repeat), 0 to 1; its label is compared in upper case.
+      normalization: `"normalized_weighted"` divides by the sum of the weights, `"weighted"` by the number of
+        targets whose weight is not 0.
+      mask_end_of_document: Whether end-of-document and padding tokens are no targets.
+    """
+
+    lowercase_weight: float = 0.1
+    normalization: Literal["normalized_weighted", "weighted"] = "normalized_weighted"
+    mask_end_of_document: bool = True
+
+    def __post_init__(self) -> None:
+        weight = self.lowercase_weight
+        _check("loss.lowercase_weight", weight, _number(weight) and 0 <= weight <= 1, "a number from 0 to 1")
+        accepted = ("normalized_weighted", "weighted")
+        _check(
+            "loss.normalization", self.normalization, self.normalization in accepted, " or ".join(map(repr, accepted))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with a linear warm-up and a cosine down to `final_learning_rate` at the last step.
+
+    Attributes:
+      learning_rate: The highest rate, above 0.
+      final_learning_rate: The rate at the last step, 0 to `learning_rate`.
+      warmup_steps: Steps of linear warm-up, 0 or more.
+      weight_decay: Decoupled decay of the parameters that are not exempt, 0 or more.
+      beta1: Decay of the mean of gradients, 0 to 1.
+      beta2: Decay of the mean of their squares, 0 to 1.
+      clip: Largest norm of the gradient of all parameters, above 0.
+    """
+
+    learning_rate: float = 3e-4
+    final_learning_rate: float = 3e-5
+    warmup_steps: int = 2500
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        _check("optimizer.learning_rate", rate, _number(rate) and rate > 0, "a number above 0")
+        final = self.final_learning_rate
+        _check(
+            "optimizer.final_learning_rate", final, _number(final) and 0 <= final <= rate, f"a number from 0 to {rate}"
+        )
+        _whole("optimizer.warmup_steps", self.warmup_steps, 0)
+        decay = self.weight_decay
+        _check("optimizer.weight_decay", decay, _number(decay) and decay >= 0, "a number of at least 0")
+        for name in ("beta1", "beta2"):
+            beta = getattr(self, name)
+            _check(f"optimizer.{name}", beta, _number(beta) and 0 <= beta < 1, "a number from 0 to below 1")
+        _check("optimizer.clip", self.clip, _number(self.clip) and self.clip > 0, "a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How long and on what a run trains.
+
+    Attributes:
+      steps: Optimiser steps, 1 or more.
+      batch_size: Windows of one step and process, 1 or more.
+      validate_every: Steps between two measurements of the held-out bits per base.
+      save_every: Steps between two resume points.
+      seed: Chooses the initial weights and the training windows.
+      accelerator: `"auto"` takes a CUDA GPU where there is one.
+      precision: Lightning's name of the arithmetic, such as `"32-true"` or `"bf16-mixed"`.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    validate_every: int = 100
+    save_every: int = 100
+    seed: int = 0
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "save_every"):
+            _whole(f"run.{name}", getattr(self, name), 1)
+        _whole("run.seed", self.seed, 0)
+        _check(
+            "run.accelerator", self.accelerator, self.accelerator in ("auto", "cpu", "gpu"), "'auto', 'cpu' or 'gpu'"
+        )
+        precisions = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+        _check("run.precision", self.precision, self.precision in precisions, ", ".join(map(repr, precisions)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A whole run. In a configuration file this is the outermost `LazyConfig` target.
+
+    Attributes:
+      model: A network that maps ids [batch, length] to logits [batch, length, vocabulary], such as `StripedHyena2`.
+      data: See `DataSettings`.
+      loss: See `LossSettings`.
+      optimizer: See `OptimizerSettings`.
+      run: See `RunSettings`.
+    """
+
+    model: nn.Module
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    accepted = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    _check(name, value, accepted, f"a whole number of at least {least}")
+
+
+def _check(name: str, value: object, accepted: bool, what: str) -> None:
+    if not accepted:
+        raise SettingError(name, value, what)
