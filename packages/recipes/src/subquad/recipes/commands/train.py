@@ -10,13 +10,11 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[
-        Path, typer.Argument(help="A Python file with a function config(), or 'small' for the shipped one.")
-    ],
+    config: Annotated[Path, typer.Argument(help="A Python file with config(), or 'small' for the shipped one.")],
     output: Annotated[Path, typer.Option(help="The folder to write to; new or empty, unless --resume is given.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="key=value…", help="Changes of the configuration, such as run.steps=50."),
+        typer.Argument(metavar="key=value…", help="Changes of settings, such as run.steps=50."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the resume point in the output folder.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on stderr.")] = True,

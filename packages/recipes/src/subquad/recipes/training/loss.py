@@ -1,5 +1,6 @@
 """The next-token loss of DNA training: which targets count, and how much."""
 
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -25,8 +26,8 @@ def target_weights(
     """Weighs the targets `ids[:, 1:]`.
 
     1 for A, C, G, T; `lowercase_weight` for a, c, g, t; 0 for everything else, among it `@`, `#`, N and whatever stands
-    inside a phylogenetic tag `|d__…|`, also where the window cuts the tag. End-of-document and padding tokens weigh 1 if
-    `mask_end_of_document` is false.
+    inside a phylogenetic tag `|d__…|`, also where the window cuts the tag. End-of-document and padding tokens weigh 1
+    if `mask_end_of_document` is false.
 
     Args:
       ids: Byte tokens with the first context token in front, int64.
@@ -91,11 +92,11 @@ def _inside_tags(row: np.ndarray) -> np.ndarray:
     """Marks the tokens of one window that belong to a tag; every document in it is looked at by itself."""
     inside = np.zeros(len(row), dtype=bool)
     edges = [-1, *np.flatnonzero(row == _END_OF_DOCUMENT).tolist(), len(row)]
-    for before, after in zip(edges[:-1], edges[1:], strict=True):
+    for before, after in itertools.pairwise(edges):
         pipes = [before, *(before + 1 + np.flatnonzero(row[before + 1 : after] == _PIPE)).tolist(), after]
         if len(pipes) == 2:
             continue
-        stretches = list(zip(pipes[:-1], pipes[1:], strict=True))
+        stretches = list(itertools.pairwise(pipes))
         evidence = (i for i, (left, right) in enumerate(stretches) if np.isin(row[left + 1 : right], _TAG_ONLY).any())
         # Stretches take turns; one that holds a letter only tags have fixes whose turn it is. Without one the document
         # begins with sequence.

@@ -25,6 +25,9 @@ from subquad.recipes.training.sequences import GenomeWindows, load_split
 from subquad.recipes.training.settings import RunSettings, TrainingConfig
 
 BASELINE_ORDERS = range(7)
+"""The Markov models that a run is compared with."""
+
+_NOTICES = (".*does not have many workers.*", ".*ended before the epoch ended.*", ".*GPU available but.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +216,7 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for message in (
-                ".*does not have many workers.*",
-                ".*ended before the epoch ended.*",
-                ".*GPU available but.*",
-            ):
+            for message in _NOTICES:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:

@@ -14,7 +14,7 @@ class DataSettings:
     """Which sequences are trained on, and which of their bases are held out.
 
     Attributes:
-      genomes: FASTA files (plain or gzip), or `"lambda_phage"` and `"phix174"` for the genomes that ship with the package.
+      genomes: FASTA files (plain or gzip); `"lambda_phage"` and `"phix174"` are the genomes that ship with the package.
       window: Targets of one training window, 16 or more.
       held_out: The share of the bases to hold out, above 0 and at most 0.5.
       hold_out_by: `"block"` holds out blocks of every record, `"record"` whole records.
@@ -34,20 +34,12 @@ class DataSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(
-            "data.genomes",
-            self.genomes,
-            not isinstance(self.genomes, str) and len(self.genomes) > 0,
-            "a list of one file or more",
-        )
+        several = not isinstance(self.genomes, str) and len(self.genomes) > 0
+        _check("data.genomes", self.genomes, several, "a list of one file or more")
         _whole("data.window", self.window, 16)
-        _check(
-            "data.held_out",
-            self.held_out,
-            _number(self.held_out) and 0 < self.held_out <= 0.5,
-            "a number above 0 and at most 0.5",
-        )
-        _check("data.hold_out_by", self.hold_out_by, self.hold_out_by in ("block", "record"), "'block' or 'record'")
+        share = self.held_out
+        _check("data.held_out", share, _number(share) and 0 < share <= 0.5, "a number above 0 and at most 0.5")
+        _one_of("data.hold_out_by", self.hold_out_by, "block", "record")
         _whole("data.held_out_block", self.held_out_block, 16)
 
 
@@ -69,10 +61,7 @@ class LossSettings:
     def __post_init__(self) -> None:
         weight = self.lowercase_weight
         _check("loss.lowercase_weight", weight, _number(weight) and 0 <= weight <= 1, "a number from 0 to 1")
-        accepted = ("normalized_weighted", "weighted")
-        _check(
-            "loss.normalization", self.normalization, self.normalization in accepted, " or ".join(map(repr, accepted))
-        )
+        _one_of("loss.normalization", self.normalization, "normalized_weighted", "weighted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +90,8 @@ class OptimizerSettings:
         rate = self.learning_rate
         _check("optimizer.learning_rate", rate, _number(rate) and rate > 0, "a number above 0")
         final = self.final_learning_rate
-        _check(
-            "optimizer.final_learning_rate", final, _number(final) and 0 <= final <= rate, f"a number from 0 to {rate}"
-        )
+        below = _number(final) and 0 <= final <= rate
+        _check("optimizer.final_learning_rate", final, below, f"a number from 0 to {rate}")
         _whole("optimizer.warmup_steps", self.warmup_steps, 0)
         decay = self.weight_decay
         _check("optimizer.weight_decay", decay, _number(decay) and decay >= 0, "a number of at least 0")
@@ -139,11 +127,8 @@ class RunSettings:
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             _whole(f"run.{name}", getattr(self, name), 1)
         _whole("run.seed", self.seed, 0)
-        _check(
-            "run.accelerator", self.accelerator, self.accelerator in ("auto", "cpu", "gpu"), "'auto', 'cpu' or 'gpu'"
-        )
-        precisions = ("32-true", "64-true", "bf16-mixed", "bf16-true")
-        _check("run.precision", self.precision, self.precision in precisions, ", ".join(map(repr, precisions)))
+        _one_of("run.accelerator", self.accelerator, "auto", "cpu", "gpu")
+        _one_of("run.precision", self.precision, "32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +152,10 @@ class TrainingConfig:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_of(name: str, value: object, *accepted: str) -> None:
+    _check(name, value, value in accepted, " or ".join(map(repr, accepted)))
 
 
 def _whole(name: str, value: object, least: int) -> None:
