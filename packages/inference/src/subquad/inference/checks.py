@@ -1,0 +1,68 @@
+"""Checks of a request before any work starts; the same for the offline calls and for the scheduler."""
+
+from collections.abc import Sequence
+
+from subquad.inference.errors import InvalidOption, InvalidSequence, RequestTooLarge
+from subquad.inference.jobs import GenerateJob, ScoreJob
+from subquad.inference.scoring import check_strand, strand_inputs
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, *, field: str) -> None:
+    """Checks that ids are integers of the vocabulary.
+
+    Raises:
+      InvalidSequence: An id is not.
+    """
+    try:
+        if not ids or (0 <= min(ids) and max(ids) < vocab_size and all(isinstance(i, int) for i in ids)):
+            return
+    except TypeError:
+        pass
+    position, bad = next(
+        (p, i) for p, i in enumerate(ids) if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < vocab_size
+    )
+    raise InvalidSequence(field, f"has {bad!r} at position {position}; accepted: integers from 0 to {vocab_size - 1}")
+
+
+def check_generate_job(
+    job: GenerateJob, *, vocab_size: int, max_sequence_tokens: int, slots: int, field: str = "prompt"
+) -> None:
+    """Checks that a generation can run.
+
+    A prompt that leaves room for fewer than ``max_new_tokens`` is accepted: it ends with ``context_length``.
+
+    Raises:
+      InvalidSequence: The prompt is empty or holds an id outside the vocabulary.
+      RequestTooLarge: The prompt leaves no room for a new token, or more samples are asked for than rows exist.
+      InvalidOption: ``num_samples`` is below 1, or ``top_k`` is above the vocabulary.
+    """
+    if not len(job.prompt_ids):
+        raise InvalidSequence(field, "is empty; accepted: at least one token")
+    check_ids(job.prompt_ids, vocab_size, field=field)
+    if len(job.prompt_ids) >= max_sequence_tokens:
+        raise RequestTooLarge(field, len(job.prompt_ids), max_sequence_tokens - 1, "tokens")
+    if job.options.top_k > vocab_size:
+        raise InvalidOption("top_k", job.options.top_k, f"an integer from 0 to {vocab_size}, the size of the vocabulary")
+    if isinstance(job.num_samples, bool) or not isinstance(job.num_samples, int) or job.num_samples < 1:
+        raise InvalidOption("num_samples", job.num_samples, f"an integer from 1 to {slots}")
+    if job.num_samples > slots:
+        raise RequestTooLarge("num_samples", job.num_samples, slots, "samples")
+
+
+def check_score_job(job: ScoreJob, *, vocab_size: int, max_sequence_tokens: int, field: str = "sequences") -> None:
+    """Checks that every sequence can be scored.
+
+    Raises:
+      InvalidSequence: There is no sequence; or one has nothing to score, an id outside the vocabulary or no complement.
+      RequestTooLarge: A sequence is longer than the network takes.
+      InvalidOption: The strand is unknown, or cannot be combined with values of each token.
+    """
+    check_strand(job.strand, per_token=job.return_logprobs, prepend_eod=job.prepend_eod)
+    if not len(job.sequences):
+        raise InvalidSequence(field, "is empty; accepted: at least one sequence")
+    for index, ids in enumerate(job.sequences):
+        name = f"{field}[{index}]"
+        check_ids(ids, vocab_size, field=name)
+        if len(ids) + job.prepend_eod > max_sequence_tokens:
+            raise RequestTooLarge(name, len(ids), max_sequence_tokens - job.prepend_eod, "tokens")
+        strand_inputs(ids, prepend=0 if job.prepend_eod else None, strand=job.strand, field=name)

@@ -1,0 +1,338 @@
+"""Continuous batching: requests enter and leave between steps, and no request changes another's result.
+
+One step: drop what was cancelled; admit in order of arrival while rows are free; read at most one chunk of one prompt
+or sequence, of a grid that does not depend on load; decode one token for every row. Every request reserves all it will
+need when it is admitted, so that nothing ever runs out half-way. This class has no thread and no lock: the offline
+calls of the engine drive it directly, `Scheduler` drives it from its thread.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from subquad.inference.decoding import DecodeRows, Draw, SampleStream
+from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
+from subquad.inference.jobs import Failed, GenerateJob, Scored, ScoreJob, Started, Timing
+from subquad.inference.network import Network
+from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
+from subquad.inference.state_pool import StatePool
+from subquad.inference.stopping import Token
+from subquad.inference.ticket import Ticket
+from subquad.inference.tokenizer import Tokenizer
+
+Job = GenerateJob | ScoreJob
+
+
+@dataclass
+class Counters:
+    """What was done so far."""
+
+    steps: int = 0
+    prefill_chunks: int = 0
+    decode_steps: int = 0
+    generated_tokens: int = 0
+    prefills: int = 0
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request from its submission to its end."""
+
+    ticket: Ticket
+    job: Job
+    submitted: float
+    slots: list[int] = field(default_factory=list)
+    admitted: float = 0.0
+    prefilled: float = 0.0
+    ended: bool = False
+
+    @property
+    def wanted_slots(self) -> int:
+        return self.job.num_samples if isinstance(self.job, GenerateJob) else 1
+
+
+@dataclass(eq=False)
+class _Generation(_Request):
+    job: GenerateJob  # type: ignore[assignment]
+    next_token: int = 0
+    streams: dict[int, SampleStream] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Scoring(_Request):
+    job: ScoreJob  # type: ignore[assignment]
+    next_sequence: int = 0
+    passes: deque[ScoringPass] = field(default_factory=deque)
+    strands: list[Score] = field(default_factory=list)
+
+
+class ContinuousBatch:
+    """Runs generations and scorings over one network and one pool of states.
+
+    Args:
+      network: The network.
+      tokenizer: Gives the special ids and encodes stop texts.
+      slots: Rows of the pool and of every decode step.
+      max_sequence_tokens: Prompt and new tokens of one sequence at most.
+      prefill_chunk: Tokens of a chunk; chunk ``i`` of a prompt is ``ids[i * C : (i + 1) * C]``.
+      poison_freed: Fill freed rows with NaN (for tests).
+      clock: Seconds, for timings.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        *,
+        slots: int,
+        max_sequence_tokens: int,
+        prefill_chunk: int,
+        poison_freed: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._network, self._tokenizer, self._clock = network, tokenizer, clock
+        self._chunk, self._max_sequence_tokens = prefill_chunk, max_sequence_tokens
+        self.pool = StatePool(network, slots, max_sequence_tokens, poison_freed=poison_freed)
+        self._rows = DecodeRows(network, self.pool)
+        self._device = self.pool.state.position.device
+        self._queue: deque[_Request] = deque()
+        self._reading: deque[_Request] = deque()
+        self._running: list[_Request] = []
+        self._touched: dict[str, Ticket] = {}
+        self.counters = Counters()
+
+    @property
+    def running(self) -> int:
+        """Number of requests that hold rows."""
+        return len(self._running)
+
+    @property
+    def queued(self) -> int:
+        """Number of requests that wait for rows."""
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no request at all."""
+        return not self._queue and not self._running
+
+    def submit(self, ticket: Ticket, job: Job, submitted: float | None = None) -> None:
+        """Appends a request that was checked against the limits; see `checks.check_job`."""
+        kind = _Generation if isinstance(job, GenerateJob) else _Scoring
+        self._queue.append(kind(ticket, job, self._clock() if submitted is None else submitted))  # type: ignore[arg-type]
+
+    def step(self) -> bool:
+        """Does one step and returns whether there was anything to do."""
+        self.counters.steps += 1
+        worked = self._drop_cancelled()
+        worked |= self._admit()
+        self._notify()
+        worked |= self._read_one_chunk()
+        worked |= self._decode()
+        self._notify()
+        return worked
+
+    def fail_all(self, error: InferenceError) -> None:
+        """Ends every request, waiting or running, with ``error``."""
+        for request in [*self._running, *self._queue]:
+            self._fail(request, error)
+        self._queue.clear()
+        self._notify()
+
+    def _notify(self) -> None:
+        touched, self._touched = self._touched, {}
+        for ticket in touched.values():
+            try:
+                ticket.notify()
+            except Exception:  # a reader that cannot be told has gone; nobody else may suffer from it
+                ticket.cancel()
+
+    def _touch(self, request: _Request) -> None:
+        self._touched[request.ticket.id] = request.ticket
+
+    def _drop_cancelled(self) -> bool:
+        dropped = [r for r in [*self._running, *self._queue] if r.ticket.cancelled]
+        for request in dropped:
+            self._fail(request, RequestCancelled())
+        if dropped:
+            self._queue = deque(r for r in self._queue if not r.ended)
+        return bool(dropped)
+
+    def _admit(self) -> bool:
+        admitted = False
+        while self._queue:
+            request = self._queue[0]
+            slots = self.pool.acquire(request.wanted_slots)
+            if slots is None:
+                break
+            self._queue.popleft()
+            request.slots, request.admitted = slots, self._clock()
+            self._running.append(request)
+            self._reading.append(request)
+            admitted = True
+            if isinstance(request, _Generation):
+                self._start(request)
+        return admitted
+
+    def _start(self, request: _Generation) -> None:
+        seed = request.job.options.with_seed()
+        for index, slot in enumerate(request.slots):
+            request.streams[slot] = SampleStream(
+                request.ticket, request.job, index, seed, self._tokenizer, self._max_sequence_tokens
+            )
+        request.ticket.put(Started(request.ticket.id, seed, len(request.job.prompt_ids)))
+        self._touch(request)
+
+    def _read_one_chunk(self) -> bool:
+        """Reads a chunk of the request whose turn it is; requests that read take turns."""
+        if not self._reading:
+            return False
+        request = self._reading.popleft()
+        self.counters.prefill_chunks += 1
+        try:
+            more = self._read_prompt(request) if isinstance(request, _Generation) else self._read_sequence(request)
+        except Exception as error:
+            self._fail(request, _as_inference_error(error))
+            return True
+        if more:
+            self._reading.append(request)
+        return True
+
+    @torch.inference_mode()
+    def _read_prompt(self, request: _Generation) -> bool:
+        prompt, start = request.job.prompt_ids, request.next_token
+        stop = min(start + self._chunk, len(prompt))
+        ids = torch.tensor([prompt[start:stop]], device=self._device)
+        first = request.slots[0]
+        hidden = self._network.encode(ids, self.pool.row(first))
+        request.next_token = stop
+        if stop < len(prompt):
+            return True
+        self.counters.prefills += 1
+        self.pool.copy(first, request.slots[1:])
+        request.prefilled = self._clock()
+        streams = [request.streams[slot] for slot in request.slots]
+        logits = self._network.unembed(hidden[:, -1:])[:, 0].expand(len(streams), -1)
+        positions = torch.full((len(streams),), len(prompt), device=self._device)
+        _, drawn = Draw(list(streams), self._device)(logits, positions)
+        for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=True):
+            if not finite:
+                raise NonFiniteLogits(f"token {len(prompt)}")
+            self._rows.place(slot, request.streams[slot], token_id)
+            self._accept(request, slot, Token(token_id, logprob))
+        return False
+
+    def _read_sequence(self, request: _Scoring) -> bool:
+        job, index = request.job, request.next_sequence
+        if not request.passes:
+            prepend = self._tokenizer.eod_id if job.prepend_eod else None
+            name = f"sequences[{index}]"
+            for ids in strand_inputs(job.sequences[index], prepend=prepend, strand=job.strand, field=name):
+                request.passes.append(self._scoring_pass(request, ids))
+            self.pool.reset(request.slots)
+        current = request.passes[0]
+        current.advance()
+        if current.done:
+            request.strands += current.scores()
+            request.passes.popleft()
+            self.pool.reset(request.slots)
+            if not request.passes:
+                self._put_score(request, average_strands(request.strands))
+        return not request.ended
+
+    def _scoring_pass(self, request: _Scoring, ids: list[int]) -> ScoringPass:
+        return ScoringPass(
+            self._network,
+            [ids],
+            chunk=self._chunk,
+            device=self._device,
+            state=self.pool.row(request.slots[0]),
+            keep_logprobs=request.job.return_logprobs,
+            pad_id=self._tokenizer.pad_id,
+        )
+
+    def _put_score(self, request: _Scoring, score: Score) -> None:
+        index = request.next_sequence
+        request.next_sequence, request.strands = index + 1, []
+        last = request.next_sequence == len(request.job.sequences)
+        timing = None
+        if last:
+            now = self._clock()
+            timing = Timing(request.admitted - request.submitted, now - request.admitted, 0.0)
+        request.ticket.put(Scored(index, score.log_likelihood, score.scored_tokens, score.logprobs, timing))
+        self._touch(request)
+        if last:
+            self._release(request)
+
+    def _decode(self) -> bool:
+        slots = self._rows.ready()
+        if not slots:
+            return False
+        owners = {slot: r for r in self._running if isinstance(r, _Generation) for slot in r.streams}
+        self.counters.decode_steps += 1
+        try:
+            results = self._rows.step(slots)
+        except Exception as error:
+            for request in {id(owners[slot]): owners[slot] for slot in slots}.values():
+                self._fail(request, _as_inference_error(error))
+            return True
+        for slot, token, finite in results:
+            request = owners[slot]
+            if request.ended:
+                continue
+            if finite:
+                self._accept(request, slot, token)
+            else:
+                stream = request.streams[slot]
+                position = len(request.job.prompt_ids) + stream.sampled
+                self._fail(request, NonFiniteLogits(f"token {position} of sample {stream.index}"))
+        return True
+
+    def _accept(self, request: _Generation, slot: int, token: Token) -> None:
+        stream = request.streams[slot]
+        stream.accept(token)
+        self.counters.generated_tokens += 1
+        self._touch(request)
+        if stream.reason is None:
+            return
+        now = self._clock()
+        stream.finish(
+            Timing(
+                request.admitted - request.submitted, request.prefilled - request.admitted, now - request.prefilled
+            )
+        )
+        self._rows.remove(slot)
+        del request.streams[slot]
+        request.slots.remove(slot)
+        self.pool.release([slot])
+        if not request.slots:
+            self._release(request)
+
+    def _fail(self, request: _Request, error: InferenceError) -> None:
+        if not request.ended:
+            request.ticket.put(Failed(error))
+            self._touch(request)
+            self._release(request)
+
+    def _release(self, request: _Request) -> None:
+        request.ended = True
+        for slot in request.slots:
+            self._rows.remove(slot)
+        if request.slots:
+            self.pool.release(request.slots)
+        request.slots = []
+        if request in self._running:
+            self._running.remove(request)
+        if request in self._reading:
+            self._reading.remove(request)
+
+
+def _as_inference_error(error: Exception) -> InferenceError:
+    if isinstance(error, InferenceError):
+        return error
+    failure = StepFailed(f"a step of the network failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

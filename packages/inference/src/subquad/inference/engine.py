@@ -1,0 +1,412 @@
+"""The engine: a network and its tokenizer, with the calls that people make."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from subquad.inference.checks import check_generate_job, check_ids, check_score_job
+from subquad.inference.continuous_batch import ContinuousBatch
+from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
+from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
+from subquad.inference.network import Network
+from subquad.inference.options import Generation, GenerationOptions, StreamEvent
+from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
+from subquad.inference.ticket import Ticket
+from subquad.inference.tokenizer import Tokenizer
+
+DEFAULT_MAX_SEQUENCE_TOKENS = 1 << 20
+Reduce = Literal["sum", "mean", "none"]
+Sequences = Sequence[str] | Sequence[Sequence[int]]
+
+
+class Engine:
+    """Generates from, scores with and runs one network.
+
+    Args:
+      model: The network, on its device and in its dtype; it is put into evaluation mode.
+      tokenizer: Turns texts into ids.
+      metadata: What the checkpoint says of itself; ``max_sequence_tokens`` and ``weights_sha256`` are read from it.
+      max_running: Rows of the decode batch. Every decode step has this many, used or not: results then do not depend on
+        how many prompts run together. Fewer rows suit a single prompt, more a long list.
+      prefill_chunk: Tokens read at once. Chunks lie on an absolute grid, so that results do not depend on the load; peak
+        memory grows with the chunk, not with the prompt.
+      max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
+
+    Raises:
+      InvalidOption: ``max_running``, ``prefill_chunk`` or ``max_sequence_tokens`` is too small.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        max_running: int = 8,
+        prefill_chunk: int = 2048,
+        max_sequence_tokens: int | None = None,
+    ) -> None:
+        for name, value in (("max_running", max_running), ("prefill_chunk", prefill_chunk)):
+            if value < 1:
+                raise InvalidOption(name, value, "an integer, 1 or more")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.max_running = max_running
+        self.prefill_chunk = prefill_chunk
+        if max_sequence_tokens is None:
+            max_sequence_tokens = int(self.metadata.get("max_sequence_tokens") or DEFAULT_MAX_SEQUENCE_TOKENS)
+        if max_sequence_tokens < 2:
+            raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
+        self.max_sequence_tokens = max_sequence_tokens
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        max_running: int = 8,
+        prefill_chunk: int = 2048,
+    ) -> "Engine":
+        """Loads a native checkpoint directory; see `load_checkpoint` for the arguments and the errors."""
+        from subquad.inference.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(path, device=device, dtype=dtype)
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            metadata=loaded.metadata,
+            max_running=max_running,
+            prefill_chunk=prefill_chunk,
+        )
+
+    @property
+    def network(self) -> Network:
+        """The model, seen as what the engine needs of it."""
+        assert isinstance(self.model, Network)
+        return self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the embedding, and so of the activations."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """``("blocks.0", "blocks.1", …)``."""
+        return tuple(f"blocks.{i}" for i, _ in enumerate(self.model.get_submodule("blocks").children()))
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The digest of the weights file (of the index where there are several); None for a network made in memory."""
+        return self.metadata.get("weights_sha256")
+
+    @torch.inference_mode()
+    def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Returns float32 logits of every position.
+
+        Args:
+          ids: Integer tokens; 1 to ``max_sequence_tokens`` a row.
+
+        Raises:
+          InvalidSequence: The shape is not ``[batch, length]``, a row is empty or an id lies outside the vocabulary.
+          RequestTooLarge: A row is longer than the network takes.
+          NonFiniteLogits: The network produced NaN or infinity.
+        """
+        if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+            problem = f"has the shape {list(ids.shape)} and type {ids.dtype}"
+            raise InvalidSequence("ids", f"{problem}; accepted: integers [batch, length], neither of them 0")
+        if ids.shape[1] > self.max_sequence_tokens:
+            raise RequestTooLarge("ids", ids.shape[1], self.max_sequence_tokens, "tokens")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.tokenizer.vocab_size:
+            bad = low if low < 0 else high
+            raise InvalidSequence("ids", f"holds {bad}; accepted: 0 to {self.tokenizer.vocab_size - 1}")
+        logits = self.network.forward(ids.to(self.device, torch.int64)).float()
+        if not torch.isfinite(logits).all():
+            raise NonFiniteLogits("forward")
+        return logits
+
+    def generate(self, prompts: Sequences, options: GenerationOptions | None = None) -> list[Generation]:
+        """Extends each prompt; prompts of any lengths run together and give what each gives alone.
+
+        Args:
+          prompts: Texts, or lists of ids.
+          options: How to extend them; default: 100 tokens, greedy.
+
+        Returns:
+          One result a prompt, in order.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: The network produced NaN or infinity for one of the prompts.
+        """
+        options = options or GenerationOptions()
+        ids = self._encode_all(prompts, "prompts")
+        return list(self._generate(ids, options)) if ids else []
+
+    def generate_each(
+        self, prompts: Iterable[str | Sequence[int]], options: GenerationOptions | None = None
+    ) -> Iterator[Generation]:
+        """Like `generate` for any number of prompts: reads them as rows become free and yields results in order.
+
+        Memory stays flat: at most ``4 * max_running`` prompts and results are held. State rows have the size of the
+        longest sequence that ``max_sequence_tokens`` allows, so set that to what is needed.
+        """
+        options = options or GenerationOptions()
+        encoded = (self._encode(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts))
+        batch = self._batch(self.max_sequence_tokens)
+        yield from self._run(batch, (GenerateJob(ids, options) for ids in encoded))
+
+    def stream(
+        self, prompt: str | Sequence[int], options: GenerationOptions | None = None
+    ) -> Iterator[StreamEvent]:
+        """Yields tokens as they are made; the last event has a ``finish_reason``. The same tokens as `generate`.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: The network produced NaN or infinity.
+        """
+        job = GenerateJob(self._encode(prompt, "prompt"), options or GenerationOptions())
+        self._check(job, "prompt")
+        return self._stream(job)
+
+    def _stream(self, job: GenerateJob) -> Iterator[StreamEvent]:
+        batch = self._batch(self._needed_tokens([job]))
+        ticket = Ticket(1)
+        batch.submit(ticket, job)
+        seed, count = 0, 0
+        while not ticket.done:
+            batch.step()
+            for event in ticket.take():
+                match event:
+                    case Started():
+                        seed = event.seed
+                    case Tokens():
+                        count = event.first_index + len(event.ids)
+                        text = self.tokenizer.decode(event.ids)
+                        yield StreamEvent(
+                            first_index=event.first_index, text=text, ids=event.ids, logprobs=event.logprobs, seed=seed
+                        )
+                    case Finished():
+                        logprobs = [] if job.options.return_logprobs else None
+                        yield StreamEvent(
+                            first_index=count,
+                            text="",
+                            ids=[],
+                            logprobs=logprobs,
+                            seed=seed,
+                            finish_reason=event.reason,
+                            stop_sequence=event.stop_sequence,
+                        )
+                    case Failed():
+                        raise event.error
+                    case _:
+                        pass
+
+    @overload
+    def score(
+        self,
+        sequences: Sequences,
+        *,
+        reduce: Literal["sum", "mean"] = "sum",
+        prepend_eod: bool = False,
+        strand: Strand = "forward",
+        batch_size: int = 1,
+    ) -> list[float]: ...
+    @overload
+    def score(
+        self,
+        sequences: Sequences,
+        *,
+        reduce: Literal["none"],
+        prepend_eod: bool = False,
+        strand: Strand = "forward",
+        batch_size: int = 1,
+    ) -> list[list[float]]: ...
+    def score(
+        self,
+        sequences: Sequences,
+        *,
+        reduce: Reduce = "sum",
+        prepend_eod: bool = False,
+        strand: Strand = "forward",
+        batch_size: int = 1,
+    ) -> list[float] | list[list[float]]:
+        """Returns the log-likelihood of each sequence in nats: ``sum(log p(ids[t] | ids[:t]) for t >= 1)``.
+
+        Args:
+          sequences: Texts, or lists of ids, of any lengths.
+          reduce: ``"sum"``; ``"mean"``, over the scored tokens; or ``"none"``, one value for each scored token.
+          prepend_eod: Start from the end-of-document token, so that the first token is scored too.
+          strand: ``"both"`` averages with the reverse complement.
+          batch_size: Sequences read side by side. 1 makes each score bitwise independent of the others; more is faster
+            for short sequences and moves a score by rounding only.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: The network produced NaN or infinity.
+        """
+        if reduce not in ("sum", "mean", "none"):
+            raise InvalidOption("reduce", reduce, "'sum', 'mean' or 'none'")
+        scores = self.score_details(
+            sequences, prepend_eod=prepend_eod, strand=strand, keep_logprobs=reduce == "none", batch_size=batch_size
+        )
+        if reduce == "none":
+            return [score.logprobs or [] for score in scores]
+        return [score.log_likelihood if reduce == "sum" else score.mean for score in scores]
+
+    def score_details(
+        self,
+        sequences: Sequences,
+        *,
+        prepend_eod: bool = False,
+        strand: Strand = "forward",
+        keep_logprobs: bool = False,
+        batch_size: int = 1,
+    ) -> list[Score]:
+        """Like `score`, with sum, count and (where kept) the value of each token."""
+        if batch_size < 1:
+            raise InvalidOption("batch_size", batch_size, "an integer, 1 or more")
+        ids = self._encode_all(sequences, "sequences")
+        if not ids:
+            return []
+        job = ScoreJob(ids, prepend_eod=prepend_eod, strand=strand, return_logprobs=keep_logprobs)
+        check_score_job(job, vocab_size=self.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens)
+        prepend = self.tokenizer.eod_id if prepend_eod else None
+        inputs = [strand_inputs(s, prepend=prepend, strand=strand, field=f"sequences[{i}]") for i, s in enumerate(ids)]
+        flat = [(i, s) for i, strands in enumerate(inputs) for s in strands]
+        order = sorted(range(len(flat)), key=lambda k: -len(flat[k][1]))
+        found: dict[int, Score] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found.update(zip(rows, self._score_rows([flat[k][1] for k in rows], keep_logprobs), strict=True))
+        strands_of: list[list[Score]] = [[] for _ in ids]
+        for k, (i, _) in enumerate(flat):
+            strands_of[i].append(found[k])
+        return [average_strands(strands) for strands in strands_of]
+
+    def _score_rows(self, rows: list[list[int]], keep_logprobs: bool) -> list[Score]:
+        longest = max(len(row) for row in rows)
+        state = None
+        if ScoringPass.needs_state(longest, self.prefill_chunk):
+            state = self.network.init_state(len(rows), max_length=longest)
+        scoring = ScoringPass(
+            self.network,
+            rows,
+            chunk=self.prefill_chunk,
+            device=self.device,
+            state=state,
+            keep_logprobs=keep_logprobs,
+            pad_id=self.tokenizer.pad_id,
+        )
+        while not scoring.done:
+            scoring.advance()
+        return scoring.scores()
+
+    def _generate(self, prompts: list[list[int]], options: GenerationOptions) -> Iterator[Generation]:
+        jobs = [GenerateJob(ids, options) for ids in prompts]
+        for index, job in enumerate(jobs):
+            self._check(job, f"prompts[{index}]")
+        return self._run(self._batch(self._needed_tokens(jobs)), iter(jobs))
+
+    def _run(self, batch: ContinuousBatch, jobs: Iterator[GenerateJob]) -> Iterator[Generation]:
+        """Keeps the batch filled from ``jobs`` and yields results in order."""
+        open_results: list[_Result] = []
+        more, index = True, 0
+        while True:
+            while more and len(open_results) < 4 * self.max_running:
+                job = next(jobs, None)
+                if job is None:
+                    more = False
+                    break
+                self._check(job, f"prompts[{index}]")
+                result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
+                batch.submit(result.ticket, job)
+                open_results.append(result)
+                index += 1
+            while open_results and open_results[0].ticket.done:
+                yield open_results.pop(0).generation(self.tokenizer)
+            if not open_results and not more:
+                return
+            batch.step()
+
+    def _batch(self, max_sequence_tokens: int) -> ContinuousBatch:
+        return ContinuousBatch(
+            self.network,
+            self.tokenizer,
+            slots=self.max_running,
+            max_sequence_tokens=max_sequence_tokens,
+            prefill_chunk=self.prefill_chunk,
+        )
+
+    def _needed_tokens(self, jobs: Sequence[GenerateJob]) -> int:
+        longest = max(len(job.prompt_ids) + job.options.max_new_tokens for job in jobs)
+        return min(longest, self.max_sequence_tokens)
+
+    def _check(self, job: GenerateJob, field: str) -> None:
+        check_generate_job(
+            job,
+            vocab_size=self.tokenizer.vocab_size,
+            max_sequence_tokens=self.max_sequence_tokens,
+            slots=self.max_running,
+            field=field,
+        )
+
+    def _encode(self, sequence: str | Sequence[int], field: str) -> list[int]:
+        if isinstance(sequence, str):
+            return self.tokenizer.encode(sequence, field=field)
+        ids = list(sequence)
+        check_ids(ids, self.tokenizer.vocab_size, field=field)
+        return ids
+
+    def _encode_all(self, sequences: Sequences, field: str) -> list[list[int]]:
+        if isinstance(sequences, str):
+            raise InvalidOption(field, sequences[:32], "a list of texts or of lists of ids, not one text")
+        return [self._encode(sequence, f"{field}[{i}]") for i, sequence in enumerate(sequences)]
+
+
+class _Result:
+    """Collects the events of one offline generation."""
+
+    def __init__(self, ticket: Ticket, options: GenerationOptions) -> None:
+        self.ticket, self._options = ticket, options
+
+    def generation(self, tokenizer: Tokenizer) -> Generation:
+        """Returns the finished generation, or raises what ended it."""
+        seed, ids, finished = 0, [], None
+        logprobs: list[float] | None = [] if self._options.return_logprobs else None
+        for event in self.ticket.take():
+            match event:
+                case Started():
+                    seed = event.seed
+                case Tokens():
+                    ids += event.ids
+                    if logprobs is not None:
+                        logprobs += event.logprobs or []
+                case Finished():
+                    finished = event
+                case Failed():
+                    raise event.error
+                case _:
+                    pass
+        assert finished is not None
+        return Generation(
+            text=tokenizer.decode(ids),
+            ids=ids,
+            logprobs=logprobs,
+            finish_reason=finished.reason,
+            seed=seed,
+            stop_sequence=finished.stop_sequence,
+        )

@@ -1,0 +1,125 @@
+"""The errors of subquad.inference: each says what was got, what is accepted and, where there is one, the way out."""
+
+__all__ = [
+    "CheckpointConfigError",
+    "CheckpointError",
+    "CheckpointExists",
+    "CheckpointHashMismatch",
+    "CheckpointNotFound",
+    "CheckpointTensorError",
+    "EngineStopped",
+    "InferenceError",
+    "InputFileError",
+    "InvalidOption",
+    "InvalidSequence",
+    "NonFiniteLogits",
+    "QueueFull",
+    "RequestCancelled",
+    "RequestTooLarge",
+    "SchedulerClosed",
+    "StepFailed",
+    "UnencodableCharacter",
+]
+
+
+class InferenceError(Exception):
+    """The common base of every error that this package raises on purpose."""
+
+
+class InvalidOption(InferenceError, ValueError):
+    """A setting lies outside its range."""
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        self.field, self.value, self.accepted = field, value, accepted
+        super().__init__(f"{field} is {value!r}; accepted: {accepted}")
+
+
+class InvalidSequence(InferenceError, ValueError):
+    """A prompt or a sequence cannot be used; ``field`` names it, e.g. ``prompts[3]``."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field, self.problem = field, problem
+        super().__init__(f"{field} {problem}")
+
+
+class UnencodableCharacter(InvalidSequence):
+    """A text holds a character that has no token."""
+
+    def __init__(self, field: str, character: str, position: int) -> None:
+        self.character, self.position = character, position
+        name = f"{character!r} (U+{ord(character):04X})"
+        super().__init__(field, f"has the character {name} at position {position}; accepted: ASCII, one byte a token")
+
+
+class RequestTooLarge(InferenceError, ValueError):
+    """A request can never fit, whatever else runs; ``got`` and ``limit`` hold both numbers."""
+
+    def __init__(self, field: str, got: int, limit: int, unit: str) -> None:
+        self.field, self.got, self.limit, self.unit = field, got, limit, unit
+        super().__init__(f"{field} has {got} {unit}; at most {limit} are accepted")
+
+
+class NonFiniteLogits(InferenceError, ArithmeticError):
+    """The network produced NaN or infinity, so that nothing can be sampled or scored from it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"the logits of {where} are not finite; check the weights and try a wider dtype")
+
+
+class QueueFull(InferenceError, RuntimeError):
+    """The waiting line holds as much as it may; try again later."""
+
+    def __init__(self, what: str, waiting: int, limit: int) -> None:
+        self.what, self.waiting, self.limit = what, waiting, limit
+        super().__init__(f"the queue is full: {waiting} {what} would wait, at most {limit} may; try again later")
+
+
+class RequestCancelled(InferenceError):
+    """The caller cancelled the request."""
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled")
+
+
+class SchedulerClosed(InferenceError, RuntimeError):
+    """The scheduler takes no more work, or was closed before the request ended."""
+
+
+class EngineStopped(InferenceError, RuntimeError):
+    """The engine thread ended by an error of its own; no request can be served any more."""
+
+
+class StepFailed(InferenceError, RuntimeError):
+    """A step of the network raised; only the requests of that step end."""
+
+
+class InputFileError(InferenceError, ValueError):
+    """An input file cannot be read; ``path`` and, where known, ``line`` say where."""
+
+    def __init__(self, path: str, problem: str, *, line: int | None = None) -> None:
+        self.path, self.line = path, line
+        super().__init__(f"{path}{'' if line is None else f', line {line}'}: {problem}")
+
+
+class CheckpointError(InferenceError, ValueError):
+    """A checkpoint cannot be read or written."""
+
+
+class CheckpointNotFound(CheckpointError):
+    """The path holds no checkpoint of the expected format."""
+
+
+class CheckpointExists(CheckpointError):
+    """The target of a write exists already and may not be replaced."""
+
+
+class CheckpointTensorError(CheckpointError):
+    """A tensor is missing, unknown, or has another shape or type than the network needs."""
+
+
+class CheckpointHashMismatch(CheckpointError):
+    """A file's SHA-256 differs from the one written down when the checkpoint was saved."""
+
+
+class CheckpointConfigError(CheckpointError):
+    """``config.yaml`` or ``metadata.json`` is damaged, or names a class or field that is not accepted."""

@@ -1,0 +1,173 @@
+"""Log-likelihoods: ``sum(log p(ids[t] | ids[:t]) for t >= 1)``, reduced chunk by chunk, added in float64."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits
+from subquad.inference.jobs import Strand
+from subquad.inference.network import Network, RecurrentState
+
+_BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
+_COMPLEMENTS = "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-"
+_COMPLEMENT_OF = {ord(base): ord(other) for base, other in zip(_BASES, _COMPLEMENTS, strict=True)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of one sequence.
+
+    Attributes:
+      log_likelihood: Sum over the scored tokens of the natural log-probability.
+      scored_tokens: How many tokens were scored.
+      logprobs: Each scored token's log-probability, in sequence order; None where it was not asked for.
+    """
+
+    log_likelihood: float
+    scored_tokens: int
+    logprobs: list[float] | None = None
+
+    @property
+    def mean(self) -> float:
+        """The log-likelihood divided by the number of scored tokens."""
+        return self.log_likelihood / self.scored_tokens
+
+
+def reverse_complement(ids: Sequence[int], *, field: str = "sequence") -> list[int]:
+    """Returns the tokens of the other strand; IUPAC letters of both cases, ``U`` reads as ``T``.
+
+    Raises:
+      InvalidSequence: A token is no nucleotide.
+    """
+    try:
+        return [_COMPLEMENT_OF[i] for i in reversed(ids)]
+    except KeyError:
+        position = next(p for p, i in enumerate(ids) if i not in _COMPLEMENT_OF)
+        shown = repr(chr(ids[position])) if 32 <= ids[position] < 127 else f"token {ids[position]}"
+        message = f"has {shown} at position {position}, which has no complement; use strand='forward' or IUPAC letters"
+        raise InvalidSequence(field, message) from None
+
+
+def strand_inputs(ids: Sequence[int], *, prepend: int | None, strand: Strand, field: str) -> list[list[int]]:
+    """Returns what the network reads for one sequence: the strands asked for, each after the ``prepend`` token if any.
+
+    Raises:
+      InvalidSequence: The sequence has no token that could be scored, or no complement.
+    """
+    if len(ids) < (2 if prepend is None else 1):
+        problem = "is empty" if not ids else "has 1 token, and the first one is not scored without prepend_eod"
+        raise InvalidSequence(field, f"{problem}; accepted: at least one scored token")
+    strands = [list(ids)]
+    if strand == "both":
+        strands.append(reverse_complement(ids, field=field))
+    return strands if prepend is None else [[prepend, *s] for s in strands]
+
+
+def check_strand(strand: str, *, per_token: bool, prepend_eod: bool) -> None:
+    """Checks that log-probabilities can be averaged over the strands.
+
+    Raises:
+      InvalidOption: Unknown strand, or per-token values of both strands without ``prepend_eod``: then each strand leaves
+        out another token and there is no average for them.
+    """
+    if strand not in ("forward", "both"):
+        raise InvalidOption("strand", strand, "'forward' or 'both'")
+    if strand == "both" and per_token and not prepend_eod:
+        raise InvalidOption(
+            "strand", strand, "'forward' when values of each token are wanted without prepend_eod; set prepend_eod"
+        )
+
+
+def average_strands(scores: Sequence[Score]) -> Score:
+    """Returns the mean of the forward score and of its reverse complement, tokens in forward order."""
+    if len(scores) == 1:
+        return scores[0]
+    forward, backward = scores
+    logprobs = None
+    if forward.logprobs is not None and backward.logprobs is not None:
+        logprobs = [(a + b) / 2 for a, b in zip(forward.logprobs, reversed(backward.logprobs), strict=True)]
+    return Score((forward.log_likelihood + backward.log_likelihood) / 2, forward.scored_tokens, logprobs)
+
+
+class ScoringPass:
+    """Scores one or more sequences side by side, one chunk of an absolute grid at a time.
+
+    Shorter sequences are padded on the right; since the network is causal, padding changes nothing before it.
+    Peak memory is that of one chunk.
+
+    Args:
+      network: The network.
+      sequences: The tokens of each row, at least two each.
+      chunk: Tokens of a chunk; chunk ``i`` reads ``ids[i * chunk : (i + 1) * chunk]``.
+      device: Where the network lives.
+      state: An empty state with one row a sequence; needed when `needs_state` says so.
+      keep_logprobs: Keep each token's log-probability.
+      pad_id: Fills the places after the end of shorter sequences.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sequences: Sequence[Sequence[int]],
+        *,
+        chunk: int,
+        device: torch.device,
+        state: RecurrentState | None = None,
+        keep_logprobs: bool = False,
+        pad_id: int = 1,
+    ) -> None:
+        width = max(len(s) for s in sequences)
+        self._network, self._chunk, self._state = network, chunk, state if width - 1 > chunk else None
+        self._ids = torch.tensor([[*s, *([pad_id] * (width - len(s)))] for s in sequences], device=device)
+        self._lengths = torch.tensor([len(s) for s in sequences], device=device)
+        self._inputs = width - 1
+        self._next = 0
+        self._totals = torch.zeros(len(sequences), dtype=torch.float64, device=device)
+        self._kept: list[Tensor] | None = [] if keep_logprobs else None
+        assert self._inputs <= chunk or state is not None, "a sequence longer than one chunk needs a state"
+
+    @staticmethod
+    def needs_state(longest: int, chunk: int) -> bool:
+        """Whether sequences of up to ``longest`` tokens are read in more than one chunk."""
+        return longest - 1 > chunk
+
+    @property
+    def done(self) -> bool:
+        """Whether all chunks were read."""
+        return self._next >= self._inputs
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Reads one chunk.
+
+        Raises:
+          NonFiniteLogits: The network produced NaN or infinity.
+        """
+        start, stop = self._next, min(self._next + self._chunk, self._inputs)
+        hidden = self._network.encode(self._ids[:, start:stop], self._state)
+        logits = self._network.unembed(hidden).double()
+        targets = self._ids[:, start + 1 : stop + 1]
+        logprobs = logits.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(logits, dim=-1)
+        scored = torch.arange(start + 1, stop + 1, device=targets.device) < self._lengths[:, None]
+        logprobs = torch.where(scored, logprobs, 0.0)
+        self._totals += logprobs.sum(-1)
+        if self._kept is not None:
+            self._kept.append(logprobs.cpu())
+        self._next = stop
+        if not torch.isfinite(self._totals).all():
+            raise NonFiniteLogits(f"the tokens {start} to {stop - 1}")
+
+    def scores(self) -> list[Score]:
+        """Returns the score of each row once `done`."""
+        assert self.done
+        counts = [int(n) - 1 for n in self._lengths.tolist()]
+        kept: list[list[float]] | None = None
+        if self._kept is not None:
+            rows = torch.cat(self._kept, dim=-1).tolist()
+            kept = [row[:count] for row, count in zip(rows, counts, strict=True)]
+        return [
+            Score(total, count, None if kept is None else kept[i])
+            for i, (total, count) in enumerate(zip(self._totals.tolist(), counts, strict=True))
+        ]
