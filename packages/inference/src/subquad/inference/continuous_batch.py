@@ -26,6 +26,11 @@ from subquad.inference.tokenizer import Tokenizer
 Job = GenerateJob | ScoreJob
 
 
+def job_tokens(job: Job) -> int:
+    """Returns how many tokens a job has to read before it can answer."""
+    return len(job.prompt_ids) if isinstance(job, GenerateJob) else sum(len(ids) for ids in job.sequences)
+
+
 @dataclass
 class Counters:
     """What was done so far."""
@@ -113,6 +118,11 @@ class ContinuousBatch:
     def queued(self) -> int:
         """Number of requests that wait for rows."""
         return len(self._queue)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Number of tokens that they have to read."""
+        return sum(job_tokens(request.job) for request in tuple(self._queue))
 
     @property
     def idle(self) -> bool:

@@ -1,0 +1,86 @@
+"""Directories that appear at once or not at all, and digests of files."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from subquad.inference.errors import CheckpointExists
+
+_BLOCK = 1 << 22
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
+    """Gives an empty directory beside ``target`` that takes its place when the block ends without an error.
+
+    An existing ``target`` is replaced only with ``overwrite`` and only if it holds ``marker``; the old one stays
+    complete until the new one is, and comes back if the exchange fails.
+
+    Raises:
+      CheckpointExists: ``target`` exists and may not be replaced.
+    """
+    _check_target(target, overwrite, marker)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        fresh.chmod(0o777 & ~_umask())
+        yield fresh
+        for path in (*fresh.iterdir(), fresh):
+            _sync(path)
+        _check_target(target, overwrite, marker)
+        _exchange(fresh, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _check_target(target: Path, overwrite: bool, marker: str) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if not overwrite:
+        raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting")
+    if not (target / marker).is_file():
+        raise CheckpointExists(f"{target} exists and is no checkpoint (it has no {marker}); it is not overwritten")
+
+
+def _exchange(fresh: Path, target: Path) -> None:
+    if not target.exists():
+        fresh.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    kept = old / target.name
+    target.rename(kept)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        kept.rename(target)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,327 @@
+"""The native checkpoint: a directory of ``config.yaml``, safetensors and ``metadata.json``; nothing is ever unpickled."""
+
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
+from subquad.lazy_config.errors import LazyConfigError
+from torch import Tensor, nn
+
+from subquad.inference.checkpoint.files import atomic_directory, sha256_of
+from subquad.inference.checkpoint.names import FULL_PRECISION, TensorRule, disk_name, rule_of
+from subquad.inference.checkpoint.summary import (
+    CONFIG_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    METADATA_FILE,
+    RESERVED,
+    WEIGHTS_FILE,
+    CheckpointSummary,
+    read_summary,
+)
+from subquad.inference.errors import CheckpointConfigError, CheckpointTensorError, InvalidOption
+from subquad.inference.tokenizer import ByteTokenizer
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+ALLOWED_TARGETS = ("subquad.modules.",)
+_SHARD_BYTES = 5 << 30
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A network read from disk.
+
+    Attributes:
+      model: The network, in evaluation mode.
+      config: The tree that built it.
+      tokenizer: Its tokenizer.
+      metadata: The whole of ``metadata.json``.
+    """
+
+    model: nn.Module
+    config: Config[Any]
+    tokenizer: ByteTokenizer
+    metadata: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | PathLike[str],
+    model: nn.Module,
+    config: Config[Any],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    max_shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Writes a checkpoint directory; it appears complete or not at all.
+
+    Args:
+      path: The directory to make.
+      model: The network; tensors keep their types.
+      config: The tree that builds it; it must describe exactly this network.
+      metadata: More fields for ``metadata.json``, e.g. ``{"max_sequence_tokens": 8192}``.
+      overwrite: Replace an existing checkpoint; the old one stays until the new one is complete.
+      max_shard_bytes: Above this size the weights are split into several files with an index.
+
+    Raises:
+      CheckpointExists: ``path`` exists and may not be replaced.
+      CheckpointConfigError: The config cannot be written or built, or ``metadata`` uses a reserved field.
+      CheckpointTensorError: The config describes another network.
+    """
+    extra = dict(metadata or {})
+    if taken := sorted(set(extra) & set(RESERVED)):
+        raise CheckpointConfigError(f"metadata has the field {taken[0]!r}, which is written by the format itself")
+    named = model.state_dict()
+    layout = {name: rule_of(name, named) for name in named}
+    dtype = next(model.parameters()).dtype
+    try:
+        text = to_yaml(config)
+    except LazyConfigError as error:
+        raise CheckpointConfigError(f"the config cannot be written: {error}") from error
+    described = expected_tensors(build(from_text(text, "the config"), "meta", dtype))
+    own = {disk_name(n, r): (r.to_disk(named[n].to("meta")).shape, named[n].dtype) for n, r in layout.items()}
+    _compare("the model", own, described)
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": {name: _version(name) for name in ("subquad-inference", "torch", "safetensors")},
+        "dtype": str(dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "filter_parameters": getattr(model, "filter_parameters", "poles"),
+        "tokenizer": {"name": "byte", "vocab_size": model.get_submodule("embedding_layer").get_parameter("weight").shape[0]},
+        **extra,
+    }
+    with atomic_directory(Path(path), overwrite=overwrite, marker=METADATA_FILE) as folder:
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        digest_file = _write_weights(folder, named, layout, max_shard_bytes)
+        files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(folder.iterdir())}
+        document |= {"files": files, "weights_sha256": files[digest_file]["sha256"]}
+        (folder / METADATA_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(
+    path: str | PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    verify: bool = True,
+    allowed_targets: tuple[str, ...] = ALLOWED_TARGETS,
+) -> LoadedCheckpoint:
+    """Reads a checkpoint directory after checking all of it: config, names, shapes, types, then digests.
+
+    Args:
+      path: The directory.
+      device: ``"auto"`` takes a CUDA device where there is one, else the CPU.
+      dtype: ``"auto"`` takes the stored type, on the CPU float32 in place of a 16-bit one. Poles stay float32.
+      verify: Compare the SHA-256 of every file, which reads all of it once more.
+      allowed_targets: Beginnings of the class names that ``config.yaml`` may build.
+
+    Raises:
+      CheckpointNotFound, CheckpointConfigError, CheckpointTensorError, CheckpointHashMismatch: See each.
+      InvalidOption: The device or the dtype is not known or not there.
+    """
+    summary = read_summary(path)
+    tokenizer = summary.tokenizer
+    config = from_text(summary.config_text, str(summary.path / CONFIG_FILE), allowed_targets)
+    stored = DTYPES.get(summary.metadata["dtype"])
+    if stored is None:
+        raise CheckpointConfigError(
+            f"{summary.path / METADATA_FILE}: dtype is {summary.metadata['dtype']!r}; accepted: {', '.join(DTYPES)}"
+        )
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, stored, place)
+    expected = expected_tensors(build(config, "meta", stored, summary.path))
+    location = check_tensors(summary, expected)
+    if verify:
+        summary.verify_hashes()
+    model = build(config, place, kind, summary.path)
+    fill(model, read_tensors(summary, location))
+    return LoadedCheckpoint(model.eval(), config, tokenizer, summary.metadata)
+
+
+def from_text(text: str, where: str, allowed: tuple[str, ...] = ("subquad.",)) -> Config[Any]:
+    """Parses a config.
+
+    Raises:
+      CheckpointConfigError: It is no YAML, holds an unknown field or a class that is not allowed.
+    """
+    try:
+        config = from_yaml(text, allowed=allowed)
+    except LazyConfigError as error:
+        raise CheckpointConfigError(f"{where}: {error}") from error
+    if not isinstance(config, Config):
+        raise CheckpointConfigError(f"{where}: the text is no config of a network but a {type(config).__name__}")
+    return config
+
+
+def build(config: Config[Any], device: str | torch.device, dtype: torch.dtype, where: Path | None = None) -> nn.Module:
+    """Builds the network of a config.
+
+    Raises:
+      CheckpointConfigError: The values do not fit, or what is built is no network.
+    """
+    prefix = "the config" if where is None else str(where / CONFIG_FILE)
+    try:
+        model = instantiate(config, device=torch.device(device), dtype=dtype)
+    except (LazyConfigError, ValueError, TypeError) as error:
+        raise CheckpointConfigError(f"{prefix}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise CheckpointConfigError(f"{prefix}: builds a {type(model).__name__}, not a network")
+    return model
+
+
+def expected_tensors(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Returns name, shape and type on disk of every tensor of a network (which may be on the meta device)."""
+    named = model.state_dict()
+    found = {}
+    for name, tensor in named.items():
+        rule = rule_of(name, named)
+        found[disk_name(name, rule)] = (rule.to_disk(tensor).shape, tensor.dtype)
+    return found
+
+
+def check_tensors(
+    summary: CheckpointSummary, expected: dict[str, tuple[torch.Size, torch.dtype]]
+) -> dict[str, Path]:
+    """Compares the headers of the weight files with the network; returns the file of each tensor.
+
+    Raises:
+      CheckpointTensorError: A tensor is missing, unknown or different, or a file is damaged.
+    """
+    found: dict[str, tuple[torch.Size, torch.dtype]] = {}
+    location: dict[str, Path] = {}
+    for file in (summary.path / name for name in summary.weight_files):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    if name in location:
+                        raise CheckpointTensorError(f"{file}: tensor {name} is in {location[name].name} as well")
+                    described = tensors.get_slice(name)
+                    found[name] = (torch.Size(described.get_shape()), _DTYPE_OF_CODE.get(described.get_dtype(), torch.uint8))
+                    location[name] = file
+        except SafetensorError as error:
+            raise CheckpointTensorError(f"{file} is damaged: {error}") from error
+    _compare(str(summary.path), found, expected)
+    return location
+
+
+def read_tensors(summary: CheckpointSummary, location: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
+    """Yields the disk name and the memory-mapped tensor of every entry of ``location``."""
+    for file in (summary.path / name for name in summary.weight_files):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                if location.get(name) == file:
+                    yield name, tensors.get_tensor(name)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    """Copies disk tensors into a network, each into the type it has there."""
+    named = model.state_dict()
+    targets: dict[str, tuple[Tensor, TensorRule]] = {}
+    for name, tensor in named.items():
+        rule = rule_of(name, named)
+        targets[disk_name(name, rule)] = (tensor, rule)
+    for name, tensor in tensors:
+        target, rule = targets[name]
+        target.copy_(rule.to_memory(tensor))
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Returns the device that is meant.
+
+    Raises:
+      InvalidOption: It is not known or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise InvalidOption("device", device, "'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    if resolved.type == "cuda" and not (torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()):
+        count = torch.cuda.device_count()
+        raise InvalidOption("device", str(device), f"'cpu', or one of the {count} CUDA devices that torch sees")
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Returns the type that is meant for the weights.
+
+    Raises:
+      InvalidOption: It is not one of float32, bfloat16, float16 and float64.
+    """
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" and stored.itemsize == 2 else stored
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InvalidOption("dtype", name, f"'auto' or one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+_DTYPE_OF_CODE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def _compare(
+    where: str,
+    found: Mapping[str, tuple[torch.Size, torch.dtype]],
+    expected: Mapping[str, tuple[torch.Size, torch.dtype]],
+) -> None:
+    """Names the first tensor that is missing, unknown or different, and how many more there are."""
+    problems = [f"tensor {n} is missing (expected {_form(expected[n])})" for n in expected if n not in found]
+    problems += [f"tensor {n} ({_form(found[n])}) is unknown to the config" for n in found if n not in expected]
+    for name in sorted(set(found) & set(expected)):
+        if found[name] != expected[name]:
+            because = "; poles and residues are float32" if name.endswith(FULL_PRECISION) else ""
+            problems.append(f"tensor {name} is {_form(found[name])}, the config asks for {_form(expected[name])}{because}")
+    if problems:
+        more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+        raise CheckpointTensorError(f"{where}: {problems[0]}{more}")
+
+
+def _form(described: tuple[torch.Size, torch.dtype]) -> str:
+    return f"{list(described[0])} {str(described[1]).removeprefix('torch.')}"
+
+
+def _write_weights(folder: Path, named: Mapping[str, Tensor], layout: Mapping[str, TensorRule], limit: int) -> str:
+    """Writes the tensors and returns the name of the file whose digest stands for all of them."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in named.items():
+        if shards[-1] and size + tensor.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {
+            disk_name(name, layout[name]): layout[name].to_disk(named[name].detach().cpu()).contiguous().clone()
+            for name in names
+        }
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, file)
+    if len(shards) == 1:
+        return WEIGHTS_FILE
+    digests = {file: sha256_of(folder / file) for file in sorted(set(index.values()))}
+    total = sum(tensor.nbytes for tensor in named.values())
+    document = {"metadata": {"total_size": total, "sha256": digests}, "weight_map": index}
+    (folder / INDEX_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return INDEX_FILE
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
