@@ -24,12 +24,11 @@ BASES = b"ACGT"
 class FakeEngine:
     """What GetModel describes."""
 
-    def __init__(self, max_sequence_tokens: int = 4096) -> None:
+    def __init__(self) -> None:
         self.model = SimpleNamespace(hidden_size=8)
         self.tokenizer = ByteTokenizer()
         self.weights_sha256 = "ab" * 32
         self.layer_names = ("blocks.0", "blocks.1")
-        self.max_sequence_tokens = max_sequence_tokens
         self.dtype = "torch.float32"
 
 
@@ -38,6 +37,7 @@ class FakeScheduler:
 
     Args:
       slots: Requests that run at once.
+      max_sequence_tokens: Prompt and new tokens of one sequence.
       max_queued: Requests that may wait.
       step_seconds: Pause before each step.
       fail_at: Generated tokens after which a generation fails with `error`.
@@ -47,6 +47,7 @@ class FakeScheduler:
         self,
         *,
         slots: int = 16,
+        max_sequence_tokens: int = 4096,
         max_queued: int = 64,
         step_seconds: float = 0.0,
         fail_at: int | None = None,
@@ -54,6 +55,8 @@ class FakeScheduler:
     ) -> None:
         self.slots, self.max_queued, self.step_seconds = slots, max_queued, step_seconds
         self.fail_at, self.error = fail_at, error
+        self.max_sequence_tokens = max_sequence_tokens
+        self.step_seconds_so_far = 0.0
         self.jobs: list[GenerateJob | ScoreJob] = []
         self.released = 0
         self._lock = threading.Condition()
@@ -71,7 +74,11 @@ class FakeScheduler:
         with self._lock:
             running = len(self._running)
             return SimpleNamespace(
-                running=running, queued=len(self._queue), queued_tokens=0, slots_free=self.slots - running
+                running=running,
+                queued=len(self._queue),
+                queued_tokens=0,
+                slots_free=self.slots - running,
+                step_seconds=self.step_seconds_so_far,
             )
 
     def generate(self, job: GenerateJob, notify: Callable[[], None]) -> Ticket:

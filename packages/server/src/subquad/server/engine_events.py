@@ -32,6 +32,8 @@ LIVENESS_SECONDS = 1.0
 class SchedulerPort(Protocol):
     """What the service asks of a scheduler; `subquad.inference.Scheduler` is one."""
 
+    max_sequence_tokens: int
+
     @property
     def alive(self) -> bool:
         """Whether the engine thread runs."""

@@ -9,9 +9,9 @@ from subquad.inference import Finished, GenerateJob, GenerationOptions, Started,
 from subquad.inference.tokenizer import Tokenizer
 from subquad.server.boundary import Call
 from subquad.server.engine_events import EngineEvents, SchedulerPort
-from subquad.server.limits import duration
 from subquad.server.metrics import Metrics
 from subquad.server.validation import GenerationPlan
+from subquad.server.wire import duration
 
 REASONS = {
     "max_new_tokens": pb.FINISH_REASON_MAX_NEW_TOKENS,

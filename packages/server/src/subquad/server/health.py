@@ -4,7 +4,7 @@ from enum import Enum
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1.health import aio as health_aio  # pyright: ignore[reportAttributeAccessIssue]
 
 from subquad.server.errors import Unavailable
 from subquad.server.limits import SERVICE_NAME

@@ -9,7 +9,9 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from subquad.genomics.v1 import service_pb2_grpc
+from subquad.inference import Finished, GenerateJob, GenerationOptions
 from subquad.server.boundary import Boundary
+from subquad.server.engine_events import EngineEvents
 from subquad.server.errors import ListenError, SettingsError, Unavailable
 from subquad.server.health import RETRY_SECONDS, Phase, Readiness
 from subquad.server.limits import SERVICE_NAME, ServingLimits
@@ -19,6 +21,7 @@ from subquad.server.service import GenomicsService, ServedEngine
 
 ENGINE_CHECK_SECONDS = 0.5
 HEALTH_SERVICE_NAME = "grpc.health.v1.Health"
+WARM_UP_PROMPT = "ACGT"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class ServerSettings:
       metrics_port: Loopback port of the Prometheus metrics; 0 takes a free one, None serves none.
       drain_seconds: Time that running requests get to end on shutdown.
       reflection: Whether callers may ask for the service's description.
+      watchdog_seconds: Longest time one engine step may take before the engine counts as dead.
       max_connection_age: Seconds after which clients reconnect, so that new servers get a share; None: never.
 
     Raises:
@@ -45,6 +49,7 @@ class ServerSettings:
     drain_seconds: float = 30.0
     reflection: bool = True
     max_connection_age: float | None = None
+    watchdog_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         self.security.check_bind(parse_bind(self.bind))
@@ -120,20 +125,31 @@ class GenomicsServer:
         await self._server.start()
 
     async def serve(self, served: ServedEngine) -> None:
-        """Attaches a loaded engine with a started scheduler, and says SERVING."""
+        """Attaches a loaded engine with a started scheduler, runs it once, and says SERVING.
+
+        Raises:
+          RequestError: The first run failed.
+        """
         self._served = served
+        await warm_up(served)
         self._service.attach(served)
         self.metrics.watch(served.scheduler.stats)
         await self.readiness.enter(Phase.SERVING)
         self._watch = asyncio.create_task(self._watch_engine(served))
 
     async def _watch_engine(self, served: ServedEngine) -> None:
-        while served.scheduler.alive:
+        longest = self.settings.watchdog_seconds
+        while served.scheduler.alive and served.scheduler.stats().step_seconds <= longest:
             await asyncio.sleep(ENGINE_CHECK_SECONDS)
         if self.readiness.phase is Phase.SERVING:
             await self.readiness.enter(Phase.FAILED)
             self._boundary.end_all(lambda: Unavailable("the engine has stopped", retry_delay=RETRY_SECONDS))
             self._stopped.set()
+
+    @property
+    def engine_failed(self) -> bool:
+        """Whether the engine died while it served."""
+        return self.readiness.phase is Phase.FAILED
 
     async def wait_for_engine_failure(self) -> None:
         """Returns once the engine thread has died; health then says NOT_SERVING."""
@@ -159,6 +175,21 @@ class GenomicsServer:
             await stopping
         if self.metrics_listener is not None:
             await asyncio.to_thread(self.metrics_listener.close)
+
+
+async def warm_up(served: ServedEngine) -> None:
+    """Lets the engine extend a short prompt, so that SERVING means that it works.
+
+    Raises:
+      RequestError: It does not.
+    """
+    job = GenerateJob(
+        prompt_ids=served.engine.tokenizer.encode(WARM_UP_PROMPT), options=GenerationOptions(max_new_tokens=2)
+    )
+    async with EngineEvents(served.scheduler, lambda wake: served.scheduler.generate(job, wake)) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                return
 
 
 async def start_server(served: ServedEngine, settings: ServerSettings | None = None) -> GenomicsServer:

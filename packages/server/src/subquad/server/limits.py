@@ -1,10 +1,7 @@
-"""What one server accepts: the defaults, their checks, and their form on the wire."""
+"""What one server accepts: the defaults and their checks."""
 
 from dataclasses import dataclass, fields
 
-from google.protobuf.duration_pb2 import Duration
-
-from subquad.genomics.v1 import service_pb2 as pb
 from subquad.server.errors import SettingsError
 
 SERVICE_NAME = "subquad.genomics.v1.GenomicsService"
@@ -12,7 +9,7 @@ MEBIBYTE = 1 << 20
 MAX_STOP_LENGTH = 64
 MAX_NAME_LENGTH = 128
 MAX_VIOLATIONS = 16
-DEFAULT_TOKENS_PER_MESSAGE = 16
+DEFAULT_TOKENS_PER_MESSAGE, MAX_TOKENS_PER_MESSAGE = 16, 65_536
 RESPONSE_CHUNK_BYTES = MEBIBYTE
 DEADLINE_FIELDS = ("max_deadline", "default_deadline")
 
@@ -24,7 +21,8 @@ class ServingLimits:
     Tokens are single characters. Deadlines are in seconds.
 
     Args:
-      max_sequence_tokens: Longest sequence, prompt and generated tokens together; 0 takes the model's own limit.
+      max_sequence_tokens: Longest sequence, prompt and generated tokens together; 0 takes the
+        engine's own.
       max_new_tokens: Most tokens generated for one sample.
       max_sequences_per_request: Most sequences scored in one request.
       max_tokens_per_request: Most tokens of one request, all its sequences or samples together.
@@ -76,35 +74,3 @@ class ServingLimits:
     def deadline(self, requested: float | None) -> float:
         """Seconds a request may take: as many as it asks for, else the default; never above the maximum."""
         return min(self.default_deadline if requested is None else requested, self.max_deadline)
-
-
-def limits_to_proto(limits: ServingLimits) -> pb.ServingLimits:
-    """The wire form of `limits`."""
-    message = pb.ServingLimits()
-    for limit in fields(limits):
-        value = getattr(limits, limit.name)
-        if limit.name in DEADLINE_FIELDS:
-            getattr(message, limit.name).CopyFrom(duration(value))
-        else:
-            setattr(message, limit.name, value)
-    return message
-
-
-def limits_from_proto(message: pb.ServingLimits) -> ServingLimits:
-    """The limits that a server reported."""
-    values = {}
-    for limit in fields(ServingLimits):
-        value = getattr(message, limit.name)
-        values[limit.name] = seconds(value) if limit.name in DEADLINE_FIELDS else value
-    return ServingLimits(**values)
-
-
-def duration(value: float) -> Duration:
-    """A protobuf Duration of `value` seconds."""
-    nanoseconds = round(value * 1e9)
-    return Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
-
-
-def seconds(value: Duration) -> float:
-    """The seconds of a protobuf Duration."""
-    return value.seconds + value.nanos * 1e-9

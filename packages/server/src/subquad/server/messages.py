@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from subquad.genomics.v1 import service_pb2 as pb
-from subquad.server.limits import ServingLimits, limits_from_proto
+from subquad.server.limits import ServingLimits
+from subquad.server.wire import limits_from_proto
 
 Alphabet = Literal["dna", "ascii"]
 Strand = Literal["forward", "both"]

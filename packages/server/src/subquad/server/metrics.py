@@ -18,12 +18,22 @@ SCHEDULER_GAUGES = {
 
 
 class SchedulerNumbers(Protocol):
-    """The scheduler's numbers at one moment."""
+    """The scheduler's numbers at one moment; see `SCHEDULER_GAUGES`."""
 
-    running: int
-    queued: int
-    queued_tokens: int
-    slots_free: int
+    @property
+    def running(self) -> int: ...
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def queued_tokens(self) -> int: ...
+
+    @property
+    def slots_free(self) -> int: ...
+
+    @property
+    def step_seconds(self) -> float: ...
 
 
 class Metrics:

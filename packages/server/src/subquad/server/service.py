@@ -3,7 +3,7 @@
 EmbedSequences is not overridden, so that gRPC answers UNIMPLEMENTED: the engine exports no activations.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -14,10 +14,11 @@ from subquad.inference.tokenizer import Tokenizer
 from subquad.server.boundary import Call
 from subquad.server.engine_events import SchedulerPort
 from subquad.server.generation import GenerationStream
-from subquad.server.limits import ServingLimits, limits_to_proto
+from subquad.server.limits import ServingLimits
 from subquad.server.metrics import Metrics
 from subquad.server.scoring import Scorer
 from subquad.server.validation import ServedModel, check_model_name, plan_generation, plan_scoring, plan_variants
+from subquad.server.wire import limits_to_proto
 
 DATA_TYPES = {
     "float32": pb.DATA_TYPE_FLOAT32,
@@ -31,10 +32,21 @@ class EnginePort(Protocol):
 
     model: Any
     tokenizer: Tokenizer
-    weights_sha256: str | None
-    layer_names: list[str]
-    max_sequence_tokens: int
-    dtype: Any
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Digest of the weights."""
+        ...
+
+    @property
+    def layer_names(self) -> Sequence[str]:
+        """Names of the layers."""
+        ...
+
+    @property
+    def dtype(self) -> object:
+        """Type of the activations; its text ends in ``float32`` or the like."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,9 @@ class GenomicsService(service_pb2_grpc.GenomicsServiceServicer):
     def attach(self, served: ServedEngine) -> None:
         """Takes the loaded engine; the server enters SERVING only afterwards."""
         self._served = served
-        longest = served.engine.max_sequence_tokens
-        if self._limits.max_sequence_tokens:
-            longest = min(longest, self._limits.max_sequence_tokens)
-        self._limits = replace(self._limits, max_sequence_tokens=longest)
+        longest, limits = served.scheduler.max_sequence_tokens, self._limits
+        samples = min(limits.max_samples_per_request, limits.max_running_requests)
+        self._limits = replace(limits, max_sequence_tokens=longest, max_samples_per_request=samples)
         self._model = ServedModel(served.name, served.engine.tokenizer.vocab_size, longest)
         self._scorer = Scorer(served.scheduler, served.engine.tokenizer, self._metrics)
 

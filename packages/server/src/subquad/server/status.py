@@ -11,7 +11,8 @@ from grpc_status import rpc_status
 
 from subquad.server import errors
 from subquad.server.errors import FieldViolation, RequestError
-from subquad.server.limits import MAX_VIOLATIONS, duration, seconds
+from subquad.server.limits import MAX_VIOLATIONS
+from subquad.server.wire import duration, seconds
 
 REQUEST_ID_KEY = "x-request-id"
 

@@ -10,6 +10,7 @@ from subquad.server.limits import (
     DEFAULT_TOKENS_PER_MESSAGE,
     MAX_NAME_LENGTH,
     MAX_STOP_LENGTH,
+    MAX_TOKENS_PER_MESSAGE,
     MAX_VIOLATIONS,
     ServingLimits,
 )
@@ -135,7 +136,7 @@ def plan_generation(request: pb.GenerateSequenceRequest, model: ServedModel, lim
         seed=request.sampling.seed if request.sampling.HasField("seed") else None,
         stop=stop,
         num_samples=num_samples,
-        tokens_per_message=request.tokens_per_message or DEFAULT_TOKENS_PER_MESSAGE,
+        tokens_per_message=min(request.tokens_per_message or DEFAULT_TOKENS_PER_MESSAGE, MAX_TOKENS_PER_MESSAGE),
         ignore_end_of_document=request.ignore_end_of_document,
         return_logprobs=request.return_logprobs,
         return_timing=request.return_timing,
