@@ -1,0 +1,104 @@
+"""The compiled library itself: it loads on a machine without a GPU, exports its interface and nothing else."""
+
+import ctypes
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from subquad.ops._cuda_library import ABI_VERSION, CudaLibrary
+from tools.cuda.fatbin import device_code
+
+CSRC = Path(__file__).parents[1]
+LIBRARY = CSRC / "libsubquad_ops_cuda.so"
+HEADER = CSRC / "subquad_ops_cuda.h"
+CUBINS = {architecture: CSRC / f"causal_fir.{architecture}.cubin" for architecture in ("sm_80", "sm_90a")}
+OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS = range(0, -7, -1)
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    CudaLibrary(LIBRARY)  # the package's own loader takes it: interface version and symbols
+    opened = ctypes.CDLL(str(LIBRARY))
+    opened.subquad_ops_status_text.restype = ctypes.c_char_p
+    opened.subquad_ops_causal_fir.argtypes = (
+        [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int32] * 4 + [ctypes.c_void_p]
+    )
+    return opened
+
+
+def call(library: ctypes.CDLL, **changes: int) -> int:
+    """Calls causal_fir for an empty batch, with some arguments changed: every check runs, no kernel does."""
+    sizes = {"batch": 0, "channel": 4, "length": 8, "group": 2, "tap": 3, "dtype": 0, "parameter_dtype": 0, "act": 0}
+    assert set(changes) <= set(sizes)
+    return library.subquad_ops_causal_fir(*[None] * 6, *(sizes | changes).values(), None)
+
+
+def test_the_interface_version_is_the_one_of_header_and_loader(library: ctypes.CDLL) -> None:
+    named = re.search(r"#define SUBQUAD_OPS_ABI_VERSION (\d+)", HEADER.read_text())
+    assert named
+    assert library.subquad_ops_abi_version() == int(named[1]) == ABI_VERSION
+
+
+def test_the_library_exports_what_the_header_declares_and_nothing_else() -> None:
+    declared = set(re.findall(r"SUBQUAD_OPS_EXPORT .*?(subquad_ops_\w+)\(", HEADER.read_text()))
+    listing = subprocess.run(
+        ["/usr/bin/nm", "-D", "--defined-only", LIBRARY], check=True, capture_output=True, text=True
+    ).stdout
+    assert {line.split()[-1] for line in listing.splitlines()} == declared
+
+
+def test_the_library_needs_no_cuda_and_no_torch_to_load() -> None:
+    listing = subprocess.run(["/usr/bin/objdump", "-p", LIBRARY], check=True, capture_output=True, text=True).stdout
+    needed = re.findall(r"NEEDED\s+(\S+)", listing)
+    assert needed
+    assert not [name for name in needed if re.search(r"cuda|torch|c10", name)]
+
+
+def test_the_library_holds_machine_code_for_both_architectures() -> None:
+    kernels = [code for code in device_code(LIBRARY) if code.names("causal_fir_kernel")]
+    assert {code.architecture for code in kernels} == {"sm_80", "sm_90a"}
+    assert {code.kind for code in kernels} == {"cubin"}
+
+
+@pytest.mark.parametrize("architecture", CUBINS)
+def test_each_cubin_holds_the_kernel(architecture: str) -> None:
+    content = CUBINS[architecture].read_bytes()
+    assert content.startswith(b"\x7fELF")
+    assert b"causal_fir_kernel" in content
+
+
+def test_no_build_path_is_left_in_the_library() -> None:
+    assert not re.search(rb"sandbox|execroot|/tmp/", LIBRARY.read_bytes())
+
+
+def test_an_empty_batch_is_no_error(library: ctypes.CDLL) -> None:
+    assert call(library) == OK
+    assert call(library, batch=2, length=0) == OK
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        ({"batch": 1}, NULL_POINTER, "null"),
+        ({"dtype": 3}, UNKNOWN_DTYPE, "dtype"),
+        ({"parameter_dtype": -1}, UNKNOWN_DTYPE, "dtype"),
+        ({"act": 2}, UNKNOWN_ACTIVATION, "activation"),
+        ({"tap": 1}, TAPS, "2 to 8"),
+        ({"tap": 9}, TAPS, "2 to 8"),
+        ({"batch": -1}, SIZE, "size"),
+        ({"channel": 1 << 20, "batch": 1 << 11}, SIZE, "size"),
+        ({"group": 3}, GROUPS, "groups"),
+    ],
+)
+def test_a_bad_argument_is_refused_before_any_launch(
+    library: ctypes.CDLL, changes: dict[str, int], status: int, text: str
+) -> None:
+    assert call(library, **changes) == status
+    assert text in library.subquad_ops_status_text(status).decode()
+
+
+def test_a_status_of_the_cuda_runtime_is_put_in_words(library: ctypes.CDLL) -> None:
+    assert "driver" in library.subquad_ops_status_text(35).decode()
+    assert library.subquad_ops_status_text(-99).decode() == "unknown status"

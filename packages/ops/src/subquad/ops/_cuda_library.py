@@ -1,0 +1,175 @@
+"""The CUDA kernel library of this package: found, checked, and called through its C interface.
+
+The library knows nothing of PyTorch: it takes addresses, sizes and a stream, so that one build serves every version of
+PyTorch. `packages/ops/csrc/subquad_ops_cuda.h` is the other side of this file.
+"""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from subquad.ops import _checks
+from subquad.ops.axes import History, PerChannel, Sequence, Taps
+from subquad.ops.errors import BackendUnavailable, ShapeMismatch
+
+LIBRARY_VARIABLE = "SUBQUAD_OPS_CUDA_LIBRARY"  # the environment variable that names a library file to take instead
+LIBRARY_FILE = "libsubquad_ops_cuda.so"  # beside this module where the wheel ships it
+ABI_VERSION = 1  # SUBQUAD_OPS_ABI_VERSION of the header
+MIN_TAP, MAX_TAP = 2, 8
+
+_HOW_TO_GET_IT = (
+    f"build it with `./bazelw build //packages/ops/csrc:subquad_ops_cuda` and name the file in {LIBRARY_VARIABLE}, "
+    "or choose another backend"
+)
+_DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_ACTIVATION_CODES = {None: 0, "silu": 1}
+
+
+class KernelUnavailable(BackendUnavailable):
+    """A CUDA kernel cannot take this call; the text says why and what to do."""
+
+
+class CudaLibrary:
+    """The opened kernel library; its methods enqueue kernels on PyTorch's current stream."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the library at `path`.
+
+        Raises:
+          KernelUnavailable: There is no such file, it does not load, or it has another interface version.
+        """
+        self.path = path
+        if not path.is_file():
+            raise KernelUnavailable(f"the CUDA kernel library {path} does not exist; {_HOW_TO_GET_IT}")
+        try:
+            library = ctypes.CDLL(str(path))
+            version = library.subquad_ops_abi_version()
+        except (OSError, AttributeError) as error:
+            raise KernelUnavailable(
+                f"the CUDA kernel library {path} does not load: {error}; {_HOW_TO_GET_IT}"
+            ) from error
+        if version != ABI_VERSION:
+            raise KernelUnavailable(
+                f"the CUDA kernel library {path} has interface version {version}, this package needs {ABI_VERSION}; "
+                f"{_HOW_TO_GET_IT}"
+            )
+        library.subquad_ops_status_text.argtypes = [ctypes.c_int32]
+        library.subquad_ops_status_text.restype = ctypes.c_char_p
+        library.subquad_ops_causal_fir.argtypes = (
+            [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int32] * 4 + [ctypes.c_void_p]
+        )
+        library.subquad_ops_causal_fir.restype = ctypes.c_int32
+        self._library = library
+
+    def causal_fir(
+        self,
+        x: Sequence,
+        taps: Taps,
+        *,
+        bias: PerChannel | None = None,
+        skip: PerChannel | None = None,
+        initial_state: History | None = None,
+        activation: Literal["silu"] | None = None,
+    ) -> Sequence:
+        """Convolves each channel with its group's short causal filter; forward only.
+
+        ``y[b, c, t] = activation(sum(taps[g(c), k] * x[b, c, t - k] for k in range(tap)) + skip[c] * x[b, c, t]
+        + bias[c])`` with ``g(c) = c // (channel / group)``; `initial_state` holds the samples before ``x``.
+
+        Args:
+          x: The sequence ``[batch, channel, length]``; float32, float16 or bfloat16 on a CUDA device.
+          taps: The filters, tap 0 for the current sample; 2 to 8 taps; `group` divides `channel`.
+          bias: Added to every sample of a channel; none by default.
+          skip: The weight of the current sample beside the filter; none by default.
+          initial_state: The ``tap - 1`` samples before ``x``, oldest first; zeros by default.
+          activation: ``"silu"`` or none, applied to the sum.
+
+        Returns:
+          The filtered sequence in ``x.dtype``, summed in float32.
+
+        Raises:
+          KernelUnavailable: The kernel does not serve the device, a dtype, the activation or the tap count, or it did
+            not start.
+          ShapeMismatch, DtypeMismatch, DeviceMismatch: The arguments disagree.
+        """
+        _check_arguments(x, taps, bias, skip, initial_state, activation)
+        batch, channel, length = x.shape
+        group, tap = taps.shape
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        given = [p for p in (taps, bias, skip) if p is not None]
+        shared = given[0].dtype if len({p.dtype for p in given}) == 1 else torch.float32
+        parameters = [None if p is None else p.to(shared).contiguous() for p in (taps, bias, skip)]
+        state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
+        with torch.cuda.device(x.device):
+            status = self._library.subquad_ops_causal_fir(
+                x.data_ptr(), *map(_address, parameters), _address(state), y.data_ptr(),
+                batch, channel, length, group, tap,
+                _DTYPE_CODES[x.dtype], _DTYPE_CODES[shared], _ACTIVATION_CODES[activation],
+                torch.cuda.current_stream().cuda_stream,
+            )  # fmt: skip
+        self._raise_for(status)
+        return y
+
+    def _raise_for(self, status: int) -> None:
+        if status != 0:
+            text = self._library.subquad_ops_status_text(status).decode()
+            raise KernelUnavailable(f"the CUDA kernel causal_fir did not start: {text} (status {status})")
+
+
+@functools.cache
+def _open_once(path: Path) -> CudaLibrary:
+    return CudaLibrary(path)
+
+
+def cuda_library_path() -> Path:
+    """Says which file is the library: the one the environment variable names, else the one beside this module."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    return Path(named) if named else Path(__file__).with_name(LIBRARY_FILE)
+
+
+def load_cuda_library() -> CudaLibrary:
+    """Opens the kernel library, once for each file.
+
+    Raises:
+      KernelUnavailable: It is not there or not usable; the message says what to do.
+    """
+    return _open_once(cuda_library_path())
+
+
+def _address(array: Tensor | None) -> int | None:
+    return None if array is None else array.data_ptr()
+
+
+def _check_arguments(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    initial_state: Tensor | None,
+    activation: str | None,
+) -> None:
+    """Refuses, before any kernel runs, what the library would read wrongly: it sees addresses only."""
+    _checks.floating("x", x)
+    if x.dim() != 3:
+        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; accepted: 3 (batch, channel, length)")
+    batch, channel, _ = x.shape
+    _checks.taps("taps", taps, x, channel)
+    tap = taps.shape[1]
+    _checks.shaped("bias", bias, (channel,), x)
+    _checks.shaped("skip", skip, (channel,), x)
+    _checks.shaped("initial_state", initial_state, (batch, channel, tap - 1), x)
+    if activation not in _ACTIVATION_CODES:
+        raise KernelUnavailable(f"activation is {activation!r}; the CUDA kernel serves None and 'silu'")
+    if not MIN_TAP <= tap <= MAX_TAP:
+        raise KernelUnavailable(f"taps has {tap} taps; the CUDA kernel serves {MIN_TAP} to {MAX_TAP}")
+    for name, array in (("x", x), ("taps", taps), ("bias", bias), ("skip", skip), ("initial_state", initial_state)):
+        if array is not None and array.dtype not in _DTYPE_CODES:
+            raise KernelUnavailable(f"{name} is {array.dtype}; the CUDA kernel serves float32, float16 and bfloat16")
+    if x.device.type != "cuda":
+        raise KernelUnavailable(f"x is on {x.device}; the CUDA kernel needs a CUDA device")
