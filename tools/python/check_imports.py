@@ -78,8 +78,8 @@ def find_imports(node: ast.AST, module: Module, is_package: bool, guarded: bool 
         base = ".".join([*start, *([node.module] if node.module else [])])
         yield from (Import(node.lineno, (base, f"{base}.{alias.name}"), guarded) for alias in node.names)
     elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-        if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
-            yield Import(node.lineno, (node.args[0].value,), guarded)
+        literals = [each.value for each in node.args[:1] if isinstance(each, ast.Constant)]
+        yield from (Import(node.lineno, (str(name),), guarded) for name in literals)
     if isinstance(node, ast.Try):
         inside = guarded or catches_import_errors(node)
         for child in node.body:
@@ -119,9 +119,7 @@ def provided(dependencies: list[dict], runfiles: str) -> set[str]:
 def is_provided(imported: Import, names: set[str]) -> bool:
     """Whether one spelling of an import is one of the names, or below one."""
     return any(
-        ".".join(name.split(".")[:end]) in names
-        for name in imported.names
-        for end in range(1, name.count(".") + 2)
+        ".".join(name.split(".")[:end]) in names for name in imported.names for end in range(1, name.count(".") + 2)
     )
 
 
@@ -142,11 +140,15 @@ def loaded_with_package(modules: list[Module], package: str) -> set[str]:
     return loaded
 
 
-def proposal(imported: Import, package: str, library: str, runfiles: str) -> str:
+def locked_distributions(runfiles: str) -> set[str]:
+    """The names in the lock."""
+    with open(os.path.join(runfiles, os.environ["TEST_WORKSPACE"], LOCK), encoding="utf-8") as file:
+        return {line.split("==")[0] for line in file if "==" in line}
+
+
+def proposal(imported: Import, library: str, runfiles: str) -> str:
     """What to do about an import that nothing provides."""
     name = imported.names[-1]
-    if f"{name}.".startswith(f"{package}."):
-        return f"{library} has no such module"
     if name.startswith("subquad."):
         sibling = name.split(".")[1]
         return f'add "//packages/{sibling}" to deps of {library}, if packages/BUILD lets it be seen from there'
@@ -154,8 +156,7 @@ def proposal(imported: Import, package: str, library: str, runfiles: str) -> str
         if f"{name}.".startswith(f"{module}."):
             return f'add "@pypi//{distribution}" to deps of {library}'
     distribution = re.sub(r"[-_.]+", "-", name.split(".")[0]).lower()
-    lock = os.path.join(runfiles, os.environ.get("TEST_WORKSPACE", "subquad"), LOCK)
-    if os.path.exists(lock) and re.search(rf"^{re.escape(distribution)}==", open(lock).read(), re.MULTILINE):
+    if distribution in locked_distributions(runfiles):
         return f'add "@pypi//{distribution.replace("-", "_")}" to deps of {library}'
     return f"name its distribution in third_party/python/requirements.in and in deps of {library}, or drop it"
 
@@ -174,7 +175,7 @@ def check(manifest: dict, runfiles: str) -> list[str]:
             if is_provided(imported, declared):
                 continue
             if not is_provided(imported, optional):
-                fix = proposal(imported, manifest["package"], manifest["library"], runfiles)
+                fix = proposal(imported, manifest["library"], runfiles)
                 messages.append(f"{where}imports {imported.names[0]}, which no dependency provides; {fix}")
             elif module.name in eager and not imported.guarded:
                 messages.append(

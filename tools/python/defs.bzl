@@ -1,11 +1,14 @@
 """Macros that BUILD files use: subquad_library, subquad_tests, pytest_test, py_binary. See README.md."""
 
-load(":imports.bzl", "imports_test")
+load("//tools/lint:defs.bzl", "lint_test", "types_test")
+load(":imports.bzl", "imports_test", "is_label")
+load(":pytest.bzl", _pytest_test = "pytest_test")
 load(":rules.bzl", _py_binary = "py_binary", _py_library = "py_library", _py_test = "py_test")
 
 py_binary = _py_binary
 py_library = _py_library
 py_test = _py_test
+pytest_test = _pytest_test
 
 # Marker of a test -> tags of the target that runs it. GPU tests run one at a time.
 _TIERS = {
@@ -25,11 +28,12 @@ def subquad_library(
         deps = [],
         optional_deps = [],
         data = [],
-        srcs = None,
+        srcs = [],
         visibility = None):
     """The library of one package: everything under src/.
 
-    Also makes `<name>_imports_test`, which fails for an import that no direct dependency provides.
+    Also makes `<name>_imports_test`, which fails for an import that no direct dependency provides,
+    `<name>_types_test`, basedpyright over the sources, and `<name>_lint_test`, which reads every file of the package.
 
     Args:
       name: of the target, the package's own name.
@@ -39,15 +43,18 @@ def subquad_library(
         does not load. Tests that need them list them.
       data: package data under src/.
       srcs: for generated sources beside the globbed ones.
-      visibility: the package's group, `//packages:above_<name>`.
+      visibility: the package's own group in the layer table, `//packages:above_<name>`; `subquad`, the top, is public.
     """
-    sources = native.glob(["src/**/*.py"]) + (srcs or [])
+    accepted = ["//visibility:public" if name == "subquad" else "//packages:above_" + name]
+    if visibility not in (None, accepted):
+        fail("%s: who may see a package is said in packages/BUILD; accepted: visibility = %r" % (name, accepted))
+    sources = native.glob(["src/**/*.py"]) + srcs
     _py_library(
         name = name,
         srcs = sources,
         data = native.glob(["src/**/py.typed"]) + data,
         imports = ["src"],
-        visibility = visibility,
+        visibility = accepted,
         deps = deps,
     )
     imports_test(
@@ -57,28 +64,11 @@ def subquad_library(
         optional_deps = optional_deps,
         package = _package(),
     )
-
-def pytest_test(name, srcs, deps = [], data = [], options = [], marker = None, **kwargs):
-    """A test target that runs pytest modules.
-
-    Args:
-      name: of the target.
-      srcs: the test files; other .py files they import come by `deps` or `data`.
-      deps: libraries that the tests import; pytest itself is implied.
-      data: files that the tests read.
-      options: further options of pytest.
-      marker: run the tests that bear this marker, instead of those that bear no marker of a tier.
-      **kwargs: attributes of every test rule: size, shard_count, tags, env, ...
-    """
-    files = ["%s/%s" % (native.package_name(), src) if native.package_name() else src for src in srcs]
-    _py_test(
-        name = name,
-        srcs = srcs,
-        main = "//tools/python:pytest_main.py",
-        args = (["--marker", marker] if marker else []) + options + files,
-        data = data + ["//:pyproject.toml"],
-        deps = deps + ["@pypi//pytest", "@pypi//pytest_timeout"],
-        **kwargs
+    lint_test(name = name + "_lint_test")
+    types_test(
+        name = name + "_types_test",
+        srcs = sources,
+        deps = [name] + [dep for dep in optional_deps if is_label(dep)],
     )
 
 def subquad_tests(
@@ -145,7 +135,7 @@ def subquad_tests(
         )
         if file not in marked_only:
             plain.append(target)
-            pytest_test(
+            _pytest_test(
                 name = target,
                 size = sizes.get(file, "small"),
                 shard_count = shards.get(file),
@@ -154,7 +144,7 @@ def subquad_tests(
             )
         for tier, members in tiers.items():
             if file in members:
-                pytest_test(
+                _pytest_test(
                     name = "%s.%s" % (target, tier),
                     size = sizes.get(file, "large" if tier == "slow" else "medium"),
                     marker = tier,

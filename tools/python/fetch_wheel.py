@@ -34,9 +34,7 @@ def run_pip(command: list[str], pin: str, hashes: list[str], scratch: str) -> su
     with open(requirement, "w") as file:
         file.write(pin + "".join(f" --hash={digest}" for digest in hashes) + "\n")
     options = ["-q", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--disable-pip-version-check"]
-    return subprocess.run(
-        [*PIP, *command, *options, "-r", requirement], stderr=subprocess.PIPE, text=True, check=False
-    )
+    return subprocess.run([*PIP, *command, *options, "-r", requirement], stderr=subprocess.PIPE, text=True, check=False)
 
 
 def unpack(wheel: str, out: str) -> None:
@@ -100,7 +98,9 @@ def main() -> None:
     """Runs the form that the arguments ask for."""
     if sys.argv[1] == "--check":
         with tempfile.TemporaryDirectory() as scratch:
-            sys.exit(run_pip(["install", "--dry-run", "--ignore-installed"], sys.argv[2], sys.argv[3:], scratch).returncode)
+            sys.exit(
+                run_pip(["install", "--dry-run", "--ignore-installed"], sys.argv[2], sys.argv[3:], scratch).returncode
+            )
     fetch(sys.argv[1], sys.argv[2], sys.argv[3:])
 
 

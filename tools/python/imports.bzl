@@ -12,11 +12,11 @@ def _provider(ctx, dep):
     )
 
 def _manifest_impl(ctx):
-    library = ctx.attr.library[PythonInfo]
+    library = ctx.attr.checked[PythonInfo]
     manifest = ctx.actions.declare_file(ctx.label.name + ".json")
     ctx.actions.write(manifest, json.encode_indent(struct(
         deps = [_provider(ctx, dep) for dep in ctx.attr.deps],
-        library = "//%s:%s" % (ctx.label.package, ctx.attr.library.label.name),
+        library = "//%s:%s" % (ctx.label.package, ctx.attr.checked.label.name),
         optional = [_provider(ctx, dep) for dep in ctx.attr.optional_deps],
         optional_modules = ctx.attr.optional_modules,
         package = ctx.attr.package,
@@ -31,14 +31,15 @@ _manifest = rule(
     implementation = _manifest_impl,
     attrs = {
         "deps": attr.label_list(providers = [PythonInfo]),
-        "library": attr.label(providers = [PythonInfo], mandatory = True),
+        "checked": attr.label(providers = [PythonInfo], mandatory = True),
         "optional_deps": attr.label_list(providers = [PythonInfo]),
         "optional_modules": attr.string_list(),
         "package": attr.string(mandatory = True),
     },
 )
 
-def _is_label(text):
+def is_label(text):
+    """Whether an optional dependency is a target, not the bare name of a module that no lock holds."""
     return text.startswith("@") or text.startswith("/") or text.startswith(":")
 
 def imports_test(name, library, package, deps, optional_deps):
@@ -55,9 +56,9 @@ def imports_test(name, library, package, deps, optional_deps):
         name = name + "_manifest",
         testonly = True,
         deps = deps,
-        library = library,
-        optional_deps = [dep for dep in optional_deps if _is_label(dep)],
-        optional_modules = [dep for dep in optional_deps if not _is_label(dep)],
+        checked = library,
+        optional_deps = [dep for dep in optional_deps if is_label(dep)],
+        optional_modules = [dep for dep in optional_deps if not is_label(dep)],
         package = package,
     )
     py_test(

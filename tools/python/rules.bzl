@@ -83,7 +83,8 @@ def _quote(text):
 
 def _executable_impl(ctx):
     info = _python_info(ctx, ctx.attr.imports)
-    exports = ["export %s=%s" % (key, _quote(value)) for key, value in sorted(ctx.attr.env.items())]
+    env = {key: ctx.expand_location(value, ctx.attr.data) for key, value in ctx.attr.env.items()}
+    exports = ["export %s=%s" % (key, _quote(value)) for key, value in sorted(env.items())]
     launcher = ctx.actions.declare_file(ctx.label.name)
     ctx.actions.expand_template(
         template = ctx.file._launcher,
@@ -104,7 +105,7 @@ def _executable_impl(ctx):
 
 _EXECUTABLE_ATTRS = dict(
     _LIBRARY_ATTRS,
-    env = attr.string_dict(doc = "Environment variables of the program."),
+    env = attr.string_dict(doc = "Environment variables of the program; $(rootpath) of data is expanded."),
     main = attr.label(allow_single_file = [".py"], mandatory = True, doc = "The file to run."),
     _interpreter = attr.label(default = "@python//:py", allow_single_file = True),
     _launcher = attr.label(default = "//tools/python:launcher.sh", allow_single_file = True),

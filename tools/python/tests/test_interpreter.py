@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -62,10 +63,7 @@ def test_each_kind_of_build_on_this_machine_runs_from_its_copy(kind: pathlib.Pat
 
 
 def test_the_network_is_out_of_reach_and_loopback_is_not() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname(), timeout=5):
-            pass
+        socket.create_connection(server.getsockname(), timeout=5).close()
     with pytest.raises(OSError, match="unreachable"):
         socket.create_connection(("192.0.2.1", 9), timeout=5)
