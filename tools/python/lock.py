@@ -47,29 +47,44 @@ def resolve(requirements: str, pins: list[str]) -> list[dict]:
             return json.load(file)["install"]
 
 
-def locked_dependencies(entry: dict, names: set[str]) -> list[str]:
-    """The locked distributions that one distribution requires on this platform, with the extras asked of it."""
+def dependencies(by_name: dict[str, dict]) -> dict[str, list[str]]:
+    """For each distribution those of `by_name` that it requires on this platform, with the extras asked of it.
+
+    pip's report tells only the extras that the direct requirements ask for; the others (``torch`` asks for
+    ``cuda-toolkit[cublas,...]``) are gathered here, until no more turn up.
+    """
     sys.path.insert(0, PIP_HOME)
     from pip._vendor.packaging.markers import default_environment
     from pip._vendor.packaging.requirements import Requirement
 
-    found = set()
-    for text in entry["metadata"].get("requires_dist", []):
-        requirement = Requirement(text)
-        environments = [{**default_environment(), "extra": extra} for extra in ["", *entry.get("requested_extras", [])]]
-        if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
-            found.add(canonical(requirement.name))
-    return sorted((found & names) - {canonical(entry["metadata"]["name"])})
+    environment = default_environment()
+    extras = {name: {"", *entry.get("requested_extras", [])} for name, entry in by_name.items()}
+    needs: dict[str, set[str]] = {name: set() for name in by_name}
+    waiting = list(by_name)
+    while waiting:
+        name = waiting.pop()
+        for requirement in map(Requirement, by_name[name]["metadata"].get("requires_dist", [])):
+            marker, needed = requirement.marker, canonical(requirement.name)
+            wanted = marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in extras[name])
+            if not wanted or needed not in by_name:
+                continue
+            if needed != name:
+                needs[name].add(needed)
+            if not requirement.extras <= extras[needed]:
+                extras[needed] |= requirement.extras
+                waiting.append(needed)
+    return {name: sorted(found) for name, found in needs.items()}
 
 
 def render(entries: list[dict], source: str) -> str:
     """The text of the lock file."""
     by_name = {canonical(entry["metadata"]["name"]): entry for entry in entries}
+    needs = dependencies(by_name)
     lines = [f"# Resolved from {source} by tools/python/lock.py; do not edit. 'needs' is read by pip_lock.bzl."]
     for name, entry in sorted(by_name.items()):
         digest = entry["download_info"]["archive_info"]["hashes"]["sha256"]
         lines.append(f"{name}=={entry['metadata']['version']} \\\n    --hash=sha256:{digest}")
-        lines.append("    # needs: " + (" ".join(locked_dependencies(entry, set(by_name))) or "nothing"))
+        lines.append("    # needs: " + (" ".join(needs[name]) or "nothing"))
     return "\n".join(lines) + "\n"
 
 
