@@ -35,22 +35,37 @@ def _absolute(label):
     text = str(label)
     return "@" + text if text.startswith("//") else text
 
-def _choose(rctx, locks):
-    """The lock to use: the one that SUBQUAD_TORCH names, else the first whose probe pip can find."""
-    wanted = rctx.os.environ.get("SUBQUAD_TORCH", "auto")
-    if wanted in locks:
-        return wanted
-    if wanted != "auto":
-        fail("SUBQUAD_TORCH is %r; accepted: auto, %s" % (wanted, ", ".join(locks)))
+def read_locks(ctx, locks):
+    """Reads locks, {label: variant}, in a repository rule or a module extension: {variant: entries}."""
+    return {locks[label]: _parse(ctx.read(ctx.path(label))) for label in locks}
+
+def choose_variant(ctx, hub, locks, fetch, python):
+    """The lock to use: the one that SUBQUAD_TORCH names, else the first whose torch pip can find.
+
+    Args:
+      ctx: of a repository rule or a module extension.
+      hub: its name, for messages.
+      locks: as from read_locks, best first.
+      fetch: label of fetch_wheel.py.
+      python: label of the interpreter.
+
+    Returns:
+      the name of the variant.
+    """
     names = list(locks)
+    wanted = ctx.os.environ.get("SUBQUAD_TORCH", "auto")
+    if len(names) == 1 or wanted in names:
+        return names[0] if len(names) == 1 else wanted
+    if wanted != "auto":
+        fail("SUBQUAD_TORCH is %r; accepted: auto, %s" % (wanted, ", ".join(names)))
     for name in names[:-1]:
-        probes = [entry for entry in locks[name] if entry.name == rctx.attr.probe]
-        command = [rctx.path(rctx.attr._python), "-I", rctx.path(rctx.attr._fetch), "--check", probes[0].pin]
-        if rctx.execute(command + probes[0].hashes, timeout = 1800).return_code == 0:
+        torch = [entry for entry in locks[name] if entry.name == "torch"][0]
+        command = [ctx.path(python), "-I", ctx.path(fetch), "--check", torch.pin] + torch.hashes
+        if ctx.execute(command, timeout = 1800).return_code == 0:
             return name
 
         # buildifier: disable=print
-        print("pip does not find %s here, so @%s is made from the %r lock" % (probes[0].pin, rctx.name, names[-1]))
+        print("pip does not find %s here, so @%s is made from the %r lock" % (torch.pin, hub, names[-1]))
     return names[-1]
 
 _ALIASES = """package(default_visibility = ["//visibility:public"])
@@ -67,29 +82,32 @@ alias(
 """
 
 def _hub_impl(rctx):
-    locks = {rctx.attr.locks[label]: _parse(rctx.read(rctx.path(label))) for label in rctx.attr.locks}
-    chosen = _choose(rctx, locks) if len(locks) > 1 else list(locks)[0]
+    locks = read_locks(rctx, rctx.attr.locks)
+    variant = rctx.attr.variant or choose_variant(rctx, rctx.attr.hub, locks, rctx.attr._fetch, rctx.attr._python)
     calls = []
-    for entry in locks[chosen]:
+    for entry in locks[variant]:
         name = _identifier(entry.name)
         rctx.file(name + "/BUILD.bazel", _ALIASES.format(hub = rctx.attr.hub, name = name), executable = False)
         calls.append("    pip_wheel(name = %r, pin = %r, hashes = %r, needs = %r)" % (
             rctx.attr.hub + "_" + name,
             entry.pin,
             entry.hashes,
-            ["@%s_%s//:pkg" % (rctx.attr.hub, _identifier(need)) for need in entry.needs],
+            _needs(rctx.attr.hub, entry),
         ))
     statement = "load(%r, \"pip_wheel\")" % _absolute(Label("//tools/python:pip_lock.bzl"))
     rctx.file("repos.bzl", "\n".join([statement, "", "def pip_repositories():"] + calls) + "\n", executable = False)
-    rctx.file("VARIANT", chosen + "\n", executable = False)
+    rctx.file("VARIANT", variant + "\n", executable = False)
     rctx.file("BUILD.bazel", "exports_files([\"VARIANT\", \"repos.bzl\"])\n", executable = False)
+
+def _needs(hub, entry):
+    return ["@%s_%s//:pkg" % (hub, _identifier(need)) for need in entry.needs]
 
 _pip_hub = repository_rule(
     implementation = _hub_impl,
     attrs = {
         "hub": attr.string(mandatory = True),
         "locks": attr.label_keyed_string_dict(mandatory = True),
-        "probe": attr.string(default = "torch"),
+        "variant": attr.string(),
         "_fetch": attr.label(default = "//tools/python:fetch_wheel.py"),
         "_python": attr.label(default = "@python//:py/bin/python3"),
     },
@@ -97,7 +115,7 @@ _pip_hub = repository_rule(
 )
 
 def pip_hub(name, locks):
-    """Declares a hub.
+    """Declares a hub, for WORKSPACE; pip_repositories() of its repos.bzl then declares the distributions.
 
     Args:
       name: of the hub and, with an underscore, the prefix of its distributions' repositories.
@@ -105,6 +123,19 @@ def pip_hub(name, locks):
         `auto`, the default, takes the first one whose torch pip can find on this machine.
     """
     _pip_hub(name = name, hub = name, locks = locks)
+
+def pip_hub_with_repositories(ctx, name, locks, fetch, python):
+    """Declares a hub and its distributions, for a module extension. Arguments as above."""
+    entries = read_locks(ctx, locks)
+    variant = choose_variant(ctx, name, entries, fetch, python)
+    _pip_hub(name = name, hub = name, locks = locks, variant = variant)
+    for entry in entries[variant]:
+        pip_wheel(
+            name = name + "_" + _identifier(entry.name),
+            hashes = entry.hashes,
+            needs = _needs(name, entry),
+            pin = entry.pin,
+        )
 
 _WHEEL = """load({rules}, "wheel_library")
 

@@ -23,7 +23,9 @@ def read_pins() -> dict[str, str]:
 
 def read_requirements() -> list[Requirement]:
     """The direct requirements of both files."""
-    lines = [line for name in ("requirements.in", "without_torch.in") for line in (FOLDER / name).read_text().splitlines()]
+    lines = [
+        line for name in ("requirements.in", "without_torch.in") for line in (FOLDER / name).read_text().splitlines()
+    ]
     return [Requirement(line.split("#")[0].strip()) for line in lines if line[:1].isalnum()]
 
 
