@@ -74,8 +74,12 @@ def test_every_sibling_range_is_closed_and_holds_the_sibling_of_this_tree(enviro
         assert environment.candidates[name][0].version in requirement.specifier, str(requirement)
 
 
-def test_the_wheel_is_pure_and_shares_the_namespace() -> None:
-    assert WHEEL.name.endswith("-py3-none-any.whl")
+def test_the_tag_says_whether_the_wheel_holds_machine_code() -> None:
+    native = [name for name in zipfile.ZipFile(WHEEL).namelist() if name.endswith(".so")]
+    assert WHEEL.name.endswith("-py3-none-any.whl") is (not native)
+
+
+def test_the_wheel_holds_the_package_and_shares_the_namespace() -> None:
     names = zipfile.ZipFile(WHEEL).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"subquad"}

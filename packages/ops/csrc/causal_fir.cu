@@ -9,15 +9,16 @@
 #include "packages/ops/csrc/numeric.cuh"
 #include "packages/ops/csrc/subquad_ops_cuda.h"
 
-namespace subquad {
-namespace {
+// A named namespace, not an anonymous one: nvcc makes up the name of the latter from the path of the build folder, and the
+// library would differ from build to build.
+namespace subquad::causal_fir {
 
 constexpr int kMinTap = 2;
 constexpr int kMaxTap = 8;
 constexpr int kThreads = 256;
 constexpr int64_t kMaxGridY = 65535;
 
-struct CausalFirArguments {
+struct Arguments {
   const void* input;
   const void* taps;
   const void* bias;
@@ -78,7 +79,7 @@ __device__ __forceinline__ float activate(float x, int32_t activation) {
 
 // Thread (x, y) of block (i, j) owns row i * blockDim.y + y and the packs x, x + blockDim.x, ... of the j-th stretch.
 template <typename T, int kTap>
-__global__ void __launch_bounds__(kThreads) causal_fir_kernel(const CausalFirArguments a) {
+__global__ void __launch_bounds__(kThreads) forward(const Arguments a) {
   constexpr int kPack = Pack<T>::kSize;
   constexpr int kHalo = (kTap - 1 + kPack - 1) / kPack * kPack;  // whole packs that hold the kTap - 1 samples before
   const uint32_t row_index = blockIdx.x * blockDim.y + threadIdx.y;
@@ -123,8 +124,8 @@ __global__ void __launch_bounds__(kThreads) causal_fir_kernel(const CausalFirArg
 }
 
 template <typename T, int kTap>
-int32_t launch(const CausalFirArguments& arguments, cudaStream_t stream) {
-  CausalFirArguments a = arguments;
+int32_t launch(const Arguments& arguments, cudaStream_t stream) {
+  Arguments a = arguments;
   constexpr int kPack = Pack<T>::kSize;
   a.packs_per_row = (a.length + kPack - 1) / kPack + (a.length % kPack == 0 ? 0 : 1);  // a shifted row touches one more
   unsigned across = 1;
@@ -132,12 +133,12 @@ int32_t launch(const CausalFirArguments& arguments, cudaStream_t stream) {
   const dim3 block(across, kThreads / across);
   const int64_t stretches = (a.packs_per_row + across - 1) / across;
   const dim3 grid((a.rows + block.y - 1) / block.y, static_cast<unsigned>(stretches < kMaxGridY ? stretches : kMaxGridY));
-  causal_fir_kernel<T, kTap><<<grid, block, 0, stream>>>(a);
+  forward<T, kTap><<<grid, block, 0, stream>>>(a);
   return static_cast<int32_t>(cudaGetLastError());
 }
 
 template <typename T>
-int32_t launch_for_tap(int32_t tap, const CausalFirArguments& a, cudaStream_t stream) {
+int32_t launch_for_tap(int32_t tap, const Arguments& a, cudaStream_t stream) {
   switch (tap) {
     case 2: return launch<T, 2>(a, stream);
     case 3: return launch<T, 3>(a, stream);
@@ -166,17 +167,16 @@ int32_t check(const void* input, const void* taps, const void* output, int64_t b
   return SUBQUAD_OPS_OK;
 }
 
-}  // namespace
-}  // namespace subquad
+}  // namespace subquad::causal_fir
 
 extern "C" int32_t subquad_ops_causal_fir(const void* input, const void* taps, const void* bias, const void* skip,
                                           const void* initial_state, void* output, int64_t batch, int64_t channel,
                                           int64_t length, int64_t group, int32_t tap, int32_t dtype,
                                           int32_t parameter_dtype, int32_t activation, void* stream) {
-  const int32_t status = subquad::check(input, taps, output, batch, channel, length, group, tap, dtype,
-                                        parameter_dtype, activation);
+  const int32_t status = subquad::causal_fir::check(input, taps, output, batch, channel, length, group, tap, dtype,
+                                                    parameter_dtype, activation);
   if (status != SUBQUAD_OPS_OK || batch == 0 || length == 0) return status;
-  subquad::CausalFirArguments a{};
+  subquad::causal_fir::Arguments a{};
   a.input = input;
   a.taps = taps;
   a.bias = bias;
@@ -193,10 +193,10 @@ extern "C" int32_t subquad_ops_causal_fir(const void* input, const void* taps, c
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   switch (dtype) {
     case SUBQUAD_OPS_FLOAT16:
-      return subquad::launch_for_tap<__half>(tap, a, cuda_stream);
+      return subquad::causal_fir::launch_for_tap<__half>(tap, a, cuda_stream);
     case SUBQUAD_OPS_BFLOAT16:
-      return subquad::launch_for_tap<__nv_bfloat16>(tap, a, cuda_stream);
+      return subquad::causal_fir::launch_for_tap<__nv_bfloat16>(tap, a, cuda_stream);
     default:
-      return subquad::launch_for_tap<float>(tap, a, cuda_stream);
+      return subquad::causal_fir::launch_for_tap<float>(tap, a, cuda_stream);
   }
 }

@@ -13,7 +13,8 @@ from tools.cuda.fatbin import device_code
 CSRC = Path(__file__).parents[1]
 LIBRARY = CSRC / "libsubquad_ops_cuda.so"
 HEADER = CSRC / "subquad_ops_cuda.h"
-CUBINS = {architecture: CSRC / f"causal_fir.{architecture}.cubin" for architecture in ("sm_80", "sm_90a")}
+CUBINS = {architecture: CSRC / f"causal_fir_cubin.{architecture}.cubin" for architecture in ("sm_80", "sm_90a")}
+KERNEL = "subquad10causal_fir7forward"  # subquad::causal_fir::forward, as compilers write it
 OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS = range(0, -7, -1)
 
 
@@ -57,7 +58,7 @@ def test_the_library_needs_no_cuda_and_no_torch_to_load() -> None:
 
 
 def test_the_library_holds_machine_code_for_both_architectures() -> None:
-    kernels = [code for code in device_code(LIBRARY) if code.names("causal_fir_kernel")]
+    kernels = [code for code in device_code(LIBRARY) if code.names(KERNEL)]
     assert {code.architecture for code in kernels} == {"sm_80", "sm_90a"}
     assert {code.kind for code in kernels} == {"cubin"}
 
@@ -66,7 +67,7 @@ def test_the_library_holds_machine_code_for_both_architectures() -> None:
 def test_each_cubin_holds_the_kernel(architecture: str) -> None:
     content = CUBINS[architecture].read_bytes()
     assert content.startswith(b"\x7fELF")
-    assert b"causal_fir_kernel" in content
+    assert KERNEL.encode() in content
 
 
 def test_no_build_path_is_left_in_the_library() -> None:
