@@ -1,18 +1,19 @@
 """Handing a config over unbuilt: a copy in which every reference to something outside it is replaced by its value.
 
-References that stay inside the copy remain references, so ``instantiate(mixer_cfg, dim=32)`` still moves the fields that
-depend on ``dim``; names that are found nowhere remain too, since the receiver may yet set them.
+References that stay inside the copy remain references, so ``instantiate(mixer_cfg, dim=32)`` still moves the fields
+that depend on ``dim``; names that are found nowhere remain too, since the receiver may yet set them.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from subquad.lazy_config._containers import is_container, map_container
 from subquad.lazy_config._paths import format_path
 from subquad.lazy_config._scope import Place, expression_at, find
 from subquad.lazy_config._template import escape, has_reference, parse_template
 from subquad.lazy_config.errors import ExpressionError
 from subquad.lazy_config.expression import Expression, Reference, number_text, replace_references
-from subquad.lazy_config.lazy import Config, copy_tree, is_container, map_container
+from subquad.lazy_config.lazy import Config, copy_tree
 
 MAX_COPIED = 200_000
 """How many fields and items references may copy into deferred configs of one tree."""
@@ -57,7 +58,7 @@ class Deferral:
         expression = expression_at(place)
         if expression is not None:
             return self._close_expression(place, expression, boundary)
-        return self._close_text(place, boundary) if has_reference(raw) else raw
+        return self._close_text(place, boundary) if isinstance(raw, str) and has_reference(raw) else raw
 
     def _close_expression(self, place: Place, expression: Expression, boundary: Place) -> Any:
         uses = [self._use(place, reference, boundary) for reference in expression.references]

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from subquad.lazy_config._containers import is_container, is_tuple
 from subquad.lazy_config._paths import Key, Keys, did_you_mean, format_path, known_names, parse_path
 from subquad.lazy_config._signature import target_name
 from subquad.lazy_config._template import has_reference
 from subquad.lazy_config.errors import LazyConfigError, OverrideError, UnknownFieldError
 from subquad.lazy_config.expression import Expression
 from subquad.lazy_config.history import short_text
-from subquad.lazy_config.lazy import Config, delete_field, is_container, is_tuple, set_field
+from subquad.lazy_config.lazy import Config, delete_field, set_field
 
 ABSENT: Final = object()
 """The value of a field that is not set."""
@@ -91,9 +92,7 @@ def _own_key(node: Any, key: Key, path: str, holder_path: str) -> Any:
             raise UnknownFieldError(f"{path}: {holder_path or 'the root'} is a list; give an index below {len(node)}")
         return key + len(node) if -len(node) <= key < 0 else key
     if isinstance(node, Expression) or (isinstance(node, str) and has_reference(node)):
-        raise UnknownFieldError(
-            f"{path}: {holder_path} refers to {node!r}; set the field there, or replace {holder_path}"
-        )
+        raise UnknownFieldError(f"{path}: {holder_path} is {node!r}; set the field there, or replace {holder_path}")
     raise UnknownFieldError(f"{path}: {holder_path or 'the root'} is {short_text(node)}, which has no fields")
 
 

@@ -68,7 +68,7 @@ def format_path(keys: Iterable[Any], start: str = "") -> str:
 
 def did_you_mean(name: Any, known: Iterable[Any]) -> str:
     """``; did you mean 'depth'?`` where a known name is close to ``name``, else empty."""
-    names = [str(k) for k in known]
+    names = list(dict.fromkeys(str(k) for k in known))
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
     if not close:
         lowered = {n.lower(): n for n in names}

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from subquad.lazy_config._containers import is_container
 from subquad.lazy_config._paths import Key, Keys, did_you_mean, format_path
 from subquad.lazy_config._signature import Numeric
 from subquad.lazy_config._template import as_expression_text, has_reference, parse_template
 from subquad.lazy_config.errors import ExpressionError, LazyConfigError, ReferenceCycleError
 from subquad.lazy_config.expression import Expression, Reference, expr
 from subquad.lazy_config.history import short_text
-from subquad.lazy_config.lazy import PLACEHOLDER, Config, is_container
+from subquad.lazy_config.lazy import PLACEHOLDER, Config
 
 MAX_HOPS = 32
 """How many references may lead from one to the next."""
@@ -27,7 +28,7 @@ class Place:
     def child(self, key: Key) -> "Place":
         """The place of a field or item, which must be there."""
         raw = self.raw
-        return Place(raw._lazy_fields[key] if isinstance(raw, Config) else raw[key], key, self)
+        return Place(raw._lazy_fields[str(key)] if isinstance(raw, Config) else raw[key], key, self)
 
     def children(self) -> "Iterator[Place]":
         """The places of all fields or items."""

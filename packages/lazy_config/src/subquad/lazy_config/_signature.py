@@ -105,16 +105,13 @@ class Signature:
 
     def arrange(self, fields: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The positional and keyword arguments of the call that ``fields`` stands for."""
-        left, positional = dict(fields), []
+        left = dict(fields)
         extra = list(left.pop(self.starred)) if self.starred in left else None
-        for name, parameter in self.parameters.items():
-            if parameter.kind is _KINDS.POSITIONAL_ONLY or (extra and parameter.kind is _KINDS.POSITIONAL_OR_KEYWORD):
-                if name in left:
-                    positional.append(left.pop(name))
-                elif extra or any(
-                    self.parameters[n].kind is _KINDS.POSITIONAL_ONLY for n in left if n in self.parameters
-                ):
-                    positional.append(parameter.default)
+        kinds = {_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD} if extra else {_KINDS.POSITIONAL_ONLY}
+        names = [name for name, parameter in self.parameters.items() if parameter.kind in kinds]
+        while names and not extra and names[-1] not in left:  # defaults at the end need not be passed
+            names.pop()
+        positional = [left.pop(name, self.parameters[name].default) for name in names]
         return [*positional, *(extra or ())], left
 
     def __str__(self) -> str:

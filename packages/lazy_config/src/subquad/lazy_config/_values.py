@@ -187,9 +187,8 @@ def _as_container(text: str, member: Any, levels: int) -> Any:
 
 
 def _as_path(text: str, member: Any, levels: int) -> Any:
-    return (
-        pathlib.Path(text) if text and isinstance(member, type) and issubclass(member, pathlib.PurePath) else Unreadable
-    )
+    is_path = isinstance(member, type) and issubclass(member, pathlib.PurePath)
+    return pathlib.Path(text) if text and is_path else Unreadable
 
 
 def _as_text(text: str, member: Any, levels: int) -> Any:

@@ -9,10 +9,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from subquad.lazy_config._containers import is_container
 from subquad.lazy_config._targets import CONFIG_FILE_MARK
 from subquad.lazy_config.errors import ConfigFileError, LazyConfigError
 from subquad.lazy_config.history import short_text, shown_path
-from subquad.lazy_config.lazy import Config, is_container
+from subquad.lazy_config.lazy import Config
 from subquad.lazy_config.yaml_form import DEFAULT_ALLOWED, load_yaml
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from subquad.lazy_config._containers import is_container
 from subquad.lazy_config._paths import format_path
 from subquad.lazy_config._signature import target_name
-from subquad.lazy_config.lazy import Config, is_container, same_target, same_value
+from subquad.lazy_config.lazy import Config, same_target, same_value
 from subquad.lazy_config.render import to_python
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "retargeted": "@"}
@@ -74,12 +75,14 @@ def _differences(before: Any, after: Any, keys: tuple[Any, ...]) -> Iterator[Fie
         if not same_target(before, after):
             yield FieldDifference(format_path(keys), "retargeted", before._lazy_target, after._lazy_target)
         yield from _by_key(before._lazy_fields, after._lazy_fields, keys)
-    elif type(before) is type(after) is dict:
-        yield from _by_key(before, after, keys)
     elif is_container(before) and type(before) is type(after):
-        yield from _by_key(dict(enumerate(before)), dict(enumerate(after)), keys)
+        yield from _by_key(_items(before), _items(after), keys)
     elif not same_value(before, after):
         yield FieldDifference(format_path(keys), "changed", before, after)
+
+
+def _items(container: Any) -> dict[Any, Any]:
+    return container if isinstance(container, dict) else dict(enumerate(container))
 
 
 def _by_key(before: dict[Any, Any], after: dict[Any, Any], keys: tuple[Any, ...]) -> Iterator[FieldDifference]:

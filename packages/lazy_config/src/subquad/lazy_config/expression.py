@@ -293,11 +293,12 @@ class _Parser:
     def unary(self, levels: int) -> None:
         if levels <= 0:
             _complain(self.text, self.tokens[self.at][2], f"more than {MAX_LEVELS} levels")
-        for sign, code in (("-", "negate"), ("+", "keep")):
-            if self.take(sign):
-                self.unary(levels - 1)
-                self.program.append((code, None))
-                return
+        if self.kind == "operator" and self.word in "+-":
+            code: _Code = "negate" if self.word == "-" else "keep"
+            self.at += 1
+            self.unary(levels - 1)
+            self.program.append((code, None))
+            return
         self.atom(levels)
         if self.take("**"):
             self.unary(levels - 1)

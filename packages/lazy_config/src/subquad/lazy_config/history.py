@@ -1,7 +1,8 @@
 """Who set a field: every change of a config's field is kept with the place it came from.
 
-Two rules that are not obvious. A source is the nearest frame outside this package, so a helper of yours that sets fields
-is named, not the caller of the helper. Only a short text of each value is kept, so history holds no tensors alive.
+Two rules that are not obvious. A source is the nearest frame outside this package, so a helper of yours that sets
+fields is named, not the caller of the helper. Only a short text of each value is kept, so history keeps no tensors
+alive.
 """
 
 import os
@@ -73,8 +74,8 @@ def caller_source() -> str:
     """``file:line`` of the nearest caller outside this package, relative to the working folder where it is inside."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name != _PACKAGE and not name.startswith(_PACKAGE + "."):
+        module = str(frame.f_globals.get("__name__", ""))
+        if not any(module == name or module.startswith(name + ".") for name in _SKIPPED):
             return f"{shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back
     return "<unknown>"
@@ -110,7 +111,8 @@ def _text(value: Any, levels: int) -> str:
     if levels and type(value) in (list, tuple, dict):
         return _container_text(value, levels - 1)
     if type(value).__module__.startswith(_PACKAGE + "."):
-        return value.__short_text__() if hasattr(type(value), "__short_text__") else repr(value)
+        short = getattr(type(value), "__short_text__", repr)
+        return short(value)
     return f"<{type(value).__qualname__}>"
 
 

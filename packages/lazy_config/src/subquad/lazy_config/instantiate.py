@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 
 from subquad.lazy_config._construction import construction_error
+from subquad.lazy_config._containers import is_container, map_container
 from subquad.lazy_config._deferral import Deferral
 from subquad.lazy_config._edit import set_paths
 from subquad.lazy_config._paths import format_path
@@ -19,7 +20,7 @@ from subquad.lazy_config.errors import (
 )
 from subquad.lazy_config.expression import Expression, Reference
 from subquad.lazy_config.history import caller_source, short_text
-from subquad.lazy_config.lazy import Config, Placeholder, copy_tree, is_container, map_container, target_of
+from subquad.lazy_config.lazy import Config, Placeholder, copy_tree, target_of
 
 T = TypeVar("T")
 DEFERRED_SUFFIX = "_cfg"
@@ -90,10 +91,8 @@ def _check(place: Place, deferred: bool, missing: list[str]) -> None:
             if not signature.takes(name):
                 raise UnknownFieldError(f"{format_path([name], place.path)} is not a parameter of {signature}")
         if not deferred:
-            shown = format_path
-            missing.extend(
-                f"{shown([name], place.path)} of {signature}" for name in signature.missing(raw._lazy_fields)
-            )
+            names = signature.missing(raw._lazy_fields)
+            missing += [f"{format_path([name], place.path)} of {signature}" for name in names]
     for child in place.children():
         _check(child, deferred or _is_deferred(child), missing)
 
@@ -130,7 +129,7 @@ class _Builder:
             expression = expression_at(place)
             if expression is not None:
                 return self._once(place, lambda p: self._evaluate(p, expression))
-            if has_reference(raw):
+            if isinstance(raw, str) and has_reference(raw):
                 return self._once(place, self._fill)
         return raw
 

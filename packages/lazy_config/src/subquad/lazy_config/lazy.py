@@ -5,11 +5,14 @@ kept as they are), so the same part can be given to many configs and each may be
 """
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, NoReturn, TypeVar, final
 
+from subquad.lazy_config._containers import is_container, map_container
 from subquad.lazy_config._paths import did_you_mean, known_names
+from subquad.lazy_config._python_text import to_python
 from subquad.lazy_config._signature import Signature, target_name
 from subquad.lazy_config.errors import FieldNotSetError, LazyConfigError, TargetError, UnknownFieldError
 from subquad.lazy_config.history import FieldHistory, caller_source, short_text
@@ -80,7 +83,7 @@ class Config(Generic[T_co]):
           FieldNotSetError: The target takes ``name`` but it is not set here.
           UnknownFieldError: The target does not take ``name``.
         """
-        if name.startswith("_lazy_"):  # an instance that is being made by copy or pickle
+        if name.startswith(("_lazy_", "__")):  # an instance in the making, or a protocol that configs do not have
             raise AttributeError(name)
         fields = self._lazy_fields
         if name in fields:
@@ -116,9 +119,10 @@ class Config(Generic[T_co]):
 
     def __repr__(self) -> str:
         """The Python text of the config, on one line where it is short."""
-        from subquad.lazy_config.render import to_python
-
         return to_python(self)
+
+    def __python_call__(self) -> tuple[str, Mapping[str, Any]]:
+        return f"LazyConfig({target_name(self._lazy_target)})", self._lazy_fields
 
     def __short_text__(self) -> str:
         return f"LazyConfig({target_name(self._lazy_target)})(…)"
@@ -203,39 +207,14 @@ def copy_tree(tree: T) -> T:
     return _copy(tree, MAX_DEPTH)
 
 
-def map_container(value: Any, change: Callable[[Any, Any], Any]) -> Any:
-    """``value`` with every item replaced by ``change(key, item)`` if it is a list, tuple or dict; else None."""
-    kind = type(value)
-    if kind is dict:
-        return {key: change(key, item) for key, item in value.items()}
-    if kind is list:
-        return [change(i, item) for i, item in enumerate(value)]
-    if is_tuple(value):
-        items = [change(i, item) for i, item in enumerate(value)]
-        return tuple(items) if kind is tuple else kind(*items)
-    return None
-
-
-def is_tuple(value: Any) -> bool:
-    """Whether ``value`` is a plain or named tuple (other subclasses are opaque values)."""
-    return type(value) is tuple or (isinstance(value, tuple) and hasattr(type(value), "_fields"))
-
-
-def is_container(value: Any) -> bool:
-    """Whether ``value`` is a list, tuple or dict that a tree looks into."""
-    return type(value) in (list, dict) or is_tuple(value)
-
-
 def same_value(left: Any, right: Any) -> bool:
     """Equality by value that never raises: configs by target and fields, NaN equal to NaN, bool unlike int."""
     if left is right:
         return True
     if isinstance(left, Config) and isinstance(right, Config):
         return same_target(left, right) and same_value(left._lazy_fields, right._lazy_fields)
-    if type(left) is dict and type(right) is dict:
-        return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in left)
-    if (type(left) is type(right) is list) or (is_tuple(left) and type(left) is type(right)):
-        return len(left) == len(right) and all(map(same_value, left, right))
+    if is_container(left) and type(left) is type(right):
+        return _same_items(left, right)
     if isinstance(left, bool) is not isinstance(right, bool):
         return False
     try:
@@ -244,13 +223,20 @@ def same_value(left: Any, right: Any) -> bool:
         return False
 
 
+def _same_items(left: Any, right: Any) -> bool:
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in left)
+    return len(left) == len(right) and all(map(same_value, left, right))
+
+
 def same_target(left: Config[Any], right: Config[Any]) -> bool:
     """Whether both call the same target; partials count as the same when they bind the same."""
     a, b = target_of(left), target_of(right)
     if a is b:
         return True
-    parts = [(f.func, f.args, f.keywords) for f in (a, b) if hasattr(f, "func") and hasattr(f, "keywords")]  # pyright: ignore[reportFunctionMemberAccess]
-    return same_value(*parts) if len(parts) == 2 else bool(a == b)
+    if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+        return a.func == b.func and same_value([a.args, a.keywords], [b.args, b.keywords])
+    return bool(a == b)
 
 
 def _copy(tree: Any, levels: int) -> Any:
@@ -289,9 +275,7 @@ def _bind(config: Config[Any], positional: tuple[Any, ...], fields: dict[str, An
     signature = config._lazy_signature
     bound = signature.bind_positionals(positional)
     if bound is None:
-        takes = (
-            "cannot tell the names of positional values" if not signature.readable else "takes fewer positional values"
-        )
+        takes = "takes fewer positional values" if signature.readable else "does not name its positional values"
         raise LazyConfigError(f"{target_name(config._lazy_target)} {takes} ({len(positional)} given): {signature}")
     twice = bound.keys() & fields.keys()
     if twice:

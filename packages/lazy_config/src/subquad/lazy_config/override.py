@@ -150,7 +150,5 @@ def _check_references(tree: Any, keys: Keys, text: str) -> None:
 def _may_be_set(place: Place, reference: Reference) -> bool:
     """Whether a config around ``place`` takes the name, so that whoever builds it may set it."""
     name = str(reference.keys[0])
-    return any(
-        isinstance(s.raw, Config) and name in s.raw._lazy_signature.parameters and name != place.key
-        for s in place.scopes()
-    )
+    holders = [scope.raw for scope in place.scopes() if isinstance(scope.raw, Config)]
+    return name != place.key and any(name in holder._lazy_signature.parameters for holder in holders)

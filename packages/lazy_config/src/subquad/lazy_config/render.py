@@ -1,26 +1,16 @@
 """A tree as text for people: as the Python that makes it, or field by field with who set what."""
 
-import enum
 from collections.abc import Iterator
 from typing import Any
 
+from subquad.lazy_config._containers import is_container
 from subquad.lazy_config._paths import format_path, parse_path
+from subquad.lazy_config._python_text import to_python as to_python
 from subquad.lazy_config._scope import Place, walk
 from subquad.lazy_config._signature import target_name
 from subquad.lazy_config.errors import UnknownFieldError
 from subquad.lazy_config.history import Change, short_text
-from subquad.lazy_config.lazy import MAX_DEPTH, Config, is_container, is_tuple
-
-_WIDTH = 100
-_INDENT = "    "
-
-
-def to_python(tree: Any) -> str:
-    """The Python text of a tree: ``LazyConfig(Network)(depth=4)``; broken into lines of about 100 characters.
-
-    Names are written without their module, other objects by their ``repr``.
-    """
-    return _python(tree, "", MAX_DEPTH)
+from subquad.lazy_config.lazy import Config
 
 
 def to_text(tree: Any) -> str:
@@ -28,11 +18,7 @@ def to_text(tree: Any) -> str:
     lines = []
     for place in _places(Place(tree)):
         raw = place.raw
-        if (
-            is_container(raw)
-            and len(raw)
-            and any(isinstance(c.raw, Config) or is_container(c.raw) for c in place.children())
-        ):
+        if is_container(raw) and _has_lines(raw):
             continue
         value = target_name(raw._lazy_target) + "(…)" if isinstance(raw, Config) else short_text(raw)
         source = f"  ({place.source})" if place.source else ""
@@ -77,51 +63,17 @@ def _at(change: Change, path: str) -> Change:
 
 
 def _places(place: Place) -> Iterator[Place]:
+    """The places that have a line of their own: fields, configs, and what holds these."""
     yield place
     for child in place.children():
-        if isinstance(child.raw, Config) or is_container(child.raw):
+        if _has_lines(child.raw):
             yield from _places(child)
-        elif isinstance(place.raw, Config | dict) or any(is_container(c.raw) for c in place.children()):
+        elif not is_container(place.raw) or _has_lines(place.raw) or place.parent is None:
             yield child
 
 
-def _python(value: Any, indent: str, levels: int) -> str:
-    if levels < 0:
-        return "…"
+def _has_lines(value: Any) -> bool:
+    """Whether ``value`` is a config or holds one."""
     if isinstance(value, Config):
-        fields = value._lazy_fields
-        start = f"LazyConfig({target_name(value._lazy_target)})("
-        if all(name.isidentifier() for name in fields):
-            return _joined(start, ")", [(f"{n}=", v) for n, v in fields.items()], indent, levels)
-        return _joined(start + "**{", "})", [(f"{n!r}: ", v) for n, v in fields.items()], indent, levels)
-    if type(value) is dict:
-        return _joined("{", "}", [(f"{_leaf(k)}: ", v) for k, v in value.items()], indent, levels)
-    if type(value) is list:
-        return _joined("[", "]", [("", v) for v in value], indent, levels)
-    if type(value) is tuple:
-        return _joined("(", ",)" if len(value) == 1 else ")", [("", v) for v in value], indent, levels)
-    if is_tuple(value):
-        items = [(f"{name}=", item) for name, item in zip(type(value)._fields, value, strict=True)]
-        return _joined(f"{type(value).__qualname__}(", ")", items, indent, levels)
-    return _leaf(value)
-
-
-def _joined(start: str, end: str, items: list[tuple[str, Any]], indent: str, levels: int) -> str:
-    inner = indent + _INDENT
-    texts = [name + _python(item, inner, levels - 1) for name, item in items]
-    line = start + ", ".join(texts) + end
-    if not texts or ("\n" not in line and len(indent) + len(line) <= _WIDTH):
-        return line
-    end = end.removeprefix(",")
-    return start + "".join(f"\n{inner}{text}," for text in texts) + f"\n{indent}{end}"
-
-
-def _leaf(value: Any) -> str:
-    if isinstance(value, enum.Enum):
-        return str(value) if not isinstance(value, enum.Flag) else repr(value)
-    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-        return value.__qualname__
-    try:
-        return repr(value)
-    except Exception:  # a foreign repr
-        return short_text(value)
+        return True
+    return is_container(value) and any(map(_has_lines, value.values() if isinstance(value, dict) else value))

@@ -129,13 +129,16 @@ def _encode(value: Any, keys: tuple[Any, ...], levels: int) -> Any:
 
 
 def _encode_dict(value: dict[Any, Any], keys: tuple[Any, ...], levels: int) -> Any:
-    plain = all(type(key) is str and not (key.startswith("_") and key.endswith("_")) and key != "<<" for key in value)
-    if plain:
+    if all(type(key) is str and not _is_special(key) for key in value):
         return {key: _encode(item, (*keys, key), levels - 1) for key, item in value.items()}
     pairs = [
         [_encode(key, (*keys, key), levels - 1), _encode(item, (*keys, key), levels - 1)] for key, item in value.items()
     ]
     return _special("_dict_", pairs)
+
+
+def _is_special(key: Any) -> bool:
+    return isinstance(key, str) and key.startswith("_") and key.endswith("_")
 
 
 def _special(key: str, items: Any) -> Any:
@@ -186,9 +189,7 @@ class _Decoder:
         pairs = self._merged(node, where, keys, levels)
         if _TARGET in pairs:
             return self._config(pairs, where, keys, levels)
-        special = [
-            key for key in pairs if isinstance(key, str) and key.startswith("_") and key.endswith("_") and key != "_"
-        ]
+        special = [key for key in pairs if _is_special(key)]
         if not special:
             return {key: self.decode(value, (*keys, key), levels - 1) for key, value in pairs.items()}
         form = self._forms.get(special[0])
