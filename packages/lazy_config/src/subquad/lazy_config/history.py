@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 _PACKAGE = __name__.rpartition(".")[0]
+_SKIPPED = (_PACKAGE, "beartype", "jaxtyping")  # run-time type checkers put frames of their own between ours
 _KEPT_PER_FIELD = 32
 _TEXT_LENGTH = 80
 
