@@ -158,7 +158,7 @@ def number_text(value: Any) -> str:
     try:
         text = repr(_number(value))
     except _Undefined as error:
-        raise ExpressionError(f"an operand {error}") from None
+        raise ExpressionError(str(error)) from None
     return f"({text})" if text.startswith("-") else text
 
 
@@ -178,7 +178,8 @@ def _run(program: tuple[tuple[_Code, Any], ...], lookup: Callable[[Reference], A
             stack.append(_extreme(name, arguments))
         elif code == "binary":
             right, left = _number(stack.pop()), _number(stack.pop())
-            stack.append(_number(_power(left, right) if value == "**" else _BINARY[value](left, right)))
+            result = _power(left, right) if value == "**" else _BINARY[value](left, right)
+            stack.append(_number(result, "a result"))
         else:
             operand = _number(stack.pop())
             stack.append(-operand if code == "negate" else +operand)
@@ -189,10 +190,7 @@ def _operand(value: Any, reference: Reference) -> Any:
     """``value`` if it can be calculated with; lists and tuples are left to ``min`` and ``max``."""
     if isinstance(value, list | tuple):
         return value
-    try:
-        return _number(value)
-    except _Undefined as error:
-        raise _Undefined(f"{reference} {error}") from None
+    return _number(value, str(reference))
 
 
 def _extreme(name: str, arguments: list[Any]) -> Number:
@@ -211,16 +209,17 @@ def _power(base: Number, exponent: Number) -> Any:
     return base**exponent
 
 
-def _number(value: Any) -> Number:
-    """``value`` if it is a number within the bounds."""
+def _number(value: Any, what: str = "an operand") -> Number:
+    """``value`` if it is a number within the bounds; ``what`` names it in the message."""
+    if isinstance(value, list | tuple):
+        raise _Undefined(f"{what} is a list; a list of numbers can only be the one argument of min or max")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        more = "; a list of numbers can only be the argument of min or max" if isinstance(value, list | tuple) else ""
-        raise _Undefined(f"is {type(value).__name__}, not a real number{more}")
+        raise _Undefined(f"{what} is of type {type(value).__name__}, not a real number")
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _Undefined(f"is {value}, not a finite number")
+            raise _Undefined(f"{what} is {value}, not a finite number")
     elif value.bit_length() > MAX_BITS:
-        raise _Undefined(f"is a number of {value.bit_length()} bits; at most {MAX_BITS} are taken")
+        raise _Undefined(f"{what} has {value.bit_length()} bits; at most {MAX_BITS} are taken")
     return value
 
 
