@@ -1,5 +1,6 @@
 """Places in a tree, and what a reference at one place refers to."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from subquad.lazy_config.lazy import PLACEHOLDER, Config
 
 MAX_HOPS = 32
 """How many references may lead from one to the next."""
+_MAX_FOLLOWED = 256
+"""How many references may be followed to find one place, side ways included."""
 
 
 class Place:
@@ -145,10 +148,18 @@ def find(place: Place, reference: Reference) -> tuple[Place, Place] | None:
     return None
 
 
-def walk(place: Place, keys: Keys, hops: int = MAX_HOPS) -> Place | None:
-    """The place at ``keys`` from ``place``, through fields that refer to other fields; None if there is none."""
+def walk(place: Place, keys: Keys) -> Place | None:
+    """The place at ``keys`` from ``place``, through fields that refer to other fields; None if there is none.
+
+    Raises:
+      ReferenceCycleError: Too many references have to be followed.
+    """
+    return _walk(place, keys, MAX_HOPS, itertools.count())
+
+
+def _walk(place: Place, keys: Keys, hops: int, followed_so_far: "itertools.count[int]") -> Place | None:
     for key in keys:
-        followed = _follow(place, hops)
+        followed = _follow(place, hops, followed_so_far)
         if followed is None:
             return None
         found = _step(followed, key)
@@ -199,18 +210,19 @@ def _starts(place: Place, reference: Reference) -> list[Place]:
     return scopes if reference.anchor == 0 else scopes[reference.anchor - 1 : reference.anchor]
 
 
-def _follow(place: Place, hops: int) -> Place | None:
+def _follow(place: Place, hops: int, followed_so_far: "itertools.count[int]") -> Place | None:
     """``place``, or what it refers to if it holds nothing but a reference."""
     expression = expression_at(place) if isinstance(place.raw, str | Expression) else None
     reference = expression.sole_reference if expression is not None else None
     if reference is None:
         return place
-    if hops <= 0:
-        raise ReferenceCycleError(f"{place.shown}: more than {MAX_HOPS} references lead from one to the next")
+    if hops <= 0 or next(followed_so_far) > _MAX_FOLLOWED:
+        many = f"more than {MAX_HOPS} references lead from one to the next, perhaps in a circle"
+        raise ReferenceCycleError(f"{place.shown}: {many}{place.set_at}")
     for scope in _starts(place, reference):
-        target = walk(scope, reference.keys, hops - 1)
+        target = _walk(scope, reference.keys, hops - 1, followed_so_far)
         if target is not None and not (reference.anchor == 0 and place.within(target)):
-            return _follow(target, hops - 1)
+            return _follow(target, hops - 1, followed_so_far)
     return None
 
 

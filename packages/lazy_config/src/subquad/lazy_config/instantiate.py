@@ -63,6 +63,8 @@ def instantiate(tree: Any, /, **overrides: Any) -> Any:
     try:
         check(root)
         return _Builder().value(root)
+    except LazyConfigError:
+        raise
     except RecursionError as error:
         raise LazyConfigError("the tree, or a chain of references in it, is too deep to build") from error
 
