@@ -94,3 +94,27 @@ def expand_groups(value: Tensor, channels: int) -> Tensor:
 def accumulation_dtype(x: Tensor) -> torch.dtype:
     """Returns the dtype in which sums over x are kept: float64 for float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def step(x: Tensor) -> tuple[int, int]:
+    """Checks one sample of each stream and returns batch and channels."""
+    floating("x", x)
+    if x.dim() != 2:
+        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; a step has 2 (batch, channel)")
+    return x.shape[0], x.shape[1]
+
+
+def row_values(name: str, value: Tensor | None, batch: int, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Checks an optional tensor that holds one plain value a row."""
+    if value is None:
+        return
+    same_device(name, value, "x", x)
+    if value.dtype not in dtypes:
+        raise DtypeMismatch(f"{name} is {value.dtype}; accepted: {', '.join(str(d)[6:] for d in dtypes)}")
+    if tuple(value.shape) != (batch,):
+        raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; x {tuple(x.shape)} needs {(batch,)}")
+
+
+def own_copy(state: Tensor) -> Tensor:
+    """Copies a view, so that a kept state does not keep the stream it was cut from."""
+    return state.clone() if state._is_view() else state

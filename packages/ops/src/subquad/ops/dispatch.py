@@ -175,3 +175,26 @@ def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
     backend = arguments.pop("backend", "auto")
     module = importlib.import_module(f"subquad.ops.{op_name}.{op_name}")
     return choose(module.describe(*tensors, **arguments), backend)[1]
+
+
+def gradients_by_recomputing(
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: tuple[Tensor | None, ...],
+    upstream: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradient of each input by running a torch form again under autograd.
+
+    Args:
+      function: maps the inputs to as many tensors as there are in ``upstream``.
+      inputs: as saved for backward; None stays None.
+      upstream: gradients of the results.
+    """
+    leaves = [None if x is None else x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+    with torch.enable_grad():
+        results = function(*leaves)
+    pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None]
+    wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+    found = iter(
+        torch.autograd.grad([r for r, _ in pairs], wanted, [u.to(r) for r, u in pairs], allow_unused=True)
+    )
+    return tuple(None if leaf is None or not leaf.requires_grad else next(found) for leaf in leaves)

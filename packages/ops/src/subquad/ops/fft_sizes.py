@@ -4,8 +4,6 @@ Measured with MKL's real FFT on one core: smooth lengths cost about ``n log n``,
 primes about a fifth more, and a large prime up to ten times as much. A power of two wins when it is within 1.2 times.
 """
 
-from functools import lru_cache
-
 _POWER_OF_TWO_ADVANTAGE = 1.2
 
 
@@ -17,8 +15,8 @@ def is_smooth(n: int) -> bool:
     return n == 1
 
 
-@lru_cache(maxsize=1024)
-def _fast_fft_size(minimum: int) -> int:
+def fast_fft_size(minimum: int) -> int:
+    """Returns the length at or above ``minimum`` (1 or more) at which a real FFT is cheapest."""
     power = 1 << max(0, minimum - 1).bit_length()
     if power <= _POWER_OF_TWO_ADVANTAGE * minimum:
         return power
@@ -26,8 +24,3 @@ def _fast_fft_size(minimum: int) -> int:
     while not is_smooth(candidate):
         candidate += 2
     return min(candidate, power)
-
-
-def fast_fft_size(minimum: int) -> int:
-    """Returns the length at or above ``minimum`` (1 or more) at which a real FFT is cheapest."""
-    return _fast_fft_size(minimum)

@@ -49,18 +49,8 @@ def causal_conv(
       >>> causal_conv(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[1.0, 1.0]])).flatten().tolist()
       [1.0, 3.0, 5.0]
     """
-    y, _ = causal_conv_with_state(
-        x,
-        taps,
-        bias=bias,
-        skip=skip,
-        activation=activation,
-        initial_state=initial_state,
-        cu_seqlens=cu_seqlens,
-        layout=layout,
-        backend=backend,
-    )
-    return y
+    y, _ = _run(x, taps, bias, skip, activation, initial_state, cu_seqlens, layout, backend)
+    return _checks.as_layout(y, layout)
 
 
 def causal_conv_with_state(
@@ -82,6 +72,22 @@ def causal_conv_with_state(
       first, with zeros (or the end of ``initial_state``) in front where the sequence is shorter. One row a sequence
       with ``cu_seqlens``.
     """
+    y, state = _run(x, taps, bias, skip, activation, initial_state, cu_seqlens, layout, backend)
+    return _checks.as_layout(y, layout), _checks.own_copy(state)
+
+
+def _run(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    activation: Activation | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    layout: Layout,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Checks a call and runs it; returns y channel-first and the state, which may be a view of a larger tensor."""
     stream = _checks.channel_first(x, layout)
     batch, channels, _ = stream.shape
     _checks.taps("taps", taps, x, channels)
@@ -97,12 +103,16 @@ def causal_conv_with_state(
     )
     chosen, _ = dispatch.choose(call, backend)
     if chosen is None:
-        y, state = _in_torch(stream, taps, bias, skip, activation, initial_state, cu_seqlens)
-    else:
-        y, state = chosen.run(
-            stream, taps, bias=bias, skip=skip, activation=activation, initial_state=initial_state
+        return compute_in_torch(
+            stream,
+            taps,
+            bias=bias,
+            skip=skip,
+            activation=activation,
+            initial_state=initial_state,
+            cu_seqlens=cu_seqlens,
         )
-    return _checks.as_layout(y, layout), state
+    return chosen.run(stream, taps, bias=bias, skip=skip, activation=activation, initial_state=initial_state)
 
 
 def describe(
@@ -133,15 +143,17 @@ def describe(
     )
 
 
-def _in_torch(
+def compute_in_torch(
     stream: Tensor,
     taps: Tensor,
+    *,
     bias: Tensor | None,
     skip: Tensor | None,
     activation: Activation | None,
     initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """Computes the checked, channel-first call in plain torch; returns y and the new history (a view)."""
     past = taps.shape[1] - 1
     if cu_seqlens is None:
         y, state = filter_stream(stream, taps, initial_state)

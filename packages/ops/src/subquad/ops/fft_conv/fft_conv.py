@@ -1,11 +1,15 @@
 """FFT convolution over one, two or three axes: the public function."""
 
-import torch
+from typing import get_args
 
-from subquad.ops import _checks
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Boundary, Grid, Layout, PerChannel
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
-from subquad.ops.fft_sizes import fast_fft_size
+from subquad.ops.fft_conv.spectral import convolve_spectral
 
 
 def fft_conv(
@@ -15,40 +19,133 @@ def fft_conv(
     boundary: Boundary | tuple[Boundary, ...] = "zero",
     causal: bool = False,
     skip: PerChannel | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Grid:
     """Convolves each channel of a grid with its own filter by FFT.
 
-    ``y[b, c, t] = sum(taps[c, k] * x[b, c, t + centre - k] for k) + skip[c] * x[b, c, t]`` with ``centre = tap // 2``
+    ``y[b, c, t] = sum(taps[c, k] * x[b, c, t + centre - k] for k) + skip[c] * x[b, c, t]`` along each axis, where
+    ``centre = tap // 2`` for odd and even filters and every boundary, and 0 when causal.
+
+    Args:
+      x: the grid, ``[batch, channel, *space]`` with 1, 2 or 3 axes of space; float32, float64, bfloat16 or float16.
+      taps: ``[channel, *tap]``, or ``[batch or 1, channel, *tap]`` for one filter a sample; any size along any axis.
+        With ``layout="BLH"`` the channel comes last: ``[*tap, channel]`` or ``[batch or 1, *tap, channel]``.
+      boundary: ``"zero"`` outside the grid, ``"circular"`` to wrap round, or one of the two per axis.
+      causal: no output sees a later sample; one axis with a zero boundary only.
+      skip: factor ``[channel]`` of the unfiltered input.
+      chunk_size: transform so many channels at a time and recompute them in backward, so that peak memory falls.
+      layout: ``"BHL"`` ``[batch, channel, *space]`` or ``"BLH"`` ``[batch, *space, channel]``.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      The filtered grid in the shape, dtype and layout of x, transformed in float32 (float64 for float64).
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
     """
+    grid, kernel, boundaries = _canonical(x, taps, boundary, causal, layout)
+    _checks.shaped("skip", skip, (grid.shape[1],), x)
+    if chunk_size is not None and chunk_size < 1:
+        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more channels, or None")
+    call = describe(x, taps, boundary=boundary, causal=causal, skip=skip, layout=layout)
+    chosen, _ = dispatch.choose(call, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    if chunk_size is None or chunk_size >= grid.shape[1]:
+        y = run(grid, kernel, boundary=boundaries, causal=causal, skip=skip)
+    else:
+        pieces = []
+        for start in range(0, grid.shape[1], chunk_size):
+            part = slice(start, start + chunk_size)
+            factor = None if skip is None else skip[part]
+            pieces.append(
+                checkpoint(
+                    run,
+                    grid[:, part],
+                    kernel[:, part],
+                    boundary=boundaries,
+                    causal=causal,
+                    skip=factor,
+                    use_reentrant=False,
+                )
+            )
+        y = torch.cat(pieces, dim=1)  # type: ignore[arg-type]
+    return y if layout == "BHL" else y.movedim(1, -1)
+
+
+def describe(
+    x: Tensor,
+    taps: Tensor,
+    *,
+    boundary: Boundary | tuple[Boundary, ...] = "zero",
+    causal: bool = False,
+    skip: Tensor | None = None,
+    chunk_size: int | None = None,
+    layout: Layout = "BHL",
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    grid, kernel, boundaries = _canonical(x, taps, boundary, causal, layout)
+    named = {
+        "skip": skip is not None,
+        "causal": causal,
+        "circular": "circular" in boundaries,
+        "per-sample": kernel.shape[0] > 1,
+        f"{grid.dim() - 2}d": True,
+    }
+    return dispatch.Call(
+        operator="fft_conv",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=grid.shape[0],
+        channels=grid.shape[1],
+        length=grid[0, 0].numel() if grid.shape[0] and grid.shape[1] else 0,
+        taps=max(kernel.shape[2:]),
+        options=frozenset(name for name, used in named.items() if used),
+        gradient=dispatch.gradient_wanted(x, taps, skip),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def _canonical(
+    x: Tensor, taps: Tensor, boundary: Boundary | tuple[Boundary, ...], causal: bool, layout: Layout
+) -> tuple[Tensor, Tensor, tuple[Boundary, ...]]:
+    """Checks a call; returns x ``[batch, channel, *space]``, taps ``[batch or 1, channel, *tap]``, one boundary an axis."""
+    _checks.one_of("layout", layout, get_args(Layout))
+    _checks.floating("x", x)
+    _checks.floating("taps", taps)
+    _checks.same_device("taps", taps, "x", x)
+    rank = x.dim() - 2
+    if not 1 <= rank <= 3:
+        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; accepted: 3, 4 or 5 (batch, channel and 1-3 of space)")
+    if taps.dim() not in (rank + 1, rank + 2):
+        raise ShapeMismatch(f"taps has {taps.dim()} axes, x has {x.dim()}; accepted: {rank + 1} or {rank + 2}")
+    kernel = taps if taps.dim() == x.dim() else taps.unsqueeze(0)
     grid = x if layout == "BHL" else x.movedim(-1, 1)
-    rank = grid.dim() - 2
+    kernel = kernel if layout == "BHL" else kernel.movedim(-1, 1)
+    if kernel.shape[1] != grid.shape[1]:
+        raise ShapeMismatch(f"taps has {kernel.shape[1]} channels, x has {grid.shape[1]}; they must agree")
+    if kernel.shape[0] not in (1, grid.shape[0]):
+        raise ShapeMismatch(f"taps has batch {kernel.shape[0]}, x has {grid.shape[0]}; accepted: 1 or the same")
+    if min(kernel.shape[2:]) < 1:
+        raise ShapeMismatch(f"taps has shape {tuple(taps.shape)}; accepted: 1 or more taps along every axis")
     boundaries = (boundary,) * rank if isinstance(boundary, str) else tuple(boundary)
     if len(boundaries) != rank:
-        raise ShapeMismatch(f"boundary names {len(boundaries)} axes, x has {rank}; they must agree")
-    if causal and (rank != 1 or boundaries != ("zero",)):
-        raise ArgumentOutOfRange("causal is True; accepted only with one axis and a zero boundary")
-    rows = taps if taps.dim() == grid.dim() else taps.unsqueeze(0)
+        raise ShapeMismatch(f"boundary names {len(boundaries)} axes, x has {rank} of space; they must agree")
+    for name in boundaries:
+        _checks.one_of("boundary", name, get_args(Boundary))
+    if causal and boundaries != ("zero",):
+        raise ArgumentOutOfRange(f"causal is True with boundary {boundaries!r}; accepted: one axis with 'zero'")
+    return grid, kernel, boundaries  # type: ignore[return-value]
+
+
+def compute_in_torch(
+    x: Tensor, taps: Tensor, *, boundary: tuple[Boundary, ...], causal: bool, skip: Tensor | None
+) -> Tensor:
     wide = _checks.accumulation_dtype(x)
-    dims = tuple(range(2, 2 + rank))
-    space, sizes = grid.shape[2:], rows.shape[2:]
-    centres = [0 if causal else size // 2 for size in sizes]
-    lengths = [
-        fast_fft_size(n + max(c, k - 1 - c)) if b == "zero" else n
-        for n, k, c, b in zip(space, sizes, centres, boundaries, strict=True)
-    ]
-    kernel = rows.to(wide)
-    for dim, length, size in zip(dims, lengths, sizes, strict=True):
-        if size > length:  # taps that lie a whole period further act on the same samples
-            folds = -(-size // length)
-            kernel = torch.nn.functional.pad(kernel.movedim(dim, -1), (0, folds * length - size))
-            kernel = kernel.unflatten(-1, (folds, length)).sum(-2).movedim(-1, dim)
-    signal = torch.fft.rfftn(grid.to(wide), s=lengths, dim=dims)
-    y = torch.fft.irfftn(signal * torch.fft.rfftn(kernel, s=lengths, dim=dims), s=lengths, dim=dims)
-    for dim, n, centre, kind in zip(dims, space, centres, boundaries, strict=True):
-        y = y.roll(-centre, dim) if kind == "circular" else y.narrow(dim, centre, n)
+    grid = x.to(wide)
+    y = convolve_spectral(grid, taps.to(wide), boundary, causal)
     if skip is not None:
-        y = y + skip.to(wide).reshape(-1, *[1] * rank) * grid.to(wide)
-    y = y.to(x.dtype)
-    return y if layout == "BHL" else y.movedim(1, -1)
+        y = y + skip.to(wide).reshape(-1, *[1] * (x.dim() - 2)) * grid
+    return y.to(x.dtype)

@@ -1,8 +1,9 @@
 """One decode step of a causal FIR filter: the public function."""
 
 import torch
+from torch import Tensor
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Active, History, PerChannel, Position, Step, Taps
 
 
@@ -19,24 +20,85 @@ def fir_step(
 ) -> Step:
     """Filters one sample of each row and stores it in the ring, in place.
 
-    ``y[b, c] = sum(taps[g(c), k] * x_at(position[b] - k) for k in range(tap)) + skip[c] * x[b, c] + bias[c]``
+    ``y[b, c] = sum(taps[g(c), k] * stream[b, c, position[b] - k] for k in range(tap)) + skip[c] * x[b, c] + bias[c]``
+
+    Args:
+      x: one sample of each stream, ``[batch, channel]``.
+      taps: ``[group, tap]``, tap 0 multiplies the current sample; channel c takes row ``c // (channels / group)``.
+      ring: ``[batch, channel, tap - 1]``, changed in place: the sample of absolute time t lies in slot
+        ``t % (tap - 1)``; zeros before the first sample (see ring_from_history).
+      position: ``[batch]`` integers, the tokens that each row has already seen; not changed.
+      bias: added to every sample of a channel.
+      skip: factor ``[channel]`` of the unfiltered input.
+      active: ``[batch]``; the ring of a row that is False keeps its values, and its output means nothing.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      ``[batch, channel]`` in the dtype of x, summed in float32 (float64 for float64). Not differentiable.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
     """
-    batch, channels = x.shape
+    batch, channels = _checks.step(x)
     _checks.taps("taps", taps, x, channels)
-    past = taps.shape[1] - 1
-    _checks.shaped("ring", ring, (batch, channels, past), x)
+    _checks.shaped("ring", ring, (batch, channels, taps.shape[1] - 1), x)
     _checks.shaped("bias", bias, (channels,), x)
     _checks.shaped("skip", skip, (channels,), x)
+    _checks.row_values("position", position, batch, x, (torch.int64, torch.int32))
+    _checks.row_values("active", active, batch, x, (torch.bool,))
+    chosen, _ = dispatch.choose(describe(x, taps, ring, position, bias=bias, skip=skip, active=active), backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(x, taps, ring, position, bias=bias, skip=skip, active=active)
+
+
+def describe(
+    x: Tensor,
+    taps: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    *,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    named = {"bias": bias, "skip": skip, "active": active}
+    return dispatch.Call(
+        operator="fir_step",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=x.shape[0],
+        channels=x.shape[1],
+        length=1,
+        taps=taps.shape[1],
+        options=frozenset(name for name, value in named.items() if value is not None),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def compute_in_torch(
+    x: Tensor,
+    taps: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    *,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Tensor:
+    batch, channels = x.shape
+    past = taps.shape[1] - 1
     wide = _checks.accumulation_dtype(x)
     rows = _checks.expand_groups(taps.to(wide), channels)
     current = x.to(wide)
     y = rows[:, 0] * current
-    if past:
-        slots = torch.arange(past, device=x.device)
-        lags = torch.remainder(position[:, None] - slots - 1, past) + 1
-        weights = rows.t()[lags]  # [batch, past, channel]
-        y = y + torch.einsum("bkc,bck->bc", weights, ring.to(wide))
-        slot = torch.remainder(position, past)[:, None, None].expand(batch, channels, 1)
+    if past and batch:
+        lags = torch.remainder(position[:, None] - torch.arange(1, past + 1, device=x.device), past) + 1
+        weights = rows.t()[lags]  # [batch, slot, channel]
+        y = y + (weights.transpose(1, 2) * ring.to(wide)).sum(dim=-1)
+        slot = torch.remainder(position, past).long()[:, None, None].expand(batch, channels, 1)
         sample = x.to(ring.dtype)[..., None]
         if active is not None:
             sample = torch.where(active[:, None, None], sample, ring.gather(-1, slot))

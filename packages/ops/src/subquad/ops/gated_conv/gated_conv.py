@@ -52,18 +52,8 @@ def gated_conv(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    y, _ = gated_conv_with_state(
-        z,
-        projection_taps,
-        mixer_taps,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
-        layout=layout,
-        backend=backend,
-    )
-    return y
+    y, _ = _run(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
+    return _checks.as_layout(y, layout)
 
 
 def gated_conv_with_state(
@@ -79,6 +69,23 @@ def gated_conv_with_state(
     backend: str = "auto",
 ) -> tuple[Sequence, GatedConvState]:
     """Does gated_conv and also returns the state from which a later call continues, both parts in the dtype of z."""
+    y, state = _run(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
+    first, second = state
+    return _checks.as_layout(y, layout), GatedConvState(_checks.own_copy(first), _checks.own_copy(second))
+
+
+def _run(
+    z: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedConvState | None,
+    layout: Layout,
+    backend: str,
+) -> tuple[Tensor, GatedConvState]:
+    """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
     stream = _checks.channel_first(z, layout, "z")
     projection, mixer = initial_state if initial_state is not None else (None, None)
     channels = check_projection(stream, projection_taps, projection)
@@ -95,8 +102,8 @@ def gated_conv_with_state(
         initial_state=initial_state,
     )
     chosen, _ = dispatch.choose(call, backend)
-    run = _in_torch if chosen is None else chosen.run
-    y, state = run(
+    run = compute_in_torch if chosen is None else chosen.run
+    return run(
         stream,
         projection_taps,
         mixer_taps,
@@ -105,7 +112,6 @@ def gated_conv_with_state(
         postgate=postgate,
         initial_state=initial_state,
     )
-    return _checks.as_layout(y, layout), state
 
 
 def describe(
@@ -138,7 +144,7 @@ def describe(
     )
 
 
-def _in_torch(
+def compute_in_torch(
     z: Tensor,
     projection_taps: Tensor,
     mixer_taps: Tensor,

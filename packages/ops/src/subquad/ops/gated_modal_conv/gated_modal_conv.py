@@ -54,19 +54,8 @@ def gated_modal_conv(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    y, _ = gated_modal_conv_with_state(
-        z,
-        projection_taps,
-        log_poles,
-        residues,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
-        layout=layout,
-        backend=backend,
-    )
-    return y
+    y, _ = _run(z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, layout, backend)
+    return _checks.as_layout(y, layout)
 
 
 def gated_modal_conv_with_state(
@@ -83,6 +72,24 @@ def gated_modal_conv_with_state(
     backend: str = "auto",
 ) -> tuple[Sequence, GatedModalState]:
     """Does gated_modal_conv and also returns the state from which a later call continues."""
+    y, state = _run(z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, layout, backend)
+    first, second = state
+    return _checks.as_layout(y, layout), GatedModalState(_checks.own_copy(first), _checks.own_copy(second))
+
+
+def _run(
+    z: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedModalState | None,
+    layout: Layout,
+    backend: str,
+) -> tuple[Tensor, GatedModalState]:
+    """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
     stream = _checks.channel_first(z, layout, "z")
     projection, modal = initial_state if initial_state is not None else (None, None)
     channels = check_projection(stream, projection_taps, projection)
@@ -100,8 +107,8 @@ def gated_modal_conv_with_state(
         initial_state=initial_state,
     )
     chosen, _ = dispatch.choose(call, backend)
-    run = _in_torch if chosen is None else chosen.run
-    y, state = run(
+    run = compute_in_torch if chosen is None else chosen.run
+    return run(
         stream,
         projection_taps,
         log_poles,
@@ -111,7 +118,6 @@ def gated_modal_conv_with_state(
         postgate=postgate,
         initial_state=initial_state,
     )
-    return _checks.as_layout(y, layout), state
 
 
 def describe(
@@ -145,7 +151,7 @@ def describe(
     )
 
 
-def _in_torch(
+def compute_in_torch(
     z: Tensor,
     projection_taps: Tensor,
     log_poles: Tensor,

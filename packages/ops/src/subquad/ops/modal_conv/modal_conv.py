@@ -76,7 +76,7 @@ def modal_conv_with_state(
     if chunk_size is not None and chunk_size < 1:
         raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more samples, or None")
     chosen, _ = dispatch.choose(describe(stream, log_poles, residues, skip=skip, initial_state=initial_state), backend)
-    run = _in_torch if chosen is None else chosen.run
+    run = compute_in_torch if chosen is None else chosen.run
     if chunk_size is None or chunk_size >= length:
         y, state = run(stream, log_poles, residues, skip=skip, initial_state=initial_state)
         return _checks.as_layout(y, layout), state
@@ -117,7 +117,7 @@ def describe(
     )
 
 
-def _in_torch(
+def compute_in_torch(
     x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     y, state = filter_modal(x, log_poles, residues, initial_state)

@@ -1,8 +1,9 @@
 """One decode step of a modal filter: the public function."""
 
 import torch
+from torch import Tensor
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Active, ModalState, Modes, PerChannel, Step
 
 
@@ -19,11 +20,67 @@ def modal_step(
     """Advances the state by one sample, in place, and returns the filtered sample.
 
     ``state = exp(log_poles) * state + x``; ``y = sum(residues * state) + skip * x``
+
+    Args:
+      x: one sample of each stream, ``[batch, channel]``.
+      log_poles: ``[channel, state]``, the logarithm of each pole.
+      residues: ``[channel, state]``.
+      state: ``[batch, channel, state]``, changed in place; float32 (float64 for float64 streams).
+      skip: factor ``[channel]`` of the unfiltered input.
+      active: ``[batch]``; the state of a row that is False keeps its values, and its output means nothing.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      ``[batch, channel]`` in the dtype of x. Not differentiable.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
     """
-    batch, channels = x.shape
+    batch, channels = _checks.step(x)
     _checks.modes(log_poles, residues, x, channels)
     _checks.shaped("state", state, (batch, channels, log_poles.shape[1]), x)
     _checks.shaped("skip", skip, (channels,), x)
+    _checks.row_values("active", active, batch, x, (torch.bool,))
+    chosen, _ = dispatch.choose(describe(x, log_poles, residues, state, skip=skip, active=active), backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(x, log_poles, residues, state, skip=skip, active=active)
+
+
+def describe(
+    x: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    state: Tensor,
+    *,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    named = {"skip": skip, "active": active}
+    return dispatch.Call(
+        operator="modal_step",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=x.shape[0],
+        channels=x.shape[1],
+        length=1,
+        taps=log_poles.shape[1],
+        options=frozenset(name for name, value in named.items() if value is not None),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def compute_in_torch(
+    x: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    state: Tensor,
+    *,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Tensor:
     wide = _checks.accumulation_dtype(x)
     current = x.to(wide)
     poles = torch.exp(log_poles.double()).to(wide)

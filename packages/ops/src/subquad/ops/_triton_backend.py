@@ -1,0 +1,91 @@
+"""Which calls the Triton kernels take. They are imported, and Triton with them, on the first call that may take one.
+
+Environment: ``TRITON_INTERPRET=1`` runs them on the CPU, slowly, for tests.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from subquad.ops.dispatch import Call, Implementation
+from subquad.ops.errors import BackendUnavailable
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OLDEST_CAPABILITY = (8, 0)
+
+
+def interpreting() -> bool:
+    """Says whether Triton runs its kernels in Python on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def unavailable() -> str | None:
+    """Says why no Triton kernel can run here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton (Linux wheels of torch for CUDA bring it)"
+    if interpreting():
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if capability < _OLDEST_CAPABILITY:
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted: 8.0 and later"
+    return None
+
+
+def _refusal(call: Call) -> str | None:
+    if call.device != "cuda" and not (call.device == "cpu" and interpreting()):
+        return f"the tensors are on {call.device}; accepted: cuda"
+    if call.dtype not in _DTYPES:
+        return f"dtype {str(call.dtype)[6:]}; accepted: float32, bfloat16, float16"
+    if call.batch * call.channels * call.length == 0:
+        return "the call is empty"
+    if call.batch > 65535 or call.channels > 65535:
+        return f"batch {call.batch}, {call.channels} channels; accepted: up to 65535 each"
+    return None
+
+
+def _filter_refusal(call: Call) -> str | None:
+    from subquad.ops.causal_conv.triton.launch import MOST_TAPS
+
+    if call.taps > MOST_TAPS:
+        return f"{call.taps} taps; accepted: 1 to {MOST_TAPS}"
+    if "cu_seqlens" in call.options:
+        return "cu_seqlens; accepted: sequences of one length"
+    return _refusal(call)
+
+
+def _modal_refusal(call: Call) -> str | None:
+    from subquad.ops.gated_modal_conv.triton.launch import MOST_STATES
+
+    if call.taps > MOST_STATES:
+        return f"{call.taps} states; accepted: 1 to {MOST_STATES}"
+    return _refusal(call)
+
+
+def implementations() -> tuple[Implementation, ...]:
+    """Lists the operators that have a Triton kernel.
+
+    Raises:
+      BackendUnavailable: no Triton kernel can run here; says why.
+    """
+    problem = unavailable()
+    if problem is not None:
+        raise BackendUnavailable(problem)
+    from subquad.ops.causal_conv.triton.launch import run as causal_conv
+    from subquad.ops.fir_step.triton.launch import run as fir_step
+    from subquad.ops.gated_conv.triton.launch import run as gated_conv
+    from subquad.ops.gated_modal_conv.triton.launch import run as gated_modal_conv
+    from subquad.ops.modal_step.triton.launch import run as modal_step
+
+    offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
+        ("causal_conv", _filter_refusal, causal_conv),
+        ("fir_step", _filter_refusal, fir_step),
+        ("gated_conv", _filter_refusal, gated_conv),
+        ("gated_modal_conv", _modal_refusal, gated_modal_conv),
+        ("modal_step", _modal_refusal, modal_step),
+    ]
+    return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)

@@ -1,0 +1,37 @@
+"""Loads shared by the convolution kernels: samples with their history, and the tiles of a Toeplitz matrix."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sample_at(stream, history, t, length, past, first, HISTORY: tl.constexpr, RAGGED: tl.constexpr):
+    """Loads the samples of times ``t`` in float32: the history (``past`` samples, oldest first) before 0, zeros beyond."""
+    inside = t >= 0
+    if RAGGED:
+        inside = inside & (t < length)
+    value = tl.load(stream + t, mask=inside, other=0.0).to(tl.float32)
+    if HISTORY:
+        if first:
+            value += tl.load(history + (t + past), mask=(t < 0) & (t >= -past), other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit
+def project_at(
+    stream, history, taps, t, length, first, TAPS: tl.constexpr, HISTORY: tl.constexpr, RAGGED: tl.constexpr
+):
+    """Applies a short filter: ``sum(taps[k] * stream[t - k])`` in float32."""
+    total = tl.zeros(t.shape, dtype=tl.float32)
+    for k in tl.static_range(TAPS):
+        weight = tl.load(taps + k).to(tl.float32)
+        total += weight * sample_at(stream, history, t - k, length, TAPS - 1, first, HISTORY, RAGGED)
+    return total
+
+
+@triton.jit
+def toeplitz_at(taps, diagonal, TAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """Loads the block ``M[j, i] = taps[diagonal * BLOCK + i - j]``, zero outside the taps, in float32."""
+    j = tl.arange(0, BLOCK)
+    lag = diagonal * BLOCK + j[None, :] - j[:, None]
+    return tl.load(taps + lag, mask=(lag >= 0) & (lag < TAPS), other=0.0).to(tl.float32)
