@@ -1,13 +1,29 @@
 """Sequence mixers behind one contract, and the networks built of them."""
 
+from subquad.modules.blocks.striped_hyena2 import AttentionBlock as AttentionBlock
+from subquad.modules.blocks.striped_hyena2 import HyenaBlock as HyenaBlock
+from subquad.modules.errors import ConfigurationError as ConfigurationError
+from subquad.modules.errors import ExchangeUnsupported as ExchangeUnsupported
+from subquad.modules.errors import InputMismatch as InputMismatch
+from subquad.modules.errors import ModulesError as ModulesError
+from subquad.modules.errors import StateCapacityExceeded as StateCapacityExceeded
 from subquad.modules.exchange import LocalExchange as LocalExchange
 from subquad.modules.exchange import SequenceExchange as SequenceExchange
 from subquad.modules.mixer import Mixer as Mixer
 from subquad.modules.mixer import MixerState as MixerState
 from subquad.modules.mixer import ProjectedMixer as ProjectedMixer
 from subquad.modules.mixers.attention import Attention as Attention
+from subquad.modules.mixers.attention import KeyValueState as KeyValueState
+from subquad.modules.mixers.fir import FIRState as FIRState
 from subquad.modules.mixers.fir import HyenaMedium as HyenaMedium
 from subquad.modules.mixers.fir import HyenaShort as HyenaShort
 from subquad.modules.mixers.modal import HyenaLong as HyenaLong
+from subquad.modules.mixers.modal import ModalState as ModalState
 from subquad.modules.networks.striped_hyena2 import StripedHyena2 as StripedHyena2
 from subquad.modules.networks.striped_hyena2_state import StripedHyena2State as StripedHyena2State
+from subquad.modules.parts.gated_mlp import GatedMLP as GatedMLP
+from subquad.modules.parts.parameter_tags import ParameterTags as ParameterTags
+from subquad.modules.parts.parameter_tags import parameter_groups as parameter_groups
+from subquad.modules.parts.parameter_tags import parameter_tags as parameter_tags
+from subquad.modules.parts.rms_norm import RMSNorm as RMSNorm
+from subquad.modules.parts.rotary import RotaryEmbedding as RotaryEmbedding

@@ -1,0 +1,151 @@
+"""Reading in chunks, token by token, from any position, in any row: always the full forward."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from packages.modules.tests.support import golden_model, lively_model, random_ids
+from subquad.modules import InputMismatch, StateCapacityExceeded, StripedHyena2, StripedHyena2State
+from tools.testing.oracle import assert_close
+
+
+@torch.inference_mode()
+def read(model: StripedHyena2, ids: Tensor, state: StripedHyena2State, chunks: list[int]) -> Tensor:
+    """Reads ids in chunks; a chunk of 1 goes through ``step``."""
+    logits = []
+    for part in ids.split(chunks, dim=1):
+        if part.shape[1] == 1:
+            logits.append(model.step(part[:, 0], state).unsqueeze(1))
+        else:
+            logits.append(model.unembed(model.encode(part, state)))
+    return torch.cat(logits, dim=1)
+
+
+def test_decode_equals_forward_for_every_prompt_length_in_float64() -> None:
+    model, ids = lively_model(), random_ids(1, 136)
+    with torch.inference_mode():
+        whole = model(ids)
+    for prompt in range(1, 131):
+        state = model.init_state(1, max_length=136)
+        got = read(model, ids[:, : prompt + 3], state, [prompt, 1, 1, 1])
+        assert_close(got, whole[:, : prompt + 3], relative=1e-12)
+
+
+def test_decode_equals_forward_for_every_prompt_length_in_float32() -> None:
+    model, ids = golden_model(), random_ids(1, 136, seed=1)
+    with torch.inference_mode():
+        whole = model(ids)
+    for prompt in range(1, 131):
+        state = model.init_state(1, max_length=136)
+        got = read(model, ids[:, : prompt + 2], state, [prompt, 1, 1])
+        assert_close(got, whole[:, : prompt + 2], relative=5e-6)
+
+
+@pytest.mark.parametrize("chunks", [[1] * 6 + [134], [5, 1, 126, 8], [130, 2, 8], [3, 3, 134], [139, 1]])
+def test_any_chunking_equals_forward(chunks: list[int]) -> None:
+    model, ids = lively_model(seed=2), random_ids(2, 140, seed=3)
+    with torch.inference_mode():
+        whole = model(ids)
+    assert_close(read(model, ids, model.init_state(2, max_length=140), chunks), whole, relative=1e-12)
+
+
+def test_rows_at_different_positions_each_equal_their_own_forward() -> None:
+    model, ids = lively_model(seed=4), random_ids(3, 60, seed=5)
+    state = model.init_state(3, max_length=60)
+    starts = [1, 17, 40]
+    with torch.inference_mode():
+        whole = model(ids)
+        for row, start in enumerate(starts):
+            model.encode(ids[row : row + 1, :start], state.row(row))
+        assert state.position.tolist() == starts
+        for offset in range(4):
+            token = torch.stack([ids[row, start + offset] for row, start in enumerate(starts)])
+            logits = model.step(token, state)
+            for row, start in enumerate(starts):
+                assert_close(logits[row], whole[row, start + offset], relative=1e-12)
+        chunk = torch.stack([ids[row, start + 4 : start + 14] for row, start in enumerate(starts)])
+        logits = model.unembed(model.encode(chunk, state))
+    for row, start in enumerate(starts):
+        assert_close(logits[row], whole[row, start + 4 : start + 14], relative=1e-12)
+
+
+def test_inactive_rows_keep_their_state() -> None:
+    model, ids = lively_model(seed=6), random_ids(3, 30, seed=7)
+    state = model.init_state(3, max_length=30)
+    with torch.inference_mode():
+        whole = model(ids)
+        model.encode(ids[:, :9], state)
+        before = {
+            (i, name): value[1].clone() for i, s in enumerate(state.layers) for name, value in s.tensors().items()
+        }
+        for t in range(9, 14):
+            model.step(ids[:, t], state, active=torch.tensor([True, False, True]))
+        for (i, name), value in before.items():
+            assert torch.equal(state.layers[i].tensors()[name][1], value), (i, name)
+        assert state.position.tolist() == [14, 9, 14]
+        token = torch.stack([ids[0, 14], ids[1, 9], ids[2, 14]])
+        logits = model.step(token, state)
+    for row, t in enumerate([14, 9, 14]):
+        assert_close(logits[row], whole[row, t], relative=1e-12)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_bitwise_independent_of_its_neighbours(dtype: torch.dtype) -> None:
+    model, ids = golden_model(dtype), random_ids(4, 50, seed=8)
+    results = []
+    for lengths in ([20, 3, 31, 8], [20, 40, 1, 2]):
+        state = model.init_state(4, max_length=50)
+        for row, length in enumerate(lengths):
+            model.encode(ids[row : row + 1, :length], state.row(row))
+        tokens = [torch.tensor([ids[0, 20 + t], 65 + t * lengths[1], 84, 67]) for t in range(5)]
+        results.append(torch.stack([model.step(token, state)[0] for token in tokens]))
+    assert torch.equal(results[0], results[1])
+
+
+@torch.inference_mode()
+def test_views_share_storage_and_a_reset_row_starts_anew() -> None:
+    model, ids = lively_model(seed=9), random_ids(4, 20, seed=10)
+    state = model.init_state(4, max_length=20)
+    model.encode(ids[1:3], state.rows(1, 2))
+    assert state.position.tolist() == [0, 20, 20, 0]
+    state.reset(torch.tensor([2]))
+    assert state.position.tolist() == [0, 20, 0, 0]
+    got = model.unembed(model.encode(ids[2:3], state.row(2)))
+    assert_close(got, model(ids[2:3]), relative=1e-12)
+
+
+@torch.inference_mode()
+def test_a_copied_state_continues_like_its_source() -> None:
+    model, ids = lively_model(seed=11), random_ids(1, 20, seed=12)
+    state = model.init_state(3, max_length=20)
+    model.encode(ids[:, :12], state.row(0))
+    state.rows(1, 2).copy_(state.row(0))
+    logits = model.step(ids[0, 12].expand(3), state)
+    whole = model(ids[:, :13])[0, 12]
+    for row in range(3):
+        assert_close(logits[row], whole, relative=1e-12)
+
+
+def test_a_state_that_is_too_small_is_refused_before_anything_changes() -> None:
+    model, ids = golden_model(), random_ids(2, 9)
+    state = model.init_state(2, max_length=8)
+    with pytest.raises(StateCapacityExceeded, match=r"row 0 holds 0 tokens and gets 9 more; its max_length is 8"):
+        model.encode(ids, state)
+    model.encode(ids[:, :8], state)
+    with pytest.raises(StateCapacityExceeded, match=r"row 1 holds 8 tokens and gets 1 more"):
+        model.step(ids[:, 8], state, active=torch.tensor([False, True]))
+    assert state.position.tolist() == [8, 8]
+
+
+def test_a_batch_that_does_not_fit_the_state_is_refused() -> None:
+    model = golden_model()
+    state = model.init_state(2, max_length=8)
+    with pytest.raises(InputMismatch, match="ids have 3 rows, the state has 2"):
+        model.step(torch.tensor([1, 2, 3]), state)
+    with pytest.raises(InputMismatch, match="rows 1 to 2 were asked for; the state has rows 0 to 1"):
+        state.rows(1, 2)
+    with pytest.raises(InputMismatch, match="no token"):
+        model.encode(torch.zeros(1, 0, dtype=torch.int64))
+    with pytest.raises(InputMismatch, match="does not fit into one of 2 rows"):
+        state.copy_(model.init_state(3, max_length=8))
