@@ -1,0 +1,96 @@
+"""A sequence split over ranks gives the outputs and gradients of one rank."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from packages.modules.tests.fake_exchange import FakeExchange, FakeGroup
+from packages.modules.tests.support import TINY, lively_model, random_ids
+from subquad.modules import (
+    Attention,
+    ExchangeUnsupported,
+    HyenaLong,
+    HyenaMedium,
+    HyenaShort,
+    InputMismatch,
+    LocalExchange,
+    SequenceExchange,
+    StripedHyena2,
+)
+from tools.testing.oracle import assert_close
+
+# Ranks, runs per rank, length: medium filters reach past the runs of the short ones, not of the last.
+CASES = [(2, 1, 64), (2, 2, 64), (4, 2, 64), (2, 2, 512)]
+
+
+def rank_models(group: FakeGroup, weights: dict[str, Tensor]) -> list[StripedHyena2]:
+    models = [StripedHyena2(**TINY, exchange=FakeExchange(group, rank)).double() for rank in range(group.size)]
+    for model in models:
+        model.load_state_dict(weights)
+    return models
+
+
+@pytest.mark.parametrize(("size", "segments", "length"), CASES)
+def test_a_split_network_equals_the_whole_one(size: int, segments: int, length: int) -> None:
+    group, whole_model, ids = FakeGroup(size, segments), lively_model(seed=20), random_ids(2, length, seed=21)
+    models = rank_models(group, whole_model.state_dict())
+    weight = torch.randn(2, length, 512, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = whole_model(ids)
+    (whole * weight).sum().backward()
+    split = group.merge(group.on_every_rank(lambda rank: models[rank](group.split(ids, rank))))
+    (split * weight).sum().backward()
+    assert_close(split, whole, relative=1e-12)
+    for name, parameter in whole_model.named_parameters():
+        gradients = [dict(model.named_parameters())[name].grad for model in models]
+        assert parameter.grad is not None
+        assert_close(torch.stack([g for g in gradients if g is not None]).sum(0), parameter.grad, relative=1e-10)
+
+
+def test_a_medium_filter_that_fits_a_run_takes_a_halo_and_a_longer_one_trades_channels() -> None:
+    weights, ids = lively_model().state_dict(), random_ids(1, 512)
+    for length, trades in ((512, False), (128, True)):
+        group = FakeGroup(2, 2)
+        models = rank_models(group, weights)
+        group.on_every_rank(lambda rank, m=models, g=group, n=length: m[rank](g.split(ids[:, :n], rank)))
+        assert ("to_channels" in group.calls) is trades, length
+
+
+@pytest.mark.parametrize("kind", [HyenaShort, HyenaMedium, HyenaLong, Attention])
+def test_a_split_mixer_equals_the_whole_one_from_streams(kind: type) -> None:
+    group = FakeGroup(2, 1)
+
+    def make(exchange: SequenceExchange) -> torch.nn.Module:
+        options = {HyenaShort: {"groups": 4}, HyenaMedium: {"groups": 4}, Attention: {"num_heads": 4}}.get(kind, {})
+        mixer = kind(16, exchange=exchange, **options).double()
+        for index, value in enumerate(mixer.parameters()):
+            drawn = torch.rand(value.shape, generator=torch.Generator().manual_seed(index), dtype=value.dtype)
+            value.data = -0.2 * drawn if kind is HyenaLong and value is mixer.log_poles else drawn - 0.5
+        return mixer
+
+    streams = torch.randn(3, 2, 300, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    mixers = [make(FakeExchange(group, rank)) for rank in range(2)]
+    shards = group.on_every_rank(lambda rank: mixers[rank](*(group.split(stream, rank) for stream in streams)))
+    assert_close(group.merge(shards), make(LocalExchange())(*streams), relative=1e-12)
+
+
+def test_a_state_on_a_split_sequence_is_refused() -> None:
+    group = FakeGroup(2, 2)
+    model = StripedHyena2(**TINY, exchange=FakeExchange(group, 0))
+    with pytest.raises(ExchangeUnsupported, match="split over 2 ranks"):
+        model.encode(random_ids(1, 8), model.init_state(1, max_length=8))
+    with pytest.raises(InputMismatch, match="7 tokens cannot be cut into the 2 equal runs"):
+        model(random_ids(1, 7))
+
+
+def test_the_local_exchange_moves_nothing() -> None:
+    exchange = LocalExchange()
+    x = torch.randn(2, 3, 8)
+    assert isinstance(exchange, SequenceExchange)
+    assert exchange.size == 1
+    assert exchange.rank == 0
+    assert torch.equal(exchange.left_halo(x, 4), torch.zeros(2, 3, 4))
+    assert exchange.to_channels(x) is x
+    assert exchange.to_sequence(x) is x
+    assert torch.equal(exchange.carry_state(torch.ones(3, 5), torch.ones(2, 3, 5)), torch.zeros(2, 3, 5))
+    assert exchange.gather_heads(x[..., None]) is not None
+    assert exchange.scatter_heads(x[..., None]) is not None
