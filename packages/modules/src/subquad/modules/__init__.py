@@ -20,6 +20,9 @@ from subquad.modules.mixers.fir import HyenaShort as HyenaShort
 from subquad.modules.mixers.modal import HyenaLong as HyenaLong
 from subquad.modules.mixers.modal import ModalState as ModalState
 from subquad.modules.networks.striped_hyena2 import StripedHyena2 as StripedHyena2
+from subquad.modules.networks.striped_hyena2_presets import STRIPED_HYENA2_PRESETS as STRIPED_HYENA2_PRESETS
+from subquad.modules.networks.striped_hyena2_presets import StripedHyena2Preset as StripedHyena2Preset
+from subquad.modules.networks.striped_hyena2_presets import striped_hyena2_preset as striped_hyena2_preset
 from subquad.modules.networks.striped_hyena2_state import StripedHyena2State as StripedHyena2State
 from subquad.modules.parts.gated_mlp import GatedMLP as GatedMLP
 from subquad.modules.parts.parameter_tags import ParameterTags as ParameterTags
