@@ -67,6 +67,7 @@ class HyenaFIR(FullPrecisionModule):
       ConfigurationError: ``groups`` does not divide ``channels``, or a filter has fewer than 2 taps.
     """
 
+    D: Tensor | None
     decay: Tensor | None
 
     def __init__(

@@ -59,8 +59,10 @@ class HyenaLong(FullPrecisionModule):
     """
 
     no_weight_decay = frozenset({"p", "gamma", "log_poles", "residues", "projection_taps"})
-    p: Tensor | None
-    gamma: Tensor | None
+    log_poles: Tensor
+    p: Tensor
+    gamma: Tensor
+    residues: Tensor
 
     def __init__(
         self,
@@ -111,8 +113,6 @@ class HyenaLong(FullPrecisionModule):
         """Returns the logarithms of the poles per token, all negative in the training form."""
         if self.filter_parameters == "poles":
             return self.log_poles
-        assert self.p is not None
-        assert self.gamma is not None
         return -torch.exp(self.p) * torch.exp(self.gamma)
 
     def forward(

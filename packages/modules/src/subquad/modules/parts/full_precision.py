@@ -1,7 +1,6 @@
 """Parameters that stay in full precision when the module around them is cast to a 16-bit type."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ class FullPrecisionModule(nn.Module):
     widens them.
     """
 
-    full_precision_names: ClassVar[frozenset[str]] = frozenset()
+    full_precision_names: frozenset[str] = frozenset()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FullPrecisionModule":
         before = {
