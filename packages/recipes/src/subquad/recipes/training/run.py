@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,12 @@ from subquad.recipes.training.settings import RunSettings, TrainingConfig
 BASELINE_ORDERS = range(7)
 """The Markov models that a run is compared with."""
 
-_NOTICES = (".*does not have many workers.*", ".*ended before the epoch ended.*", ".*GPU available but.*")
+_NOTICES = (
+    ".*does not have many workers.*",
+    ".*ended before the epoch ended.*",
+    ".*GPU available but.*",
+    ".*LeafSpec.*deprecated.*",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +206,8 @@ def _replace_checkpoint(
     path: Path, settings: TrainingConfig, config: Config[TrainingConfig], numbers: dict[str, object]
 ) -> None:
     """Saves the native checkpoint; one that a resumed run left there before is replaced."""
-    if path.exists():
-        shutil.rmtree(path)
     metadata = {"recipe": {"genomes": list(settings.data.genomes), "seed": settings.run.seed, **numbers}}
-    save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata)
+    save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata, overwrite=True)
 
 
 @contextmanager
