@@ -3,9 +3,10 @@
 import math
 
 import pytest
-
 from subquad.inference.errors import InvalidOption
 from subquad.inference.options import GenerationOptions
+
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def test_a_list_of_stops_becomes_a_tuple():
 
 def test_a_given_seed_is_kept_and_a_missing_one_is_drawn():
     assert GenerationOptions(seed=7).with_seed() == 7
-    drawn = {GenerationOptions().with_seed() for _ in range(8)}
+    assert GenerationOptions().with_seed() == 0  # nothing is drawn
+    drawn = {GenerationOptions(temperature=1.0).with_seed() for _ in range(8)}
     assert len(drawn) == 8
     assert all(0 <= seed < 2**64 for seed in drawn)

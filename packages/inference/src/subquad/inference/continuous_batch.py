@@ -141,16 +141,21 @@ class ContinuousBatch:
         worked |= self._admit()
         self._notify()
         worked |= self._read_one_chunk()
+        self._notify()
         worked |= self._decode()
         self._notify()
         return worked
 
     def fail_all(self, error: InferenceError) -> None:
-        """Ends every request, waiting or running, with ``error``."""
-        for request in [*self._running, *self._queue]:
-            self._fail(request, error)
+        """Ends every request, waiting or running, with ``error``; every reader is told before any row is given back."""
+        ending = [request for request in [*self._running, *self._queue] if not request.ended]
+        for request in ending:
+            request.ticket.put(Failed(error))
+            self._touch(request)
         self._queue.clear()
         self._notify()
+        for request in ending:
+            self._release(request)
 
     def _notify(self) -> None:
         touched, self._touched = self._touched, {}

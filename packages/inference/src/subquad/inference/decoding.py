@@ -66,7 +66,7 @@ class Draw:
 
     def __init__(self, streams: list[SampleStream | None], device: torch.device) -> None:
         options = [None if s is None else s.options for s in streams]
-        self.greedy = all(o is None or o.temperature == 0 or o.top_k == 1 for o in options)
+        self.greedy = all(o is None or o.is_greedy for o in options)
         self.logprobs = any(o is not None and o.return_logprobs for o in options)
         double = {"dtype": torch.float64, "device": device}
         self._temperature = torch.tensor([0.0 if o is None else o.temperature for o in options], **double)

@@ -184,7 +184,7 @@ class Engine:
 
     def _stream(self, job: GenerateJob) -> Iterator[StreamEvent]:
         batch = self._batch(self._needed_tokens([job]))
-        ticket = Ticket(1)
+        ticket = Ticket(1, buffer_capacity=1)  # each token is handed over before the next is computed
         batch.submit(ticket, job)
         seed, count = 0, 0
         while not ticket.done:

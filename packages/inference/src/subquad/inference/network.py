@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class RecurrentState(Protocol):
     """The state of a batch of sequences: every tensor has the batch axis first."""
 

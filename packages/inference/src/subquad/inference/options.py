@@ -20,7 +20,7 @@ class GenerationOptions:
       temperature: 0 takes the most likely token (the lowest id among equals); else logits are divided by it.
       top_k: Keeps the ``top_k`` most likely tokens; 0 keeps all, 1 is greedy.
       top_p: Keeps the smallest set of most likely tokens whose probability reaches it, after temperature and top-k; (0, 1].
-      seed: 0 to 2**64 - 1; None draws one and reports it. A draw depends on the seed, the sample's index and the
+      seed: 0 to 2**64 - 1; None draws one and reports it (0 if greedy). A draw depends on the seed, the sample's index and the
         position in the sequence only, so that it is the same alone and in a batch.
       stop: Generation ends before the first of these texts, which is left out of the result.
       return_logprobs: Also return the natural log-probability of each token under the plain model (temperature 1, no filter).
@@ -54,8 +54,15 @@ class GenerationOptions:
                 raise InvalidOption(f"stop[{index}]", text, "a text of one or more ASCII characters")
 
     def with_seed(self) -> int:
-        """Returns the seed, or a new random one where none was given."""
-        return secrets.randbits(63) if self.seed is None else self.seed
+        """Returns the seed; where none was given, a new random one, or 0 where nothing will be drawn."""
+        if self.seed is not None:
+            return self.seed
+        return 0 if self.is_greedy else secrets.randbits(63)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0 or self.top_k == 1
 
 
 @dataclass(frozen=True, kw_only=True)

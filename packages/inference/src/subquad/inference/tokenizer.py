@@ -1,7 +1,7 @@
 """The tokenizer of the published checkpoints: one byte is one token."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from subquad.inference.errors import InvalidOption, InvalidSequence, UnencodableCharacter
 
@@ -9,6 +9,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CHARACTERS = tuple(chr(i) if 32 <= i < 127 else _REPLACEMENT for i in range(256))
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the engine needs of a tokenizer."""
 

@@ -1,0 +1,204 @@
+"""Tests of the offline calls."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from subquad.inference import ByteTokenizer, Engine, GenerationOptions
+from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge, UnencodableCharacter
+from tools.testing.oracle import assert_close
+
+PROMPTS = ["A", "ACGTACGTTTACG" * 3, "ACG", "|d__Bacteria;p__None|ACGACG", "T" * 16, "G" * 17, "AC", "TTAGGG" * 9]
+OPTIONS = GenerationOptions(max_new_tokens=20, return_logprobs=True)
+SAMPLED = GenerationOptions(max_new_tokens=20, temperature=1.1, top_k=40, top_p=0.95, seed=17, return_logprobs=True)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, SAMPLED], ids=["greedy", "sampled"])
+def test_prompts_of_any_lengths_give_in_a_batch_bitwise_what_each_gives_alone(engine, options):
+    together = engine.generate(PROMPTS, options)
+    for prompt, result in zip(PROMPTS, together, strict=True):
+        assert engine.generate([prompt], options) == [result]
+    assert engine.generate(PROMPTS[::-1], options) == together[::-1]
+
+
+def test_greedy_tokens_are_the_argmax_of_the_full_forward(engine):
+    for prompt, result in zip(PROMPTS, engine.generate(PROMPTS, OPTIONS), strict=True):
+        ids = engine.tokenizer.encode(prompt) + result.ids
+        logprobs = torch.log_softmax(engine.forward(torch.tensor([ids])).double(), -1)[0]
+        scored = logprobs[len(prompt) - 1 : -1]
+        assert scored.argmax(-1).tolist() == result.ids
+        expected = scored.gather(-1, torch.tensor(result.ids)[:, None])[:, 0]
+        assert_close(torch.tensor(result.logprobs), expected, 5e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_the_size_of_prefill_chunks_changes_rounding_only(network, engine, chunk):
+    other = Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=chunk)
+    for a, b in zip(engine.generate(PROMPTS, OPTIONS), other.generate(PROMPTS, OPTIONS), strict=True):
+        assert a.ids == b.ids
+        assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), 5e-6)
+
+
+def test_streamed_tokens_are_those_of_generate(engine):
+    for prompt, options in itertools.product(PROMPTS[:4], (OPTIONS, SAMPLED)):
+        expected = engine.generate([prompt], options)[0]
+        events = list(engine.stream(prompt, options))
+        assert [i for event in events for i in event.ids] == expected.ids
+        assert [p for event in events for p in event.logprobs] == expected.logprobs
+        assert "".join(event.text for event in events) == expected.text
+        assert [event.first_index for event in events[:-1]] == list(range(len(expected.ids)))
+        assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + [expected.finish_reason]
+
+
+def test_a_stream_gives_its_first_token_before_the_last_is_computed(engine):
+    stream = engine.stream("ACGT", GenerationOptions(max_new_tokens=400))
+    assert len(next(stream).ids) == 1
+
+
+def test_the_same_seed_repeats_and_another_differs(engine):
+    assert engine.generate(["ACGT"], SAMPLED) == engine.generate(["ACGT"], SAMPLED)
+    other = GenerationOptions(max_new_tokens=20, temperature=1.1, seed=18)
+    assert engine.generate(["ACGT"], other)[0].ids != engine.generate(["ACGT"], SAMPLED)[0].ids
+
+
+def test_a_drawn_seed_is_reported_and_repeats_the_result(engine):
+    first = engine.generate(["ACGT"], GenerationOptions(max_new_tokens=10, temperature=1.0))[0]
+    again = engine.generate(["ACGT"], GenerationOptions(max_new_tokens=10, temperature=1.0, seed=first.seed))[0]
+    assert again == first
+
+
+def test_going_on_from_a_prefix_draws_the_same_tokens(engine):
+    whole = engine.generate(["ACGTAC"], SAMPLED)[0]
+    prefix = engine.tokenizer.encode("ACGTAC") + whole.ids[:5]
+    rest = engine.generate([prefix], GenerationOptions(max_new_tokens=15, temperature=1.1, top_k=40, top_p=0.95, seed=17))
+    assert rest[0].ids == whole.ids[5:]
+
+
+def test_each_finish_reason_is_reported(network, engine):
+    tokenizer = engine.tokenizer
+    free = engine.generate(["ACGTACGTTTACG" * 3], OPTIONS)[0]
+    assert free.finish_reason == "max_new_tokens"
+    assert len(free.ids) == 20
+    short = Engine(network, tokenizer, max_running=4, prefill_chunk=16, max_sequence_tokens=len("ACGTACGTTTACG" * 3) + 3)
+    clipped = short.generate(["ACGTACGTTTACG" * 3], OPTIONS)[0]
+    assert (clipped.finish_reason, clipped.ids) == ("context_length", free.ids[:3])
+    ended = [g for g in engine.generate(PROMPTS, GenerationOptions(max_new_tokens=200)) if g.finish_reason == "end_of_document"]
+    assert ended
+    assert all(tokenizer.eod_id not in g.ids for g in ended)
+
+
+def test_a_stop_text_that_spans_tokens_ends_generation_before_it(engine):
+    free = engine.generate(["ACG"], GenerationOptions(max_new_tokens=60, temperature=1.0, seed=4))[0]
+    printable = next(i for i in range(1, 50) if free.text[i : i + 2].isascii() and free.text.count(free.text[i : i + 2]))
+    stop = free.text[printable : printable + 2]
+    options = GenerationOptions(max_new_tokens=60, temperature=1.0, seed=4, stop=("never there", stop))
+    stopped = engine.generate(["ACG"], options)[0]
+    assert (stopped.finish_reason, stopped.stop_sequence) == ("stop_sequence", stop)
+    assert stopped.ids == free.ids[: free.text.index(stop)]
+    assert "".join(event.text for event in engine.stream("ACG", options)) == stopped.text
+
+
+def test_many_prompts_are_read_as_rows_become_free_and_come_back_in_order(engine):
+    results = list(engine.generate_each((p for p in PROMPTS * 3), OPTIONS))
+    assert results == engine.generate(PROMPTS, OPTIONS) * 3
+
+
+def test_forward_returns_float32_logits_of_every_position(engine):
+    logits = engine.forward(torch.tensor([[65, 67], [71, 84]]))
+    assert logits.shape == (2, 2, 512)
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("prepend_eod", [False, True])
+@pytest.mark.parametrize("chunk", [1, 16, 2048])
+def test_scores_are_sums_over_the_full_forward(network, prepend_eod, chunk):
+    engine = Engine(network, ByteTokenizer(), prefill_chunk=chunk)
+    for text in ("AC", "ACGTTTACG" * 7):
+        ids = [0] * prepend_eod + engine.tokenizer.encode(text)
+        logprobs = torch.log_softmax(engine.forward(torch.tensor([ids])).double(), -1)[0]
+        expected = logprobs[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+        assert engine.score([text], prepend_eod=prepend_eod)[0] == pytest.approx(float(expected.sum()), rel=1e-6)
+        assert engine.score([text], prepend_eod=prepend_eod, reduce="mean")[0] == pytest.approx(float(expected.mean()), rel=1e-6)
+        values = engine.score([text], prepend_eod=prepend_eod, reduce="none")[0]
+        assert_close(torch.tensor(values), expected, 5e-6)
+
+
+def test_scores_of_mixed_lengths_equal_those_of_each_alone(engine):
+    texts = ["ACGT", "ACGTTTACG" * 7, "GG", "ACGTTTACG" * 3]
+    alone = [engine.score([text])[0] for text in texts]
+    assert engine.score(texts) == alone
+    assert engine.score(texts[::-1]) == alone[::-1]
+    assert engine.score(texts, batch_size=3) == pytest.approx(alone, rel=1e-6)
+
+
+def test_both_strands_average_with_the_reverse_complement(engine):
+    forward, backward = "AACGTTNacg", "cgtNAACGTT"
+    average = sum(engine.score([forward, backward])) / 2
+    assert engine.score([forward, backward], strand="both") == pytest.approx([average, average], rel=1e-12)
+    values = engine.score([forward], strand="both", reduce="none", prepend_eod=True)[0]
+    mirrored = engine.score([backward], strand="both", reduce="none", prepend_eod=True)[0]
+    assert values == pytest.approx(mirrored[::-1], rel=1e-12)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda e: e.generate([""]), InvalidSequence, r"prompts\[0\] is empty"),
+        (lambda e: e.generate(["A", "Aé"]), UnencodableCharacter, r"prompts\[1\] has the character 'é'"),
+        (lambda e: e.generate("ACGT"), InvalidOption, "prompts is 'ACGT'; accepted: a list"),
+        (lambda e: e.generate([[65, 512]]), InvalidSequence, r"prompts\[0\] has 512 at position 1"),
+        (lambda e: e.generate([[65, -1]]), InvalidSequence, r"prompts\[0\] has -1 at position 1"),
+        (lambda e: e.generate(["A" * 512]), RequestTooLarge, "512 tokens; at most 511"),
+        (lambda e: e.generate(["A"], GenerationOptions(top_k=513)), InvalidOption, "top_k is 513"),
+        (lambda e: e.stream("", None), InvalidSequence, "prompt is empty"),
+        (lambda e: e.score([""]), InvalidSequence, r"sequences\[0\] is empty"),
+        (lambda e: e.score(["AC", "A"]), InvalidSequence, r"sequences\[1\] has 1 token"),
+        (lambda e: e.score(["A" * 513]), RequestTooLarge, "513 tokens; at most 512"),
+        (lambda e: e.score(["A" * 512], prepend_eod=True), RequestTooLarge, "512 tokens; at most 511"),
+        (lambda e: e.score(["ACXG"], strand="both"), InvalidSequence, "'X' at position 2, which has no complement"),
+        (lambda e: e.score(["ACG"], strand="reverse"), InvalidOption, "strand is 'reverse'"),
+        (lambda e: e.score(["ACG"], strand="both", reduce="none"), InvalidOption, "set prepend_eod"),
+        (lambda e: e.score(["ACG"], reduce="max"), InvalidOption, "reduce is 'max'"),
+        (lambda e: e.score(["ACG"], batch_size=0), InvalidOption, "batch_size is 0"),
+        (lambda e: e.forward(torch.tensor([65])), InvalidSequence, r"the shape \[1\]"),
+        (lambda e: e.forward(torch.tensor([[600]])), InvalidSequence, "holds 600; accepted: 0 to 511"),
+        (lambda e: e.forward(torch.full((1, 513), 65)), RequestTooLarge, "513 tokens; at most 512"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_any_work(engine, call, error, text):
+    with pytest.raises(error, match=text):
+        call(engine)
+
+
+def test_an_empty_list_gives_an_empty_list(engine):
+    assert engine.generate([]) == []
+    assert engine.score([]) == []
+
+
+def test_logits_that_are_not_finite_are_an_error_and_never_sampled(fresh_network):
+    fresh_network.get_parameter("norm.scale").data.fill_(math.nan)
+    engine = Engine(fresh_network, ByteTokenizer(), max_running=2)
+    for call in (
+        lambda: engine.forward(torch.tensor([[65]])),
+        lambda: engine.generate(["ACG"]),
+        lambda: list(engine.stream("ACG")),
+        lambda: engine.score(["ACG"]),
+    ):
+        with pytest.raises(NonFiniteLogits, match="not finite"):
+            call()
+
+
+def test_the_engine_describes_itself(engine):
+    assert engine.layer_names == tuple(f"blocks.{i}" for i in range(8))
+    assert engine.dtype == torch.float32
+    assert engine.device.type == "cpu"
+    assert engine.max_sequence_tokens == 512
+    assert engine.weights_sha256 is None
+
+
+@pytest.mark.parametrize("field", ["max_running", "prefill_chunk", "max_sequence_tokens"])
+def test_a_setting_of_the_engine_that_is_too_small_is_refused(network, field):
+    with pytest.raises(InvalidOption, match=f"{field} is 0"):
+        Engine(network, ByteTokenizer(), **{field: 0})
