@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
-from subquad.inference import ByteTokenizer, Engine
+from subquad.inference import ByteTokenizer, Engine, Scheduler, SchedulerLimits
 from subquad.modules import StripedHyena2
 
 TINY = {
@@ -58,3 +58,11 @@ def unchecked_types() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def scheduler(engine: Engine) -> Iterator[Scheduler]:
+    """A running scheduler of four rows whose freed states are full of NaN."""
+    limits = SchedulerLimits(max_running=4, max_queued=64, prefill_chunk=16, max_sequence_tokens=512)
+    with Scheduler(engine, limits, poison_freed=True) as running:
+        yield running

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
 
 from subquad.inference.checks import check_generate_job, check_score_job
 from subquad.inference.continuous_batch import ContinuousBatch, job_tokens
@@ -135,7 +134,7 @@ class Scheduler:
             self._thread.join()
         self._end_all(SchedulerClosed("the scheduler was closed before the request ended"))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Scheduler":
         """Starts the engine thread."""
         self.start()
         return self
