@@ -9,14 +9,21 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from subquad.server.errors import DeadlineExceeded, FieldViolation, InternalError, InvalidRequest, RequestError
+from subquad.server.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    NonFiniteOutput,
+    RequestError,
+)
 from subquad.server.health import Readiness
 from subquad.server.limits import SERVICE_NAME, ServingLimits
 from subquad.server.metrics import Metrics
@@ -95,10 +102,10 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return answer
 
-    def _streaming(self, method: str, behaviour: Callable[[Any, Call], AsyncIterator[Any]]) -> Any:
+    def _streaming(self, method: str, behaviour: Callable[[Any, Call], AsyncGenerator[Any, None]]) -> Any:
         # Messages are written, not yielded, so that a deadline also ends a write to a reader who has stalled.
         async def answer(request: Any, context: Any) -> None:
-            async with self._border(method, request, context) as call, aclosing(behaviour(request, call)) as messages:  # type: ignore[type-var]
+            async with self._border(method, request, context) as call, aclosing(behaviour(request, call)) as messages:
                 first = True
                 async for message in messages:
                     if first:
@@ -122,6 +129,8 @@ class Boundary(grpc.aio.ServerInterceptor):
                 yield call
         except RequestError as error:
             refusal = error
+            if isinstance(error, InternalError):
+                logger.error("request %s: %s failed", call.request_id, method, exc_info=error)
         except asyncio.CancelledError:
             remaining = context.time_remaining()
             late = remaining is not None and remaining <= 0
@@ -151,6 +160,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         elapsed = time.monotonic() - call.arrived
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(call.method, code.name).inc()
+        if isinstance(refusal, NonFiniteOutput):
+            self._metrics.non_finite.inc()
         self._metrics.duration.labels(call.method).observe(elapsed)
         fields = ",".join(violation.field for violation in refusal.violations) if refusal else ""
         logger.info(

@@ -19,6 +19,7 @@ from subquad.server.errors import (
     FieldViolation,
     InternalError,
     InvalidRequest,
+    NonFiniteOutput,
     Overloaded,
     RequestError,
     Unavailable,
@@ -117,7 +118,7 @@ def request_error(error: BaseException) -> RequestError:
             described = f"has {error.got} {error.unit}; accepted: at most {error.limit}"
             return InvalidRequest(str(error), violations=(FieldViolation(error.field, described),))
         case NonFiniteLogits():
-            return InternalError("the model produced logits that are not finite")
+            return NonFiniteOutput("the model produced logits that are not finite")
         case InvalidSequence():
             return InvalidRequest(str(error), violations=(FieldViolation(error.field, error.problem),))
         case SchedulerClosed() | EngineStopped() | RequestCancelled():

@@ -108,3 +108,7 @@ class RequestCancelled(RequestError):
 
 class InternalError(RequestError):
     """The server failed; its log has the cause under `request_id`."""
+
+
+class NonFiniteOutput(InternalError):
+    """The model produced NaN or infinite logits."""

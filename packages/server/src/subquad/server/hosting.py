@@ -55,6 +55,8 @@ class ServerSettings:
         self.security.check_bind(parse_bind(self.bind))
         if not 0 <= self.drain_seconds < float("inf"):
             raise SettingsError(f"drain_seconds is {self.drain_seconds:g}; accepted: 0 or more")
+        if not self.watchdog_seconds > 0:
+            raise SettingsError(f"watchdog_seconds is {self.watchdog_seconds:g}; accepted: above 0")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise SettingsError(f"metrics_port is {self.metrics_port}; accepted: 0 to 65535")
         if self.max_connection_age is not None and not 1 <= self.max_connection_age < 1e6:

@@ -1,9 +1,6 @@
-"""The genomics service: each method checks its request, hands it to the engine, and answers.
+"""The genomics service: each method checks its request, hands it to the engine, and answers."""
 
-EmbedSequences is not overridden, so that gRPC answers UNIMPLEMENTED: the engine exports no activations.
-"""
-
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -13,6 +10,7 @@ from subquad.genomics.v1 import service_pb2_grpc
 from subquad.inference.tokenizer import Tokenizer
 from subquad.server.boundary import Call
 from subquad.server.engine_events import SchedulerPort
+from subquad.server.errors import MethodNotOffered
 from subquad.server.generation import GenerationStream
 from subquad.server.limits import ServingLimits
 from subquad.server.metrics import Metrics
@@ -99,7 +97,7 @@ class GenomicsService(service_pb2_grpc.GenomicsServiceServicer):
 
     async def GenerateSequence(
         self, request: pb.GenerateSequenceRequest, context: Call
-    ) -> AsyncIterator[pb.GenerateSequenceResponse]:
+    ) -> AsyncGenerator[pb.GenerateSequenceResponse, None]:
         """Streams a continuation of the prompt."""
         plan = plan_generation(request, self._model, self._limits)
         stream = GenerationStream(plan, self._served.scheduler, self._served.engine.tokenizer, self._metrics)
@@ -112,10 +110,16 @@ class GenomicsService(service_pb2_grpc.GenomicsServiceServicer):
 
     async def ScoreVariants(
         self, request: pb.ScoreVariantsRequest, context: Call
-    ) -> AsyncIterator[pb.ScoreVariantsResponse]:
+    ) -> AsyncGenerator[pb.ScoreVariantsResponse, None]:
         """Streams the score change of each variant."""
         async for message in self._scorer.variants(plan_variants(request, self._model, self._limits)):
             yield message
+
+    def EmbedSequences(
+        self, request: pb.EmbedSequencesRequest, context: Call
+    ) -> AsyncGenerator[pb.EmbedSequencesResponse, None]:
+        """Is not offered: the engine exports no activations."""
+        raise MethodNotOffered("EmbedSequences is not offered by this server")
 
 
 def server_version() -> str:
