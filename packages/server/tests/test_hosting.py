@@ -11,10 +11,21 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from packages.server.tests.fake_engine import FakeScheduler
 from packages.server.tests.running_server import RunningServer, wait_until
+from subquad.genomics.v1 import service_pb2 as pb
+from subquad.genomics.v1 import service_pb2_grpc
 from subquad.inference.errors import StepFailed
-from subquad.server import GenomicsClient, InternalError, ListenError, Overloaded, SettingsError, Unavailable
+from subquad.server import (
+    GenomicsClient,
+    InternalError,
+    ListenError,
+    Overloaded,
+    ServingLimits,
+    SettingsError,
+    Unavailable,
+)
 from subquad.server.hosting import ServerSettings
 from subquad.server.limits import SERVICE_NAME
+from subquad.server.security import Security
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -71,18 +82,21 @@ def test_a_server_whose_first_run_fails_never_says_serving():
 
 
 def test_a_dead_engine_is_not_serving_and_its_streams_end_unavailable():
-    with RunningServer(FakeScheduler(step_seconds=0.02)) as server, server.client() as client:
-        with grpc.insecure_channel(server.address) as channel:
-            stream = client.generate("ACGT", max_new_tokens=4000, tokens_per_message=1)
-            next(stream)
-            server.scheduler.die()
-            start = time.monotonic()
-            with pytest.raises(Unavailable, match="engine has stopped"):
-                stream.result()
-            wait_until(lambda: check(channel) == NOT_SERVING)
-            assert time.monotonic() - start < 5
-            assert server.server.engine_failed
-            server.run(server.server.wait_for_engine_failure())
+    with (
+        RunningServer(FakeScheduler(step_seconds=0.02)) as server,
+        server.client() as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stream = client.generate("ACGT", max_new_tokens=4000, tokens_per_message=1)
+        next(stream)
+        server.scheduler.die()
+        start = time.monotonic()
+        with pytest.raises(Unavailable, match="engine has stopped"):
+            stream.result()
+        wait_until(lambda: check(channel) == NOT_SERVING)
+        assert time.monotonic() - start < 5
+        assert server.server.engine_failed
+        server.run(server.server.wait_for_engine_failure())
 
 
 def test_a_step_that_hangs_counts_as_a_dead_engine():
@@ -94,8 +108,9 @@ def test_a_step_that_hangs_counts_as_a_dead_engine():
 
 def test_a_full_queue_refuses_at_once_with_a_time_to_retry_and_its_quota():
     with RunningServer(FakeScheduler(slots=1, max_queued=3, step_seconds=0.02)) as server, server.client() as client:
-        streams = [client.generate("ACGT", max_new_tokens=4000) for _ in range(4)]
+        streams = [client.generate("ACGT", max_new_tokens=4000)]
         next(streams[0])
+        streams += [client.generate("ACGT", max_new_tokens=4000) for _ in range(3)]
         wait_until(lambda: server.scheduler.stats().queued == 3)
         times = []
         for _ in range(5):
@@ -113,13 +128,24 @@ def test_a_full_queue_refuses_at_once_with_a_time_to_retry_and_its_quota():
 
 
 def test_a_reader_who_stalls_holds_back_its_own_stream_alone():
-    scheduler = FakeScheduler()
-    with RunningServer(scheduler) as server, server.client() as client:
-        stalled = client.generate("ACGT", max_new_tokens=4000, tokens_per_message=1)
+    scheduler = FakeScheduler(max_sequence_tokens=1 << 20)
+    small_window = [("grpc.http2.lookahead_bytes", 4096), ("grpc.http2.bdp_probe", 0)]
+    with (
+        RunningServer(scheduler, limits=ServingLimits(max_new_tokens=15_000)) as server,
+        server.client() as client,
+        grpc.insecure_channel(server.address, options=small_window) as channel,
+    ):
+        stub = service_pb2_grpc.GenomicsServiceStub(channel)
+        request = pb.GenerateSequenceRequest(prompt="ACGT", max_new_tokens=15_000, tokens_per_message=1)
+        stalled = stub.GenerateSequence(request)
         next(stalled)
+        made = -1
+        while made != (made := server.server.metrics.generated_tokens._value.get()):
+            time.sleep(0.2)
+        assert made < 10_000
         others = [client.generate("ACGT", max_new_tokens=500).result() for _ in range(4)]
         assert all(len(sample.ids) == 500 for (sample,) in others)
-        assert len(stalled.result()) == 1
+        assert sum(len(message.delta.token_ids) for message in stalled) == 15_000
 
 
 def test_health_answers_quickly_while_every_slot_is_busy():
@@ -205,15 +231,9 @@ def test_a_taken_port_is_refused_at_the_start(server):
 
 
 def test_a_foreign_address_is_refused_at_the_start():
-    with pytest.raises(ListenError, match=r"cannot listen on 203\.0\.113\.7:0"):
-        with RunningServer(bind="203.0.113.7:0", security=allowing_plaintext()):
-            pass
-
-
-def allowing_plaintext():
-    from subquad.server.security import Security
-
-    return Security(allow_plaintext=True)
+    server = RunningServer(bind="203.0.113.7:0", security=Security(allow_plaintext=True))
+    with pytest.raises(ListenError, match=r"cannot listen on 203\.0\.113\.7:0"), server:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -238,5 +258,6 @@ def test_reflection_describes_the_service_and_can_be_turned_off(server):
         described = database.FindFileContainingSymbol(SERVICE_NAME)
         assert described.name == "subquad/genomics/v1/service.proto"
     with RunningServer(reflection=False) as silent, grpc.insecure_channel(silent.address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
         with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
-            list(ProtoReflectionDescriptorDatabase(channel).get_services())
+            list(database.get_services())
