@@ -6,6 +6,25 @@ load("//tools/python:rules.bzl", "py_test")
 # Nothing to read in these.
 _BINARY = ["**/*." + ending for ending in ["gz", "ico", "jpg", "png", "safetensors", "whl"]]
 
+# What the linters are and what buildifier is not asked for; for lint_test and for //tools/lint:fix.
+LINTERS = [
+    "//tools/lint:buildifier",
+    "@pypi//ruff:LOCK",
+    "@pypi//ruff:site",
+]
+
+LINTERS_ENV = {
+    "LINT_BUILDIFIER": "$(rootpath //tools/lint:buildifier)",
+    "LINT_BUILDIFIER_WARNINGS": ",".join(["-" + each for each in [
+        "function-docstring",
+        "function-docstring-args",
+        "function-docstring-return",
+        "module-docstring",
+        "provider-params",
+    ]]),
+    "LINT_RUFF": "$(rootpath @pypi//ruff:site)",
+}
+
 def lint_test(name, files = None):
     """Formats, lints and budgets of every file of a Bazel package; see `checks.py` and `test_files.py`.
 
@@ -20,16 +39,9 @@ def lint_test(name, files = None):
         size = "small",
         srcs = ["//tools/lint:test_files.py"],
         paths = ["tools/lint/test_files.py"],
-        data = files + [
-            "//tools/lint:buildifier",
-            "@pypi//ruff:LOCK",
-            "@pypi//ruff:site",
-        ],
-        env = {
-            "LINT_BUILDIFIER": "$(rootpath //tools/lint:buildifier)",
-            "LINT_FILES": ":".join([folder + file for file in files]),
-            "LINT_RUFF": "$(rootpath @pypi//ruff:site)",
-        },
+        # The root's pyproject.toml comes with every pytest target.
+        data = [file for file in files if folder + file != "pyproject.toml"] + LINTERS,
+        env = dict(LINTERS_ENV, LINT_FILES = ":".join([folder + file for file in files])),
         tags = ["lint"],
         deps = ["//tools/lint:checks"],
     )

@@ -1,6 +1,7 @@
 """Macros that BUILD files use: subquad_library, subquad_tests, pytest_test, py_binary. See README.md."""
 
 load("//tools/lint:defs.bzl", "lint_test", "types_test")
+load("//tools/testing:defs.bzl", "readme_test")
 load(":imports.bzl", "imports_test", "is_label")
 load(":pytest.bzl", _pytest_test = "pytest_test")
 load(":rules.bzl", _py_binary = "py_binary", _py_library = "py_library", _py_test = "py_test")
@@ -88,6 +89,8 @@ def subquad_tests(
         env = {}):
     """One test target per tests/**/test_*.py, named after its path without `.py`, and a suite of the plain ones.
 
+    Where the package has a README.md, `readme_test` runs its examples, with the same dependencies.
+
     A file that holds tests of a tier is listed under that tier and gets a further target, `<path>.<tier>`, with the
     tier's tags, which runs exactly those. `conftest.py` and the other .py files under tests/ come with every target.
 
@@ -151,5 +154,7 @@ def subquad_tests(
                     tags = _TIERS[tier] + tags.get(file, []),
                     **common
                 )
+    if native.glob(["README.md"], allow_empty = True):
+        readme_test(name = "readme_test", deps = deps)
     if plain:
         native.test_suite(name = name, tests = plain)

@@ -95,6 +95,7 @@ def _executable_impl(ctx):
             "@@IMPORTS@@": " ".join([_quote(each) for each in [ctx.workspace_name] + info.imports.to_list()]),
             "@@INTERPRETER@@": _quote(runfiles_path(ctx, ctx.file._interpreter) + "/bin/python3"),
             "@@MAIN@@": _quote(runfiles_path(ctx, ctx.file.main)),
+            "@@WORKSPACE@@": _quote(ctx.workspace_name),
         },
     )
     files = ctx.files.srcs + ctx.files.data + [ctx.file.main, ctx.file._interpreter, ctx.file._stamp]
