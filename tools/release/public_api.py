@@ -73,8 +73,9 @@ class Sources:
                 found += _describe(statement)
             elif isinstance(statement, ast.ImportFrom):
                 for alias in statement.names:
-                    if (alias.asname or alias.name) == name:
-                        found += self.lines(_absolute(module, statement), alias.name, exported)
+                    source = _absolute(module, statement)
+                    if (alias.asname or alias.name) == name and source != module:
+                        found += self.lines(source, alias.name, exported)
             elif (value := _assigned(statement, name)) is not None:
                 found.append(f"{exported}{value}")
         if not found and self.body(f"{module}.{name}") is not None:
