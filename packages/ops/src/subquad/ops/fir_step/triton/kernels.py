@@ -28,7 +28,7 @@ def fir_step_kernel(
         total += tl.sum(stored * weight, axis=1)
         write = inside & (slot == time % past)[None, :]
         if ACTIVE:
-            write = write & (tl.load(active + batch) != 0)
+            write = write & (tl.load(active + batch + 0 * channel) != 0)[:, None]
         value = tl.broadcast_to(current.to(ring.dtype.element_ty)[:, None], (CHANNELS, SLOTS))
         tl.store(ring + row[:, None] * past + slot[None, :], value, mask=write)
     if SKIP:

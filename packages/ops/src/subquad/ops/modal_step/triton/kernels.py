@@ -24,7 +24,7 @@ def modal_step_kernel(
     advanced = pole * tl.load(place, mask=inside, other=0.0).to(tl.float32) + sample[:, None]
     write = inside
     if ACTIVE:
-        write = write & (tl.load(active + batch) != 0)
+        write = write & (tl.load(active + batch + 0 * channel) != 0)[:, None]
     tl.store(place, advanced.to(state.dtype.element_ty), mask=write)
     total = tl.sum(residue * advanced, axis=1)
     if SKIP:
