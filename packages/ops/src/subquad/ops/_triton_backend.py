@@ -11,17 +11,18 @@ from typing import Any
 import torch
 
 from subquad.ops.dispatch import Call, Implementation
-from subquad.ops.errors import BackendUnavailable
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST_CAPABILITY = (8, 0)
 
 
+@torch.compiler.assume_constant_result
 def interpreting() -> bool:
     """Says whether Triton runs its kernels in Python on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Says why no Triton kernel can run here, or None."""
     if importlib.util.find_spec("triton") is None:
@@ -37,7 +38,7 @@ def unavailable() -> str | None:
 
 
 def _refusal(call: Call) -> str | None:
-    if call.device != "cuda" and not (call.device == "cpu" and interpreting()):
+    if call.device != ("cpu" if interpreting() else "cuda"):
         return f"the tensors are on {call.device}; accepted: cuda"
     if call.dtype not in _DTYPES:
         return f"dtype {str(call.dtype)[6:]}; accepted: float32, bfloat16, float16"
@@ -67,14 +68,7 @@ def _modal_refusal(call: Call) -> str | None:
 
 
 def implementations() -> tuple[Implementation, ...]:
-    """Lists the operators that have a Triton kernel.
-
-    Raises:
-      BackendUnavailable: no Triton kernel can run here; says why.
-    """
-    problem = unavailable()
-    if problem is not None:
-        raise BackendUnavailable(problem)
+    """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
     from subquad.ops.causal_conv.triton.launch import run as causal_conv
     from subquad.ops.fir_step.triton.launch import run as fir_step
     from subquad.ops.gated_conv.triton.launch import run as gated_conv

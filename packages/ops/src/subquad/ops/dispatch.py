@@ -9,7 +9,7 @@ returns Implementations. ``"auto"`` goes through the rules below, measured, and 
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,7 @@ OPERATORS = (
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
-BUILT_IN = {
-    "triton": "subquad.ops._triton_backend",
-    "cuda": "subquad.ops._cuda_backend",
-    "vendor": "subquad.ops._vendor_backend",
-}
+BUILT_IN = ("triton", "cuda", "vendor")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
@@ -126,29 +122,42 @@ def _automatic(call: Call) -> tuple[Implementation | None, Explanation]:
     return None, Explanation("torch", "; ".join(reasons) or "no faster form is known for this operator on CUDA")
 
 
-@torch.compiler.assume_constant_result
 def _offers(backend: str, operator: str) -> tuple[Implementation | None, str | None]:
     """Returns a backend's implementation of an operator, or None and why there is none."""
-    try:
-        implementations = list(_load(backend))
-    except BackendUnavailable as error:
-        return None, str(error)
+    problem, implementations = load_backend(backend)
+    if problem is not None:
+        return None, problem
     for implementation in implementations:
         if implementation.operator == operator:
             return implementation, None
-    return None, f"it has no {operator}; it has {', '.join(sorted(i.operator for i in implementations))}"
+    return None, f"it has no {operator}; it has {', '.join(i.operator for i in implementations)}"
 
 
-def _load(backend: str) -> Iterable[Implementation]:
-    if backend in BUILT_IN:
-        try:
-            return importlib.import_module(BUILT_IN[backend]).implementations()
-        except ModuleNotFoundError as error:
-            raise BackendUnavailable(f"module {error.name} is not installed") from error
+def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
+    """Returns why a backend cannot run here (None: it can) and its implementations.
+
+    The built-in ones are imported by statements, not by name, so that torch.compile can follow.
+
+    Raises:
+      ArgumentOutOfRange: no backend has that name.
+    """
+    if backend == "triton":
+        from subquad.ops import _triton_backend as module
+    elif backend == "cuda":
+        from subquad.ops import _cuda_backend as module
+    elif backend == "vendor":
+        from subquad.ops import _vendor_backend as module
+    else:
+        return None, _third_party(backend)
+    problem = module.unavailable()
+    return problem, () if problem is not None else module.implementations()
+
+
+def _third_party(backend: str) -> tuple[Implementation, ...]:
     points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     for point in points:
         if point.name == backend:
-            return point.load()()
+            return tuple(point.load()())
     accepted = ["auto", "torch", *BUILT_IN, *sorted(point.name for point in points)]
     raise ArgumentOutOfRange(f"backend is {backend!r}; accepted: {', '.join(accepted)}")
 
