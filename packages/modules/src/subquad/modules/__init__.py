@@ -1,5 +1,7 @@
 """Sequence mixers behind one contract, and the networks built of them."""
 
+from subquad.modules.blocks.residual import ResidualBlock as ResidualBlock
+from subquad.modules.blocks.sequence_mixer import QKVSequenceMixer as QKVSequenceMixer
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock as AttentionBlock
 from subquad.modules.blocks.striped_hyena2 import HyenaBlock as HyenaBlock
 from subquad.modules.errors import ConfigurationError as ConfigurationError

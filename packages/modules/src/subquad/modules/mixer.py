@@ -73,7 +73,12 @@ class Mixer(Protocol):
         ...
 
     def init_state(
-        self, batch_size: int, *, max_length: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+        self,
+        batch_size: int,
+        *,
+        max_length: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> MixerState:
         """Returns the state of sequences of which nothing was seen, with room for ``max_length`` tokens each."""
         ...
