@@ -26,7 +26,7 @@ def parallel_state() -> ModuleType:
 
 
 def batch_on_this_rank(batch: dict[str, Tensor], group: dist.ProcessGroup) -> dict[str, Tensor]:
-    """Has megatron-core take this rank's share of a batch (axis 1 is the sequence); what our order is checked against."""
+    """Has megatron-core take this rank's share of a batch along axis 1; our order is checked against it."""
     function = _import("megatron.core.utils").get_batch_on_this_cp_rank
     accepted = inspect.signature(function).parameters
     options: dict[str, Any] = {"cp_group": group, "is_hybrid_cp": False}

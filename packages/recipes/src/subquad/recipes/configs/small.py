@@ -24,5 +24,5 @@ def config() -> Config[TrainingConfig]:
         optimizer=LazyConfig(OptimizerSettings)(
             learning_rate=6e-3, final_learning_rate=6e-5, warmup_steps=20, weight_decay=0.1
         ),
-        run=LazyConfig(RunSettings)(steps=400, batch_size=8, validate_every=50, save_every=50),
+        run=LazyConfig(RunSettings)(steps=400, batch_size=8, validate_every=50, save_every=50, threads=1),
     )

@@ -3,8 +3,9 @@
 import gzip
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,12 +116,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise FastaError(path, None, f"cannot be read: {error.strerror}") from None
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> BufferedReader | gzip.GzipFile:
     stream = path.open("rb")
     if stream.peek(2)[:2] != b"\x1f\x8b":
         return stream
     stream.close()
-    return cast(BinaryIO, gzip.open(path, "rb"))
+    return gzip.GzipFile(path, "rb")
 
 
 def _shown(line: bytes) -> str:

@@ -101,7 +101,7 @@ def train(
     write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
     saver = ResumePoint(resume_point, every=settings.run.save_every)
     log = CourseLog(output / "metrics.jsonl")
-    with _quiet_lightning():
+    with _quiet_lightning(), _threads(settings.run.threads):
         trainer = build_trainer(settings, [log, saver, *([ProgressLine()] if progress else [])], output)
         try:
             trainer.fit(module, windows, ckpt_path=resume_point if resuming else None, weights_only=True)
@@ -208,6 +208,17 @@ def _replace_checkpoint(
     """Saves the native checkpoint; one that a resumed run left there before is replaced."""
     metadata = {"recipe": {"genomes": list(settings.data.genomes), "seed": settings.run.seed, **numbers}}
     save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata, overwrite=True)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Gives torch `count` CPU threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

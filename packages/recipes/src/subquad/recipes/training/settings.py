@@ -113,6 +113,8 @@ class RunSettings:
       seed: Chooses the initial weights and the training windows.
       accelerator: `"auto"` takes a CUDA GPU where there is one.
       precision: Lightning's name of the arithmetic, such as `"32-true"` or `"bf16-mixed"`.
+      threads: CPU threads of torch, 1 or more; None leaves the number as it is. A small network gains nothing from a
+        second thread, and loses much where another program wants the core.
     """
 
     steps: int = 1000
@@ -122,12 +124,15 @@ class RunSettings:
     seed: int = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             _whole(f"run.{name}", getattr(self, name), 1)
         _whole("run.seed", self.seed, 0)
         _one_of("run.accelerator", self.accelerator, "auto", "cpu", "gpu")
+        if self.threads is not None:
+            _whole("run.threads", self.threads, 1)
         _one_of("run.precision", self.precision, "32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
