@@ -86,7 +86,7 @@ def save_checkpoint(
     try:
         text = to_yaml(config)
     except LazyConfigError as error:
-        raise CheckpointConfigError(f"the config cannot be written: {error}") from error
+        raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
     described = expected_tensors(build(from_text(text, "the config"), "meta", dtype))
     own = {disk_name(n, r): (r.to_disk(named[n].to("meta")).shape, named[n].dtype) for n, r in layout.items()}
     _compare("the model", own, described)
@@ -155,9 +155,9 @@ def from_text(text: str, where: str, allowed: tuple[str, ...] = ("subquad.",)) -
       CheckpointConfigError: It is no YAML, holds an unknown field or a class that is not allowed.
     """
     try:
-        config = from_yaml(text, allowed=allowed)
+        config = from_yaml(text, allowed=allowed, name=where)
     except LazyConfigError as error:
-        raise CheckpointConfigError(f"{where}: {error}") from error
+        raise CheckpointConfigError(_one_line(error)) from error
     if not isinstance(config, Config):
         raise CheckpointConfigError(f"{where}: the text is no config of a network but a {type(config).__name__}")
     return config
@@ -173,7 +173,7 @@ def build(config: Config[Any], device: str | torch.device, dtype: torch.dtype, w
     try:
         model = instantiate(config, device=torch.device(device), dtype=dtype)
     except (LazyConfigError, ValueError, TypeError) as error:
-        raise CheckpointConfigError(f"{prefix}: {error}") from error
+        raise CheckpointConfigError(f"{prefix}: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise CheckpointConfigError(f"{prefix}: builds a {type(model).__name__}, not a network")
     return model
@@ -318,6 +318,10 @@ def _write_weights(folder: Path, named: Mapping[str, Tensor], layout: Mapping[st
     document = {"metadata": {"total_size": total, "sha256": digests}, "weight_map": index}
     (folder / INDEX_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return INDEX_FILE
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _version(distribution: str) -> str:
