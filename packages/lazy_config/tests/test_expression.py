@@ -1,5 +1,6 @@
 """Expressions against Python's own arithmetic, their bounds, and their error texts."""
 
+import contextlib
 import copy
 import math
 import pickle
@@ -54,36 +55,29 @@ expressions = st.recursive(leaves, grow, max_leaves=12).filter(lambda text: len(
 @settings(max_examples=600, deadline=None)
 @given(expressions)
 def test_every_result_is_the_one_python_gives(text: str) -> None:
-    expected = python_value(text)
-    unbounded = isinstance(expected, int | float) and math.isfinite(expected) and abs(expected) < 2.0**900
+    expected, refusal, result = python_value(text), "", None
     try:
         result = evaluate(text)
     except ExpressionError as error:
-        if unbounded:
-            assert "bits" in str(error) or "finite" in str(error) or "levels" in str(error) or "large" in str(error)
-        return
-    assert result == expected
-    assert type(result) is type(expected)
+        refusal = str(error)
+    if result is not None:
+        assert (result, type(result)) == (expected, type(expected))
+    elif isinstance(expected, int | float) and math.isfinite(expected):  # an operand on the way was over a bound
+        assert any(word in refusal for word in ("bits", "finite", "levels"))
 
 
 @settings(max_examples=600, deadline=None)
 @given(st.text(alphabet="HW0123456789.eE_+-*/%()[],$ min max'\"\n\tλ²٣", max_size=40))
 def test_any_text_is_evaluated_or_refused_with_a_typed_error(text: str) -> None:
-    try:
-        result = expr(text).evaluate(lambda reference: 3)
-    except ExpressionError as error:
-        assert str(error)
-    else:
-        assert isinstance(result, int | float)
+    with contextlib.suppress(ExpressionError):
+        assert isinstance(expr(text).evaluate(lambda reference: 3), int | float)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60))
 def test_text_of_any_alphabet_raises_nothing_but_typed_errors(text: str) -> None:
-    try:
+    with contextlib.suppress(LazyConfigError):
         expr(text).evaluate(lambda reference: 1)
-    except LazyConfigError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -170,7 +164,17 @@ def test_what_is_no_arithmetic_is_refused_when_it_is_written(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["9**9**9", "9**9**6", "2**1024", "(2**600) * (2**600)", "(-2)**1025", "10**400", "2.0**2000", "1e308 * 10", "-1e308*9"],
+    [
+        "9**9**9",
+        "9**9**6",
+        "2**1024",
+        "(2**600) * (2**600)",
+        "(-2)**1025",
+        "10**400",
+        "2.0**2000",
+        "1e308 * 10",
+        "-1e308*9",
+    ],
 )
 def test_results_over_the_bounds_are_refused_at_once(text: str) -> None:
     start = time.perf_counter()

@@ -35,6 +35,9 @@ class Keeper:
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)
 
+    def __getattr__(self, name: str) -> Any:  # tells type checkers that any attribute may be there
+        raise AttributeError(name)
+
 
 class Colour(enum.Enum):
     RED = "red"
@@ -75,7 +78,7 @@ def others(
     mixed: int | str = 0,
     flag: bool = False,
     anything: Any = None,
-    bare=None,  # noqa: ANN001
+    bare=None,
     items: list[int] | None = None,
     colour: Colour | None = None,
     literal: Literal["a+b"] | None = None,

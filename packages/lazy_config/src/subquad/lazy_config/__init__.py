@@ -2,7 +2,7 @@
 
 Example:
   >>> from datetime import timedelta
-  >>> config = LazyConfig(timedelta)(hours=2, minutes="hours * 15")
+  >>> config = LazyConfig(timedelta)(hours=2, minutes=expr("hours * 15"))
   >>> config.hours = 4
   >>> str(instantiate(apply_overrides(config, ["minutes=5"])))
   '4:05:00'

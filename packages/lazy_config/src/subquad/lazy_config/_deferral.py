@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from subquad.lazy_config._containers import is_container, map_container
-from subquad.lazy_config._paths import format_path
+from subquad.lazy_config._paths import Keys, format_path
 from subquad.lazy_config._scope import Place, expression_at, find
 from subquad.lazy_config._template import escape, has_reference, parse_template
-from subquad.lazy_config.errors import ExpressionError
+from subquad.lazy_config.errors import ExpressionError, ReferenceCycleError
 from subquad.lazy_config.expression import Expression, Reference, number_text, replace_references
 from subquad.lazy_config.lazy import Config, copy_tree
 
@@ -25,12 +25,13 @@ class Deferral:
     def __init__(self, value_of: Callable[[Place], Any]) -> None:
         self._value_of = value_of
         self._copied = 0
+        self._active: list[Keys] = []
 
     def hand_over(self, place: Place) -> Any:
         """The closed copy of the config at ``place``; of every config in a list, tuple or dict; else the value."""
         raw = place.raw
         if isinstance(raw, Config):
-            return self._close(place, place)
+            return self._close_config(place)
         if is_container(raw):
             return map_container(raw, lambda key, _: self.hand_over(place.child(key)))
         expression = expression_at(place)
@@ -39,6 +40,16 @@ class Deferral:
             if found is not None:
                 return self.hand_over(found[0])
         return self._value_of(place)
+
+    def _close_config(self, place: Place) -> Any:
+        if place.keys in self._active:
+            ways = " -> ".join(format_path(keys) for keys in [*self._active, place.keys])
+            raise ReferenceCycleError(f"these configs refer to one another: {ways}")
+        self._active.append(place.keys)
+        try:
+            return self._close(place, place)
+        finally:
+            self._active.pop()
 
     def _close(self, place: Place, boundary: Place) -> Any:
         self._copied += 1

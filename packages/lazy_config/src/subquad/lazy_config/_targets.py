@@ -29,18 +29,14 @@ def name_of(value: Any) -> str:
     if not isinstance(module, str) or not isinstance(qualname, str) or isinstance(value, functools.partial):
         raise TargetError(f"{short_text(value)} has no name under which a file could refer to it")
     if "<" in qualname:
-        raise TargetError(
-            f"{qualname} of {module} is local; only what a module defines at its top can be written to a file"
-        )
+        raise TargetError(f"{qualname} of {module} is local; a file can refer only to what a module defines at its top")
     found = sys.modules.get(module)
     if found is not None and hasattr(found, CONFIG_FILE_MARK):
         raise TargetError(f"{qualname} is defined in the config file {found.__file__}; move it to an importable module")
     for part in qualname.split("."):
         found = getattr(found, part, None)
     if found is not value and found != value:
-        raise TargetError(
-            f"{module}:{qualname} is another object than {short_text(value)}; it cannot be written to a file"
-        )
+        raise TargetError(f"{module}:{qualname} is another object than {short_text(value)}; a file cannot refer to it")
     return f"{module}:{qualname}"
 
 

@@ -48,4 +48,7 @@ def escape(text: str) -> str:
 
 def as_expression_text(text: str) -> str:
     """The text of an expression in which each ``${…}`` is a bracketed term, for parameters that take numbers."""
-    return "".join(p if isinstance(p, str) else f"({p.text})" for p in parse_template(text))
+    parts = parse_template(text)
+    if len(parts) == 1 and isinstance(parts[0], Expression):
+        return parts[0].text
+    return "".join(part if isinstance(part, str) else f"({part.text})" for part in parts)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from subquad.lazy_config._signature import EMPTY, alternatives, annotation_text, numeric_of
 from subquad.lazy_config._template import has_reference, parse_template
 from subquad.lazy_config.errors import ExpressionError
-from subquad.lazy_config.expression import expr
+from subquad.lazy_config.expression import Expression, expr
 
 _TRUE, _FALSE, _NONE = ("true", "yes", "on"), ("false", "no", "off"), ("none", "null")
 _WHOLE = re.compile(r"[+-]?[0-9](?:_?[0-9])*\Z")
@@ -40,13 +40,19 @@ def read_value(text: str, annotation: Any, current: Any = EMPTY) -> Any:
     Raises:
       Unreadable: ``text`` is no value of that type; the message says why where there is more to say.
     """
-    if has_reference(text):
-        try:
-            parse_template(text)
-        except ExpressionError as error:
-            raise Unreadable(str(error)) from None
+    members = alternatives(annotation)
+    if has_reference(text) and _stands_for_itself(text, members, numeric_of(annotation) is not None):
         return text
-    return _read(text, annotation, current, _MAX_DEPTH)
+    try:
+        return _read(text, members, current, _MAX_DEPTH)
+    except Unreadable:
+        if numeric_of(annotation) is None:
+            raise
+    try:
+        expr(text)
+    except ExpressionError as error:
+        raise Unreadable(str(error)) from None
+    return text
 
 
 def accepted_text(annotation: Any) -> str:
@@ -85,27 +91,42 @@ def _accepted(member: Any) -> str:
     return annotation_text(member)
 
 
-def _read(text: str, annotation: Any, current: Any, levels: int) -> Any:
+def _stands_for_itself(text: str, members: list[Any], takes_expressions: bool) -> bool:
+    """Whether a text with ``${…}`` is the value: a lone reference, or text for something that takes text.
+
+    Raises:
+      Unreadable: What stands in the braces is not an expression, or nothing of this type can be such a text.
+    """
+    try:
+        parts = parse_template(text)
+    except ExpressionError as error:
+        raise Unreadable(str(error)) from None
+    if len(parts) == 1 and isinstance(parts[0], Expression):
+        return True
+    if text[:1] in _BRACKETS:
+        return False
+    if takes_expressions or any(member is str or _unknown(member) for member in members):
+        return True
+    raise Unreadable("only a lone ${…} can stand for a value of this type")
+
+
+def _read(text: str, members: list[Any], current: Any, levels: int) -> Any:
     if levels < 0:
         raise Unreadable(f"more than {_MAX_DEPTH} brackets inside one another")
-    members = alternatives(annotation)
     if all(_unknown(member) for member in members):
         return _guess(text, current, levels)
+    why = ""
     for kind in _ORDER:
         for member in members:
-            result = kind(text, member, levels)
+            try:
+                result = kind(text, member, levels)
+            except Unreadable as error:
+                result, why = Unreadable, why or str(error)
             if result is not Unreadable:
                 return result
     if any(_unknown(member) for member in members):
         return _guess(text, current, levels)
-    numeric = numeric_of(annotation)
-    if numeric is not None:
-        try:
-            expr(text)
-        except ExpressionError as error:
-            raise Unreadable(str(error)) from None
-        return text
-    raise Unreadable("")
+    raise Unreadable(why)
 
 
 def _unknown(member: Any) -> bool:
@@ -211,11 +232,14 @@ _ORDER = (
 
 def _item(text: str, annotation: Any, levels: int) -> Any:
     """An item of a list: as ``_read``, but a quoted text is that text."""
+    members = alternatives(annotation)
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        if all(_unknown(m) or m is str for m in alternatives(annotation)):
-            return text[1:-1]
         text = text[1:-1]
-    return _read(text, annotation, EMPTY, levels - 1)
+        if all(_unknown(member) or member is str for member in members):
+            return text
+    if has_reference(text) and _stands_for_itself(text, members, False):
+        return text
+    return _read(text, members, EMPTY, levels - 1)
 
 
 def _dict(text: str, arguments: tuple[Any, ...], levels: int) -> dict[Any, Any]:

@@ -53,6 +53,15 @@ for _name, _pattern, _first in _RULES:
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(_tag(_name), re.compile(_pattern), [*_first, *([""] if _name == "null" else [])])
 Loader.add_implicit_resolver(_tag("merge"), re.compile(r"<<\Z"), ["<"])
+
+
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """Quotes a text with characters that YAML takes for line breaks, so that they are escaped."""
+    style = '"' if any(mark in text for mark in "\r\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar(_tag("str"), text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
 Dumper.add_representer(Flow, lambda d, data: d.represent_sequence(_tag("seq"), data, flow_style=True))
 Dumper.add_representer(FlowMapping, lambda d, data: d.represent_mapping(_tag("map"), data, flow_style=True))
 

@@ -111,6 +111,8 @@ def _encode(value: Any, keys: tuple[Any, ...], levels: int) -> Any:
         if not any(isinstance(item, dict | list) for item in items):
             items = Flow(items)
         return items if type(value) is list else _special(f"_{type(value).__name__}_", items)
+    if type(value) is str and not _is_text(value):
+        raise RenderError(f"{format_path(keys) or 'the root'}: the text holds half a character, which has no YAML form")
     if type(value) in (str, int, float, bool, bytes) or value is None:
         return value
     if isinstance(value, Expression):
@@ -135,6 +137,14 @@ def _encode_dict(value: dict[Any, Any], keys: tuple[Any, ...], levels: int) -> A
         [_encode(key, (*keys, key), levels - 1), _encode(item, (*keys, key), levels - 1)] for key, item in value.items()
     ]
     return _special("_dict_", pairs)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_special(key: Any) -> bool:
