@@ -1,5 +1,6 @@
 """Bazel 7's way to the repositories that WORKSPACE declares for Bazel 4; MODULE.bazel says which."""
 
+load("//tools/cuda:toolkit.bzl", "cuda_toolkit")
 load("//tools/lint:npm.bzl", "npm_package")
 load("//tools/python:interpreter.bzl", "python_interpreter", "python_interpreter_kinds")
 load("//tools/python:pip_lock.bzl", "pip_hub_with_repositories")
@@ -24,6 +25,19 @@ pip = module_extension(
     tag_classes = {"hub": tag_class(attrs = {
         "locks": attr.label_keyed_string_dict(mandatory = True),
         "name": attr.string(mandatory = True),
+    })},
+)
+
+def _cuda_impl(ctx):
+    for module in ctx.modules:
+        for toolkit in module.tags.toolkit:
+            cuda_toolkit(name = toolkit.name, parts = toolkit.parts)
+
+cuda = module_extension(
+    implementation = _cuda_impl,
+    tag_classes = {"toolkit": tag_class(attrs = {
+        "name": attr.string(mandatory = True),
+        "parts": attr.label_list(mandatory = True),
     })},
 )
 
