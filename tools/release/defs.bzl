@@ -1,6 +1,6 @@
 """subquad_wheel: the wheel of a package, and the tests that it and the package's release notes have to pass."""
 
-load("//tools/python:rules.bzl", "py_test")
+load("//tools/python:defs.bzl", "pytest_test")
 load("//tools/release:layers.bzl", "ABSENT", "BELOW")
 
 # What every project folder of a wheel holds beside the sources.
@@ -62,16 +62,15 @@ def _folder():
 def _hub(distribution):
     return "@pypi//" + distribution.replace("-", "_").replace(".", "_")
 
-def _checks(name, checks, data, deps, env = {}, **kwargs):
+def _checks(name, checks, data, deps = [], env = {}, **kwargs):
     """Runs one of the pytest files of this folder for the package of the BUILD file."""
-    py_test(
+    pytest_test(
         name = name,
         srcs = ["//tools/release:" + checks],
-        main = "//tools/python:pytest_main.py",
-        args = ["tools/release/" + checks],
-        data = data + ["//:pyproject.toml"],
+        paths = ["tools/release/" + checks],
+        data = data,
         env = dict(env, SUBQUAD_PACKAGE = native.package_name()),
-        deps = deps + ["//tools/release:checks", "@pypi//pytest", "@pypi//pytest_timeout"],
+        deps = deps + ["//tools/release:checks"],
         **kwargs
     )
 
@@ -144,5 +143,4 @@ def subquad_wheel(name, library, smoke, native_libraries = {}):
         checks = "release_checks.py",
         size = "small",
         data = ["CHANGELOG.md", "VERSION"] + native.glob(["api.txt", "src/**/*.py"]),
-        deps = [],
     )
