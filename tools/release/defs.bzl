@@ -22,7 +22,7 @@ def _wheel_impl(ctx):
     out = ctx.actions.declare_directory(ctx.label.name)
     staged = {file: file.short_path[len(package) + 1:] for file in ctx.files.project_files}
     staged[ctx.file._license] = "LICENSE"
-    for file in ctx.attr.library[DefaultInfo].default_runfiles.files.to_list():
+    for file in ctx.attr.package_library[DefaultInfo].default_runfiles.files.to_list():
         path = _staged_path(file, package)
         if path:
             staged[file] = path
@@ -48,8 +48,8 @@ _wheel = rule(
     doc = "A folder with one wheel in it, built by the backend that the package's pyproject.toml names.",
     implementation = _wheel_impl,
     attrs = {
-        "library": attr.label(mandatory = True, doc = "its files of this package, sources and data, are packed"),
         "native": attr.label_keyed_string_dict(doc = "{compiled library: folder of the project to put it in}"),
+        "package_library": attr.label(mandatory = True, doc = "its files of this package, sources and data, are packed"),
         "project_files": attr.label_list(allow_files = True, mandatory = True),
         "_builder": attr.label(default = "//tools/release:build_wheel", executable = True, cfg = "exec"),
         "_license": attr.label(default = "//:LICENSE", allow_single_file = True),
@@ -123,11 +123,11 @@ def subquad_wheel(name, library, smoke, native_libraries = {}):
     """
     _wheel(
         name = name,
-        library = library,
         native = select({
             "//tools/release:native_wheels": native_libraries,
             "//conditions:default": {},
         }),
+        package_library = library,
         project_files = _PROJECT_FILES,
         visibility = ["//packages:__subpackages__"],
     )
