@@ -1,4 +1,4 @@
-"""Argument checks shared by the operators: each raises a typed error that names the value got and the value accepted."""
+"""Argument checks shared by the operators: each raises a typed error naming the value got and the value accepted."""
 
 from collections.abc import Sequence as Values
 from typing import get_args
@@ -78,7 +78,9 @@ def modes(
     if x is not None and channels is not None:
         same_device("log_poles", log_poles, x_name, x)
         if log_poles.shape[0] != channels:
-            raise ShapeMismatch(f"log_poles has {log_poles.shape[0]} channels, {x_name} has {channels}; they must agree")
+            raise ShapeMismatch(
+                f"log_poles has {log_poles.shape[0]} channels, {x_name} has {channels}; they must agree"
+            )
 
 
 def activation(value: Activation | None) -> None:

@@ -1,4 +1,4 @@
-"""The one file that knows subquadratic-ops-torch: which version, which operators, and how their conventions map to ours.
+"""The one file that knows subquadratic-ops-torch: its versions, operators and conventions.
 
 Install with ``pip install "subquad-ops[vendor]"``. Its short convolutions correlate (the last tap is the current
 sample), its FFT convolution takes tap 0 first, as we do.
@@ -127,9 +127,7 @@ def _gated_conv(
     return y, GatedConvState(history, join_history(g, past, None)[..., g.shape[-1] :].to(z.dtype))
 
 
-def _fft_conv(
-    x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: bool, skip: Tensor | None
-) -> Tensor:
+def _fft_conv(x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: bool, skip: Tensor | None) -> Tensor:
     y = _library().fft_causal_conv1d(x.contiguous(), taps[0].to(x.dtype).contiguous())
     return y if skip is None else y + skip.to(x.dtype)[:, None] * x
 

@@ -203,7 +203,5 @@ def gradients_by_recomputing(
         results = function(*leaves)
     pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if u is not None]
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-    found = iter(
-        torch.autograd.grad([r for r, _ in pairs], wanted, [u.to(r) for r, u in pairs], allow_unused=True)
-    )
+    found = iter(torch.autograd.grad([r for r, _ in pairs], wanted, [u.to(r) for r, u in pairs], allow_unused=True))
     return tuple(None if leaf is None or not leaf.requires_grad else next(found) for leaf in leaves)

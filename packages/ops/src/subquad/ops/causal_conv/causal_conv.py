@@ -23,7 +23,8 @@ def causal_conv(
 ) -> Sequence:
     """Convolves each channel of a sequence with its own causal filter.
 
-    ``y[b, c, t] = activation(sum(taps[g(c), k] * x[b, c, t - k] for k in range(tap)) + skip[c] * x[b, c, t] + bias[c])``
+    ``y[b, c, t] = activation(sum(taps[g(c), k] * x[b, c, t - k] for k in range(tap)) + skip[c] * x[b, c, t]
+    + bias[c])``
 
     Args:
       x: the sequence; float32, float64, bfloat16 or float16, any strides.
@@ -128,7 +129,13 @@ def describe(
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
     batch, channels, length = _checks.channel_first(x, layout).shape
-    named = {"bias": bias, "skip": skip, "activation": activation, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    named = {
+        "bias": bias,
+        "skip": skip,
+        "activation": activation,
+        "initial_state": initial_state,
+        "cu_seqlens": cu_seqlens,
+    }
     return dispatch.Call(
         operator="causal_conv",
         dtype=x.dtype,

@@ -6,7 +6,7 @@ from torch.nn.functional import conv1d
 
 
 def convolve_direct(stream: Tensor, rows: Tensor) -> Tensor:
-    """Convolves ``stream`` ``[batch, channel, tap - 1 + length]`` with ``rows`` ``[channel, tap]``; returns the last length.
+    """Convolves ``stream`` ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]``; returns the last length.
 
     The pad must be explicit: ``conv1d(padding=tap - 1)`` followed by a slice leaves oneDNN's depthwise kernel and is
     up to 20 times slower on a CPU.

@@ -8,7 +8,7 @@ from subquad.ops.fft_sizes import fast_fft_size
 
 
 def convolve_fft(stream: Tensor, rows: Tensor) -> Tensor:
-    """Convolves ``stream`` ``[batch, channel, tap - 1 + length]`` with ``rows`` ``[channel, tap]``; returns the last length.
+    """Convolves ``stream`` ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]``; returns the last length.
 
     The first ``tap - 1`` results are thrown away, so an FFT of the stream's own length is enough: only they wrap round.
     """

@@ -1,5 +1,7 @@
 """Packed batches: several sequences one after the other in one row, told apart by ``cu_seqlens``."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -20,12 +22,16 @@ def check_cu_seqlens(cu_seqlens: Tensor, stream: Tensor) -> None:
             raise ArgumentOutOfRange(
                 f"cu_seqlens runs from {values[0]} to {values[-1]}; accepted: from 0 to the length {stream.shape[-1]}"
             )
-        for earlier, later in zip(values, values[1:], strict=False):
+        for earlier, later in itertools.pairwise(values):
             if later < earlier:
-                raise ArgumentOutOfRange(f"cu_seqlens falls from {earlier} to {later}; accepted: values that never fall")
+                raise ArgumentOutOfRange(
+                    f"cu_seqlens falls from {earlier} to {later}; accepted: values that never fall"
+                )
 
 
-def spread_sequences(stream: Tensor, cu_seqlens: Tensor, past: int, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def spread_sequences(
+    stream: Tensor, cu_seqlens: Tensor, past: int, before: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Puts ``past`` samples of history in front of each packed sequence.
 
     Returns:

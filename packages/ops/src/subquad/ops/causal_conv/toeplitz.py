@@ -1,8 +1,8 @@
 """Medium filters: block Toeplitz matrix products.
 
 With blocks of ``T`` samples, block i of the output is ``sum(X[i - d] @ M[d] for d in range(ceil((tap - 1) / T) + 1))``
-where ``M[d][j, i] = taps[d * T + i - j]`` (zero outside the taps): ``2 (tap + T)`` multiplications a sample, all of them
-in matrix products over views of the stream.
+where ``M[d][j, i] = taps[d * T + i - j]`` (zero outside the taps): ``2 (tap + T)`` multiplications a sample, all in
+matrix products over views of the stream.
 """
 
 import torch
@@ -37,7 +37,7 @@ def _stream_blocks(stream: Tensor, taps: int, block: int) -> tuple[Tensor, int]:
 
 
 def convolve_toeplitz(stream: Tensor, rows: Tensor, block: int) -> Tensor:
-    """Convolves ``stream`` ``[batch, channel, tap - 1 + length]`` with ``rows`` ``[channel, tap]``; returns the last length."""
+    """Convolves ``stream`` ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]``; returns the last length."""
     channels, taps = rows.shape
     batch, _, total = stream.shape
     matrices = toeplitz_blocks(rows, block)
@@ -68,7 +68,7 @@ def correlate_toeplitz(stream: Tensor, gradient: Tensor, taps: int, block: int) 
 
 
 def _diagonal_sums(matrix: Tensor) -> Tensor:
-    """Sums ``matrix[c, j, i]`` over equal ``i - j``, from ``1 - block`` to ``block - 1``: rows are sheared, then added."""
+    """Sums ``matrix[c, j, i]`` over equal ``i - j``, smallest first: shears the rows, then adds them."""
     channels, block, _ = matrix.shape
     if block == 1:
         return matrix.flatten(1)

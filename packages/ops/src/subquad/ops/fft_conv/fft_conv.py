@@ -111,14 +111,14 @@ def describe(
 def _canonical(
     x: Tensor, taps: Tensor, boundary: Boundary | tuple[Boundary, ...], causal: bool, layout: Layout
 ) -> tuple[Tensor, Tensor, tuple[Boundary, ...]]:
-    """Checks a call; returns x ``[batch, channel, *space]``, taps ``[batch or 1, channel, *tap]``, one boundary an axis."""
+    """Checks a call; returns x and taps channel-first, the taps with a batch axis, and one boundary an axis."""
     _checks.one_of("layout", layout, get_args(Layout))
     _checks.floating("x", x)
     _checks.floating("taps", taps)
     _checks.same_device("taps", taps, "x", x)
     rank = x.dim() - 2
     if not 1 <= rank <= 3:
-        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; accepted: 3, 4 or 5 (batch, channel and 1-3 of space)")
+        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; accepted: 3, 4 or 5 (1-3 of space)")
     if taps.dim() not in (rank + 1, rank + 2):
         raise ShapeMismatch(f"taps has {taps.dim()} axes, x has {x.dim()}; accepted: {rank + 1} or {rank + 2}")
     kernel = taps if taps.dim() == x.dim() else taps.unsqueeze(0)

@@ -9,8 +9,8 @@ from torch import Tensor
 def fft_conv_reference(x: Tensor, taps: Tensor, boundary: tuple[str, ...], causal: bool = False) -> Tensor:
     """``y[b, c, t] = sum(taps[c, k] * x[b, c, t + centre - k] for k)``, per axis ``centre = tap // 2`` (0 if causal).
 
-    x ``[batch, channel, *space]``; taps ``[channel, *tap]`` or ``[batch or 1, channel, *tap]``. A sample outside the grid is
-    zero along a "zero" axis and wraps round along a "circular" axis.
+    x ``[batch, channel, *space]``; taps ``[channel, *tap]`` or ``[batch or 1, channel, *tap]``. Outside
+    the grid, samples are zero along a "zero" axis and wrap round along a "circular" axis.
     """
     rank = x.dim() - 2
     rows = taps if taps.dim() == x.dim() else taps[None]

@@ -13,7 +13,9 @@ def gated_conv_reference(
     pregate: bool = True,
     postgate: bool = True,
 ) -> Tensor:
-    """``p = conv(z, projection_taps)``; ``g = p[1::3] * p[2::3]``; ``y = p[0::3] * (conv(g, mixer_taps) + skip * g)``."""
+    """``p = conv(z, projection_taps)``; ``g = p[1::3] * p[2::3]``;
+
+    ``y = p[0::3] * (conv(g, mixer_taps) + skip * g)``."""
     p = causal_conv_reference(z, projection_taps)
     q, k, v = p[:, 0::3], p[:, 1::3], p[:, 2::3]
     g = k * v if pregate else v

@@ -15,7 +15,9 @@ def gated_modal_conv_reference(
     pregate: bool = True,
     postgate: bool = True,
 ) -> Tensor:
-    """``p = conv(z, projection_taps)``; ``g = p[1::3] * p[2::3]``; ``y = p[0::3] * modal_conv(g, log_poles, residues, skip)``."""
+    """``p = conv(z, projection_taps)``; ``g = p[1::3] * p[2::3]``;
+
+    ``y = p[0::3] * modal_conv(g, log_poles, residues, skip)``."""
     p = causal_conv_reference(z, projection_taps)
     q, k, v = p[:, 0::3], p[:, 1::3], p[:, 2::3]
     y, _ = modal_conv_reference(k * v if pregate else v, log_poles, residues, skip)

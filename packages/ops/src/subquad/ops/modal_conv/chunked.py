@@ -1,11 +1,13 @@
 """The modal convolution as a chunked scan: three small matrix products a chunk and one recurrence over chunks.
 
-For a chunk X of T samples that starts in state S: ``Y = X @ H + S @ O`` and ``S' = exp(log_poles * T) * S + X @ P`` with
-``H[j, i] = h[i - j]``, ``O[s, i] = residues[s] * exp(log_poles[s] * (i + 1))``, ``P[j, s] = exp(log_poles[s] * (T - 1 - j))``.
+For a chunk X of T samples that starts in state S: ``Y = X @ H + S @ O`` and ``S' = exp(log_poles * T) * S + X @ P``
+with ``H[j, i] = h[i - j]``, ``O[s, i] = residues[s] * exp(log_poles[s] * (i + 1))`` and
+``P[j, s] = exp(log_poles[s] * (T - 1 - j))``.
 Exact, ``2 T + 4 S`` multiplications a sample, and the final state comes for free.
 
-Measured on one core of an AVX-512 Xeon, 64 channels, 16 states, million samples a second: T = 16: 155, 32: 165, 64: 149,
-128: 92 at 8,192 samples (an FFT of twice the length with filter synthesis: 55); at 65,536 samples 56, 157, 155, 163.
+Measured on one core of an AVX-512 Xeon, 64 channels, 16 states, million samples a second: T = 16: 155, 32: 165,
+64: 149, 128: 92 at 8,192 samples (an FFT of twice the length with filter synthesis: 55); at 65,536 samples 56, 157, 155,
+163.
 """
 
 import torch
@@ -19,19 +21,15 @@ from subquad.ops.modal_conv.scan import scan_states
 _BLOCK = {"cpu": 32, "cuda": 64}
 
 
-def filter_modal(
-    x: Tensor, log_poles: Tensor, residues: Tensor, initial_state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Filters ``[batch, channel, length]``; returns the sums, still in their own dtype, and the state after the last sample."""
+def filter_modal(x: Tensor, log_poles: Tensor, residues: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Filters ``[batch, channel, length]``; returns the sums, still in their own dtype, and the last state."""
     wide = _checks.accumulation_dtype(x)
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], x.shape[1], log_poles.shape[1], dtype=wide)
     return convolve_modal(x.to(wide), log_poles, residues, initial_state.to(wide), _BLOCK.get(x.device.type, 32))
 
 
-def convolve_modal(
-    x: Tensor, log_poles: Tensor, residues: Tensor, state: Tensor, block: int
-) -> tuple[Tensor, Tensor]:
+def convolve_modal(x: Tensor, log_poles: Tensor, residues: Tensor, state: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Convolves ``x`` in chunks of ``block``; x and state are both float32 or both float64."""
     length = x.shape[-1]
     whole = length - length % block

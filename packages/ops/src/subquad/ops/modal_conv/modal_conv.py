@@ -82,9 +82,7 @@ def modal_conv_with_state(
         return _checks.as_layout(y, layout), state
     state, pieces = initial_state, []
     for piece in stream.split(chunk_size, dim=-1):
-        y, state = checkpoint(
-            run, piece, log_poles, residues, skip=skip, initial_state=state, use_reentrant=False
-        )  # type: ignore[misc]
+        y, state = checkpoint(run, piece, log_poles, residues, skip=skip, initial_state=state, use_reentrant=False)  # type: ignore[misc]
         pieces.append(y)
     assert state is not None
     return _checks.as_layout(torch.cat(pieces, dim=-1), layout), state

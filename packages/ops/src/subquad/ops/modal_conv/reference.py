@@ -13,7 +13,7 @@ def modal_filter_reference(log_poles: Tensor, residues: Tensor, length: int) -> 
 def modal_conv_reference(
     x: Tensor, log_poles: Tensor, residues: Tensor, skip: Tensor | None = None, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``s[t] = exp(log_poles) * s[t - 1] + x[t]``; ``y[t] = sum(residues * s[t]) + skip * x[t]``; returns y and the last s."""
+    """``s[t] = exp(log_poles) * s[t - 1] + x[t]``; ``y[t] = sum(residues * s[t]) + skip * x[t]``; also the last s."""
     batch, channels, length = x.shape
     state = x.new_zeros(batch, channels, log_poles.shape[1]) if initial_state is None else initial_state.to(x)
     poles = torch.exp(log_poles)

@@ -33,7 +33,9 @@ def scan_states(updates: Tensor, log_decay: Tensor, initial: Tensor) -> tuple[Te
     for i in range(_BLOCK):
         local.append(decay * local[-1] + grid[:, i])
     carries, _ = scan_states(local[-1], log_decay * _BLOCK, initial)
-    powers = torch.exp(log_decay * torch.arange(_BLOCK, device=log_decay.device, dtype=torch.float64)[:, None, None]).to(updates.dtype)
+    powers = torch.exp(
+        log_decay * torch.arange(_BLOCK, device=log_decay.device, dtype=torch.float64)[:, None, None]
+    ).to(updates.dtype)
     before = torch.stack(local[:-1], dim=1) + powers[:, None] * carries[:, None]
     before = before.reshape(blocks * _BLOCK, *updates.shape[1:])
     return before[:count], decay * before[count - 1] + updates[count - 1]

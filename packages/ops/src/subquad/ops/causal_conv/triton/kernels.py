@@ -1,5 +1,8 @@
 """The kernels of causal_conv: a short filter in registers, a medium one as Toeplitz products on the tensor cores."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# Triton's compiler reads these functions, not Python's: its types are not what the annotations of its module say.
+
 import triton
 import triton.language as tl
 
@@ -33,7 +36,7 @@ def causal_conv_short_kernel(
     t = tile * TILE + tl.arange(0, TILE)
     weights = taps + (channel // channels_per_row) * TAPS
     before = history + row * (TAPS - 1)
-    total = project_at(stream, before, weights, t, length, tile == 0, TAPS, HISTORY, True)
+    total = project_at(stream, before, weights, t, length, tile == 0, TAPS, HISTORY)
     current = tl.load(stream + t, mask=t < length, other=0.0).to(tl.float32)
     total = finish(total, current, bias, skip, channel, BIAS, SKIP, ACTIVATION)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
@@ -45,17 +48,17 @@ def causal_conv_toeplitz_kernel(
     TAPS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, HISTORY: tl.constexpr, BIAS: tl.constexpr,
     SKIP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program: one channel, COUNT blocks of BLOCK samples as the rows of a matrix times one Toeplitz block a diagonal."""
+    """One program: one channel, COUNT blocks of BLOCK samples as rows times one Toeplitz block a diagonal."""
     channel, batch, tile = tl.program_id(1), tl.program_id(2), tl.program_id(0)
     stream = x + batch.to(tl.int64) * x_batch + channel.to(tl.int64) * x_channel
     row = batch.to(tl.int64) * channels + channel
     t = tile * COUNT * BLOCK + tl.arange(0, COUNT)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     weights = taps + (channel // channels_per_row) * TAPS
     before = history + row * (TAPS - 1)
-    current = sample_at(stream, before, t, length, TAPS - 1, False, False, True)
+    current = sample_at(stream, before, t, length, TAPS - 1, False, False)
     total = tl.dot(current, toeplitz_at(weights, 0, TAPS, BLOCK), input_precision=PRECISION)
     for d in tl.static_range(1, (TAPS - 1 + BLOCK - 1) // BLOCK + 1):
-        earlier = sample_at(stream, before, t - d * BLOCK, length, TAPS - 1, tile == 0, HISTORY, True)
+        earlier = sample_at(stream, before, t - d * BLOCK, length, TAPS - 1, tile == 0, HISTORY)
         total = tl.dot(earlier, toeplitz_at(weights, d, TAPS, BLOCK), total, input_precision=PRECISION)
     total = finish(total, current, bias, skip, channel, BIAS, SKIP, ACTIVATION)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)

@@ -1,5 +1,7 @@
 """causal_conv as a torch custom operator over the Triton kernels."""
 
+# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+
 import torch
 import triton
 from torch import Tensor

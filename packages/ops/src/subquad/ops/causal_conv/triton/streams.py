@@ -1,31 +1,30 @@
 """Loads shared by the convolution kernels: samples with their history, and the tiles of a Toeplitz matrix."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# Triton's compiler reads these functions, not Python's: its types are not what the annotations of its module say.
+
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def sample_at(stream, history, t, length, past, first, HISTORY: tl.constexpr, RAGGED: tl.constexpr):
-    """Loads the samples of times ``t`` in float32: the history (``past`` samples, oldest first) before 0, zeros beyond."""
-    inside = t >= 0
-    if RAGGED:
-        inside = inside & (t < length)
+def sample_at(stream, history, t, length, past, first, HISTORY: tl.constexpr):
+    """Loads the samples of times ``t`` in float32: the history (``past`` samples) before 0, zeros beyond."""
+    inside = (t >= 0) & (t < length)
     value = tl.load(stream + t, mask=inside, other=0.0).to(tl.float32)
-    if HISTORY:
+    if HISTORY:  # noqa: SIM102 (decided when compiling; the inner one when running)
         if first:
             value += tl.load(history + (t + past), mask=(t < 0) & (t >= -past), other=0.0).to(tl.float32)
     return value
 
 
 @triton.jit
-def project_at(
-    stream, history, taps, t, length, first, TAPS: tl.constexpr, HISTORY: tl.constexpr, RAGGED: tl.constexpr
-):
+def project_at(stream, history, taps, t, length, first, TAPS: tl.constexpr, HISTORY: tl.constexpr):
     """Applies a short filter: ``sum(taps[k] * stream[t - k])`` in float32."""
     total = tl.zeros(t.shape, dtype=tl.float32)
     for k in tl.static_range(TAPS):
         weight = tl.load(taps + k).to(tl.float32)
-        total += weight * sample_at(stream, history, t - k, length, TAPS - 1, first, HISTORY, RAGGED)
+        total += weight * sample_at(stream, history, t - k, length, TAPS - 1, first, HISTORY)
     return total
 
 

@@ -1,5 +1,8 @@
 """The kernels of gated_conv: both filters and both gates in one pass over z."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# Triton's compiler reads these functions, not Python's: its types are not what the annotations of its module say.
+
 import triton
 import triton.language as tl
 
@@ -16,12 +19,10 @@ def gated_at(
     z, history and taps point at row 3c of the channel.
     """
     past: tl.constexpr = PROJECTION - 1
-    g = project_at(
-        z + 2 * z_channel, history + 2 * past, taps + 2 * PROJECTION, t, length, first, PROJECTION, HISTORY, True
-    )
+    g = project_at(z + 2 * z_channel, history + 2 * past, taps + 2 * PROJECTION, t, length, first, PROJECTION, HISTORY)
     if PREGATE:
-        g *= project_at(z + z_channel, history + past, taps + PROJECTION, t, length, first, PROJECTION, HISTORY, True)
-    if HISTORY:
+        g *= project_at(z + z_channel, history + past, taps + PROJECTION, t, length, first, PROJECTION, HISTORY)
+    if HISTORY:  # noqa: SIM102 (decided when compiling; the inner one when running)
         if first:
             earlier = tl.load(mixer_history + (t + mixer_past), mask=(t < 0) & (t >= -mixer_past), other=0.0)
             g = tl.where(t < 0, earlier.to(tl.float32), g)
@@ -58,7 +59,7 @@ def gated_conv_short_kernel(
             if SKIP:
                 total += tl.load(skip + channel).to(tl.float32) * g
     if POSTGATE:
-        total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY, True)
+        total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
 
@@ -94,5 +95,5 @@ def gated_conv_toeplitz_kernel(
     if SKIP:
         total += tl.load(skip + channel).to(tl.float32) * current
     if POSTGATE:
-        total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY, True)
+        total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)

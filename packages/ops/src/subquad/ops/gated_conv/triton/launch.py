@@ -1,5 +1,7 @@
 """gated_conv as a torch custom operator over the Triton kernels."""
 
+# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+
 import torch
 import triton
 from torch import Tensor
@@ -25,20 +27,20 @@ def gated_conv_triton(
     pregate: bool,
     postgate: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Returns y ``[batch, channel, length]`` and the last gated samples ``[batch, channel, min(mixer tap - 1, length)]``."""
+    """Returns y and the last ``min(mixer tap - 1, length)`` gated samples."""
     stream = time_contiguous(z)
     batch, rows, length = stream.shape
     channels, size = rows // 3, mixer_taps.shape[1]
     y = torch.empty((batch, channels, length), dtype=z.dtype, device=z.device)
     tail = torch.empty((batch, channels, min(size - 1, length)), dtype=z.dtype, device=z.device)
-    has_history = projection_state is not None and mixer_state is not None
+    before = None if projection_state is None or mixer_state is None else (projection_state, mixer_state)
     arguments = (
         stream,
         expand_groups(projection_taps, rows).contiguous(),
         mixer_taps.contiguous(),
         z if skip is None else skip.contiguous(),
-        projection_state.to(z.dtype).contiguous() if has_history else z,
-        mixer_state.to(z.dtype).contiguous() if has_history else z,
+        z if before is None else before[0].to(z.dtype).contiguous(),
+        z if before is None else before[1].to(z.dtype).contiguous(),
         y,
         tail,
         length,
@@ -51,7 +53,7 @@ def gated_conv_triton(
     flags = {
         "PROJECTION": projection_taps.shape[1],
         "MIXER": size,
-        "HISTORY": has_history,
+        "HISTORY": before is not None,
         "SKIP": skip is not None,
         "PREGATE": pregate,
         "POSTGATE": postgate,

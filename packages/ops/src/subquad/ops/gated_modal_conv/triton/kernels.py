@@ -5,6 +5,9 @@ A tile is COUNT chunks of BLOCK samples, one chunk a row: G [COUNT, BLOCK]. With
 chunk i starts is ``sum(exp(log_poles * BLOCK * (i - 1 - j)) * U[j] for j < i)`` plus what the tile was entered with.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# Triton's compiler reads these functions, not Python's: its types are not what the annotations of its module say.
+
 import triton
 import triton.language as tl
 
@@ -12,9 +15,7 @@ from subquad.ops.causal_conv.triton.streams import project_at
 
 
 @triton.jit
-def modal_taps_kernel(
-    log_poles, residues, taps, states, BLOCK: tl.constexpr, STATES: tl.constexpr
-):
+def modal_taps_kernel(log_poles, residues, taps, states, BLOCK: tl.constexpr, STATES: tl.constexpr):
     """One program: the first BLOCK taps of one channel's filter, summed in float64."""
     channel = tl.program_id(0)
     s = tl.arange(0, STATES)
@@ -67,11 +68,11 @@ def gated_modal_conv_kernel(
         first = start == 0
         g = project_at(
             stream + 2 * z_channel, before + 2 * past, weights + 2 * PROJECTION, t, length, first,
-            PROJECTION, HISTORY, True,
+            PROJECTION, HISTORY,
         )  # fmt: skip
         if PREGATE:
             g *= project_at(
-                stream + z_channel, before + past, weights + PROJECTION, t, length, first, PROJECTION, HISTORY, True
+                stream + z_channel, before + past, weights + PROJECTION, t, length, first, PROJECTION, HISTORY
             )
         g = tl.where(t < length, g, 0.0)
         updates = tl.dot(g, collect, input_precision="tf32x3")
@@ -81,7 +82,7 @@ def gated_modal_conv_kernel(
         if SKIP:
             total += factor * g
         if POSTGATE:
-            total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY, True)
+            total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY)
         tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
         # The state after the last sample of this tile, which may end inside chunk ``count`` (after ``rest`` samples).

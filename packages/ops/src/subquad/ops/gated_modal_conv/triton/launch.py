@@ -1,5 +1,7 @@
 """gated_modal_conv as a torch custom operator over the Triton kernels."""
 
+# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+
 import torch
 import triton
 from torch import Tensor
@@ -37,7 +39,7 @@ def gated_modal_conv_triton(
     taps = torch.empty((channels, BLOCK), dtype=torch.float32, device=z.device)
     y = torch.empty((batch, channels, length), dtype=z.dtype, device=z.device)
     state = torch.empty((batch, channels, states), dtype=torch.float32, device=z.device)
-    has_history = projection_state is not None and modal_state is not None
+    before = None if projection_state is None or modal_state is None else (projection_state, modal_state)
     modal_taps_kernel[(channels,)](poles, weights, taps, states, BLOCK=BLOCK, STATES=padded, num_warps=4)
     gated_modal_conv_kernel[(channels, batch)](
         stream,
@@ -46,8 +48,8 @@ def gated_modal_conv_triton(
         weights,
         taps,
         z if skip is None else skip.contiguous(),
-        projection_state.to(z.dtype).contiguous() if has_history else z,
-        modal_state.contiguous() if has_history else z,
+        z if before is None else before[0].to(z.dtype).contiguous(),
+        z if before is None else before[1].contiguous(),
         y,
         state,
         length,
@@ -59,7 +61,7 @@ def gated_modal_conv_triton(
         STATES=padded,
         BLOCK=BLOCK,
         COUNT=COUNT,
-        HISTORY=has_history,
+        HISTORY=before is not None,
         SKIP=skip is not None,
         PREGATE=pregate,
         POSTGATE=postgate,

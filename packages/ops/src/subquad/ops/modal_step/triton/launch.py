@@ -1,5 +1,7 @@
 """modal_step as a torch custom operator over the Triton kernel."""
 
+# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+
 import torch
 import triton
 from torch import Tensor

@@ -1,0 +1,74 @@
+"""The documented names of FFT convolutions, generated from one table over one operator.
+
+A name says what it computes: ``[causal_|circular_|mixed_]fftconv{1,2,3}d_fp32_{bhl|blh|bhl_w_reshape}[_chunked]``. All
+take ``(x, kernel, shortcut=None)``; mixed ones ``(x, kernel, periodic, shortcut=None)``; chunked ones also
+``chunk_size`` (128 channels). ``_blh`` and ``_w_reshape`` take and return channels last. The kernel is channel-first
+``[batch or 1, channel, *tap]``, except with ``_blh``: ``[batch or 1, *tap, channel]``.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from subquad.ops.fft_conv import fft_conv
+
+_CHUNK = 128
+
+
+def _convolve(
+    x: Tensor,
+    kernel: Tensor,
+    shortcut: Tensor | None = None,
+    *,
+    boundary: str,
+    causal: bool,
+    form: str,
+    chunk_size: int | None = None,
+) -> Tensor:
+    grid = x if form == "bhl" else x.movedim(-1, 1)
+    taps = kernel.movedim(-1, 1) if form == "blh" else kernel
+    y = fft_conv(grid, taps, boundary=boundary, causal=causal, skip=shortcut, chunk_size=chunk_size)  # type: ignore[arg-type]
+    return y if form == "bhl" else y.movedim(1, -1)
+
+
+def _convolve_mixed(
+    x: Tensor,
+    kernel: Tensor,
+    periodic: Sequence[bool],
+    shortcut: Tensor | None = None,
+    *,
+    form: str,
+    chunk_size: int | None = None,
+) -> Tensor:
+    boundary = tuple("circular" if wraps else "zero" for wraps in periodic)
+    return _convolve(x, kernel, shortcut, boundary=boundary, causal=False, form=form, chunk_size=chunk_size)  # type: ignore[arg-type]
+
+
+def _table() -> dict[str, Callable[..., Tensor]]:
+    names: dict[str, Callable[..., Tensor]] = {}
+    for suffix, chunk in (("", None), ("_chunked", _CHUNK)):
+        for form in ("bhl", "blh", "bhl_w_reshape"):
+            for rank in (1, 2, 3):
+                shape = f"fftconv{rank}d_fp32_{form}{suffix}"
+                plain = partial(_convolve, causal=False, form=form, chunk_size=chunk)
+                names[shape] = partial(plain, boundary="zero")
+                names[f"circular_{shape}"] = partial(plain, boundary="circular")
+                names[f"mixed_{shape}"] = partial(_convolve_mixed, form=form, chunk_size=chunk)
+            causal = partial(_convolve, boundary="zero", causal=True, form=form, chunk_size=chunk)
+            names[f"causal_fftconv1d_fp32_{form}{suffix}"] = causal
+    return names
+
+
+CONVENTION_NAMES = _table()
+
+
+def __getattr__(name: str) -> Callable[..., Tensor]:
+    """Serves every name of the table as an attribute of this module."""
+    if name in CONVENTION_NAMES:
+        return CONVENTION_NAMES[name]
+    raise AttributeError(f"module {__name__} has no {name!r}; CONVENTION_NAMES lists the names it has")
+
+
+def __dir__() -> list[str]:
+    return sorted(CONVENTION_NAMES)

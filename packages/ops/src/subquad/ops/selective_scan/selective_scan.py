@@ -1,0 +1,122 @@
+"""The selective scan of Mamba 1 and 2: the public function."""
+
+import importlib
+import importlib.util
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subquad.ops import _checks, dispatch
+from subquad.ops.axes import Modes, PerChannel
+from subquad.ops.errors import ShapeMismatch
+from subquad.ops.selective_scan.scan import scan_selective
+
+Stream = Float[Tensor, "batch channel length"]
+Weights = Float[Tensor, "batch group state length"]
+
+
+def selective_scan(
+    x: Stream,
+    step_size: Stream,
+    decay: Modes,
+    input_weights: Weights,
+    output_weights: Weights,
+    *,
+    skip: PerChannel | None = None,
+    backend: str = "auto",
+) -> Stream:
+    """Runs a diagonal state-space recurrence whose step size and weights depend on time.
+
+    ``s[t] = exp(step_size[t] * decay) * s[t - 1] + step_size[t] * input_weights[t] * x[t]``;
+    ``y[t] = sum(output_weights[t] * s[t]) + skip * x[t]``
+
+    Args:
+      x: ``[batch, channel, length]``; float32, float64, bfloat16 or float16.
+      step_size: ``[batch, channel, length]``, positive; already biased and through its softplus.
+      decay: ``[channel, state]``, negative (Mamba's A). For Mamba 2 a head's one value is repeated over its channels.
+      input_weights: ``[batch, group, state, length]`` (Mamba's B); group divides the channels.
+      output_weights: ``[batch, group, state, length]`` (Mamba's C).
+      skip: factor ``[channel]`` of the input (Mamba's D).
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists. On CUDA ``"auto"`` takes an
+        installed ``mamba_ssm``.
+
+    Returns:
+      ``[batch, channel, length]`` in the dtype of x; the recurrence runs in float32 (float64 for float64).
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+    """
+    stream = _checks.channel_first(x, "BHL")
+    batch, channels, length = stream.shape
+    _checks.shaped("step_size", step_size, (batch, channels, length), x)
+    _checks.shaped("skip", skip, (channels,), x)
+    groups, states = input_weights.shape[1] if input_weights.dim() == 4 else 0, decay.shape[-1]
+    if groups < 1 or channels % groups:
+        raise ShapeMismatch(f"input_weights has {groups} groups, x has {channels} channels; groups must divide them")
+    _checks.shaped("decay", decay, (channels, states), x)
+    _checks.shaped("input_weights", input_weights, (batch, groups, states, length), x)
+    _checks.shaped("output_weights", output_weights, (batch, groups, states, length), x)
+    call = describe(x, step_size, decay, input_weights, output_weights, skip=skip)
+    chosen, _ = dispatch.choose(call, backend)
+    if chosen is not None:
+        return chosen.run(x, step_size, decay, input_weights, output_weights, skip=skip)
+    if backend == "auto" and _delegated(x):
+        scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+        factor = None if skip is None else skip.float()
+        return scan(x, step_size, decay.float(), input_weights, output_weights, factor)
+    return compute_in_torch(x, step_size, decay, input_weights, output_weights, skip=skip)
+
+
+def _delegated(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype != torch.float64 and importlib.util.find_spec("mamba_ssm") is not None
+
+
+def describe(
+    x: Tensor,
+    step_size: Tensor,
+    decay: Tensor,
+    input_weights: Tensor,
+    output_weights: Tensor,
+    *,
+    skip: Tensor | None = None,
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    return dispatch.Call(
+        operator="selective_scan",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=x.shape[0],
+        channels=x.shape[1],
+        length=x.shape[2],
+        taps=decay.shape[1],
+        options=frozenset({"skip"} if skip is not None else ()),
+        gradient=dispatch.gradient_wanted(x, step_size, decay, input_weights, output_weights, skip),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def compute_in_torch(
+    x: Tensor,
+    step_size: Tensor,
+    decay: Tensor,
+    input_weights: Tensor,
+    output_weights: Tensor,
+    *,
+    skip: Tensor | None,
+) -> Tensor:
+    """Computes the checked call in plain torch."""
+    wide = _checks.accumulation_dtype(x)
+    repeat = x.shape[1] // input_weights.shape[1]
+    delta, samples = step_size.to(wide).permute(2, 0, 1), x.to(wide).permute(2, 0, 1)
+    into = input_weights.to(wide).permute(3, 0, 1, 2).repeat_interleave(repeat, dim=2)
+    out = output_weights.to(wide).permute(3, 0, 1, 2).repeat_interleave(repeat, dim=2)
+    if x.numel() == 0:
+        return x * step_size.to(x.dtype)
+    initial = x.new_zeros(*x.shape[:2], decay.shape[1], dtype=wide)
+    states, _ = scan_selective(delta[..., None] * decay.to(wide), (delta * samples)[..., None] * into, initial)
+    y = (out * states).sum(dim=-1)
+    if skip is not None:
+        y = y + skip.to(wide) * samples
+    return y.permute(1, 2, 0).to(x.dtype)

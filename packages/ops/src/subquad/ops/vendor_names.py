@@ -1,0 +1,47 @@
+"""The names and conventions of subquadratic-ops-torch, as thin adapters over our operators.
+
+Its short convolutions correlate: their last tap multiplies the current sample. Its FFT convolutions convolve: their
+first tap does. Both run on whatever backend ``"auto"`` takes.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from subquad.ops.axes import Modes, PerChannel, Sequence, Taps
+from subquad.ops.causal_conv import causal_conv
+from subquad.ops.fft_conv import fft_conv
+from subquad.ops.gated_conv import gated_conv
+from subquad.ops.modal_conv import modal_filter
+
+
+def causal_conv1d(
+    x: Sequence, weight: Taps, bias: PerChannel | None = None, activation: Literal["identity", "silu"] = "identity"
+) -> Sequence:
+    """Correlates: ``y[b, c, t] = activation(sum(weight[c, k] * x[b, c, t - (tap - 1) + k] for k) + bias[c])``."""
+    return causal_conv(x, weight.flip(-1), bias=bias, activation=None if activation == "identity" else activation)
+
+
+def fft_causal_conv1d(x: Sequence, weight: Taps) -> Sequence:
+    """Convolves: ``y[b, c, t] = sum(weight[c, k] * x[b, c, t - k] for k)``, any number of taps."""
+    return causal_conv(x, weight)
+
+
+def b2b_causal_conv1d(x: Sequence, weight_proj: Taps, weight_mixer: Taps, skip_bias: PerChannel) -> Sequence:
+    """Does gated_conv with both filters correlating: their last tap multiplies the current sample."""
+    return gated_conv(x, weight_proj.flip(-1), weight_mixer.flip(-1), skip=skip_bias)
+
+
+def fft_conv1d(x: Sequence, weight: Taps) -> Sequence:
+    """Convolves over one axis, zero-padded, with the centre at ``tap // 2``."""
+    return fft_conv(x, weight)
+
+
+def fft_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolves ``[batch, channel, height, width]`` with ``[channel, *tap]``, zero-padded, centre at ``tap // 2``."""
+    return fft_conv(x, weight)
+
+
+def implicit_filter(glogp: Modes, R: Modes, L: int) -> Tensor:
+    """Builds ``h[c, t] = sum(R[c, s] * exp(glogp[c, s] * t) for s)``, ``[channel, L]``."""
+    return modal_filter(glogp, R, L)
