@@ -18,7 +18,7 @@ class AllToAll(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _all_to_all(grad, ctx.group), None
 
 
@@ -34,7 +34,7 @@ class GatherRanks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A sum of all-to-all blocks is a reduce-scatter; unlike that it is offered by every backend and for every type.
         return _all_to_all(grad, ctx.group).sum(0), None
 
@@ -56,7 +56,7 @@ class ZigzagHalo(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_low: Tensor, grad_high: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_low: Tensor, grad_high: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # The gradient of what came from the rank before goes back there, and the other way round.
         own_high, own_low = _exchange_neighbours(to_after=grad_high, to_before=grad_low, group=ctx.group)
         if dist.get_rank(ctx.group) == dist.get_world_size(ctx.group) - 1:

@@ -104,7 +104,8 @@ def _init_process_group(backend: str | None) -> None:
     if "RANK" in os.environ:
         dist.init_process_group(chosen)
     else:
-        dist.init_process_group(chosen, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(chosen, store=store, rank=0, world_size=1)
 
 
 def _read_state() -> ParallelState:

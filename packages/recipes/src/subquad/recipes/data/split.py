@@ -1,7 +1,7 @@
 """Splits sequences into a training and a held-out part that share no base."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def split_documents(
     documents: Sequence[np.ndarray],
     *,
     fraction: float = 0.1,
-    by: Literal["block", "record"] = "block",
+    by: str = "block",
     block_length: int = 1024,
     seed: int = 0,
 ) -> Split:
@@ -41,7 +41,7 @@ def split_documents(
     Args:
       documents: uint8 arrays, one per record.
       fraction: The share of the bases to hold out, above 0 and at most 0.5.
-      by: What is held out: blocks of every document, or whole documents.
+      by: What is held out: `"block"`s of every document, or whole documents (`"record"`).
       block_length: The length of a held-out block, in bases; at least 16.
       seed: Chooses the places, or the documents.
 

@@ -3,6 +3,8 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,41 +29,38 @@ class ResumePoint(pl.Callback):
     leaves the resume point before it.
     """
 
-    def __init__(self, path: Path, *, every: int) -> None:
-        self._path, self._every = path, every
+    def __init__(self, path: Path, *, every: int, validate_every: int) -> None:
+        self._path, self._every, self._validate_every = path, every, validate_every
         self._interrupted = threading.Event()
-        self._previous: Any = None
+        self._previous: Any = signal.SIG_DFL
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes over Ctrl-C."""
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
+    @contextmanager
+    def watching_interrupts(self) -> Iterator[None]:
+        """Takes over Ctrl-C for a while, where this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._previous)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time to, or if Ctrl-C was pressed."""
-        if self._interrupted.is_set() or trainer.global_step % self._every == 0:
-            self.save(trainer)
-        if self._interrupted.is_set():
-            raise StopRequested
+        """Saves if it is time to, or if Ctrl-C was pressed; a step that is measured is saved with its measurement."""
+        if trainer.global_step % self._validate_every:
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves a step that was measured."""
+        if trainer.state.fn == "fit":
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves the last step."""
         self.save(trainer)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives Ctrl-C back."""
-        self._release()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Gives Ctrl-C back."""
-        self._release()
-
-    def _release(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the resume point, completely or not at all."""
@@ -70,9 +69,15 @@ class ResumePoint(pl.Callback):
         else:
             write_atomically(self._path, trainer.save_checkpoint)
 
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        if self._interrupted.is_set() or trainer.global_step % self._every == 0:
+            self.save(trainer)
+        if self._interrupted.is_set():
+            raise StopRequested
+
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted.set()
-        signal.signal(signal.SIGINT, self._previous if callable(self._previous) else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, self._previous)
 
 
 class CourseLog(pl.Callback):

@@ -1,13 +1,14 @@
 """The next-token loss of DNA training: which targets count, and how much."""
 
 import itertools
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
+
+from subquad.recipes.errors import SettingError
 
 LONGEST_TAG = 2048
 """A stretch between two `|` that is longer than this is sequence, not a tag."""
@@ -54,7 +55,7 @@ def next_token_loss(
     ids: Int64[Tensor, "batch length"],
     weights: Float[Tensor, "batch target"],
     *,
-    normalization: Literal["normalized_weighted", "weighted"] = "normalized_weighted",
+    normalization: str = "normalized_weighted",
 ) -> Float[Tensor, ""]:
     """Averages the weighted cross entropy of the targets, in nats.
 
@@ -65,8 +66,13 @@ def next_token_loss(
       logits: Of any float dtype; the softmax is computed in float32 (float64 for float64).
       ids: The window whose targets are `ids[:, 1:]`.
       weights: From `target_weights`.
-      normalization: What the sum is divided by.
+      normalization: What the sum is divided by: `"normalized_weighted"` or `"weighted"`.
+
+    Raises:
+      SettingError: `normalization` is neither.
     """
+    if normalization not in ("normalized_weighted", "weighted"):
+        raise SettingError("normalization", normalization, "'normalized_weighted' or 'weighted'")
     nats = target_nats(logits, ids)
     weights = weights.to(nats.dtype)
     count = weights.sum() if normalization == "normalized_weighted" else (weights > 0).sum().to(nats.dtype)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 
 from subquad.inference import save_checkpoint
-from subquad.lazy_config import Config, instantiate, to_yaml
+from subquad.lazy_config import Config, diff, from_yaml, instantiate, to_yaml
 from subquad.recipes._atomic import write_atomically
 from subquad.recipes.baselines import markov_bits_per_base, order0_entropy
 from subquad.recipes.data.split import Split
@@ -25,6 +26,8 @@ from subquad.recipes.training.settings import RunSettings, TrainingConfig
 
 BASELINE_ORDERS = range(7)
 """The Markov models that a run is compared with."""
+
+_FREE_ON_RESUME = frozenset({"run.validate_every", "run.save_every", "run.threads"})
 
 _NOTICES = (
     ".*does not have many workers.*",
@@ -97,14 +100,15 @@ def train(
         settings.model, steps=settings.run.steps, loss=settings.loss, optimizer=settings.optimizer
     )
     windows = GenomeWindows(split, settings.data, settings.run)
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
-    saver = ResumePoint(resume_point, every=settings.run.save_every)
+    saver = ResumePoint(resume_point, every=settings.run.save_every, validate_every=settings.run.validate_every)
     log = CourseLog(output / "metrics.jsonl")
     with _quiet_lightning(), _threads(settings.run.threads):
         trainer = build_trainer(settings, [log, saver, *([ProgressLine()] if progress else [])], output)
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
         try:
-            trainer.fit(module, windows, ckpt_path=resume_point if resuming else None, weights_only=True)
+            with saver.watching_interrupts():
+                trainer.fit(module, windows, ckpt_path=resume_point if resuming else None, weights_only=True)
         except StopRequested:
             raise TrainingInterrupted(resume_point, trainer.global_step) from None
         if not log.course or log.course[-1].step < settings.run.steps:
@@ -122,7 +126,7 @@ def build_trainer(settings: TrainingConfig, callbacks: list[pl.Callback], output
     return pl.Trainer(
         accelerator=accelerator,
         devices=1,
-        precision=settings.run.precision,
+        precision=cast(Any, settings.run.precision),
         max_steps=settings.run.steps,
         max_epochs=-1,
         val_check_interval=settings.run.validate_every,
@@ -140,19 +144,26 @@ def build_trainer(settings: TrainingConfig, callbacks: list[pl.Callback], output
 
 
 def _check_output(output: Path, resume_point: Path, config: Config[TrainingConfig], resume: bool) -> bool:
-    """Says whether there is a resume point to go on from."""
+    """Says whether there is a resume point to go on from; a run that was stopped before the first one starts anew."""
     if output.exists() and not output.is_dir():
         raise OutputExistsError(output)
     if not resume:
         if output.is_dir() and any(output.iterdir()):
             raise OutputExistsError(output)
         return False
-    if not resume_point.is_file():
-        raise ResumeError(f"{resume_point}: no resume point to go on from; start without --resume")
-    before = (output / "config.yaml").read_text("utf-8") if (output / "config.yaml").is_file() else ""
-    if before != to_yaml(config):
-        raise ResumeError(f"{output}: the run there has another configuration; see its config.yaml")
-    return True
+    if not (output / "config.yaml").is_file():
+        raise ResumeError(f"{output}: holds no run to go on with; start one without --resume")
+    _check_same_run(output / "config.yaml", config)
+    return resume_point.is_file()
+
+
+def _check_same_run(saved: Path, config: Config[TrainingConfig]) -> None:
+    """Refuses to resume what another configuration has begun, except for fields that leave the course as it is."""
+    before = from_yaml(saved.read_text("utf-8"))
+    changed = [change.path for change in diff(before, config) if change.path not in _FREE_ON_RESUME]
+    if changed:
+        free = ", ".join(sorted(_FREE_ON_RESUME))
+        raise ResumeError(f"{saved}: the run there has other {', '.join(changed)}; accepted changes are {free}")
 
 
 def _seed(config: Config[TrainingConfig]) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import nn
 
@@ -27,7 +26,7 @@ class DataSettings:
     genomes: Sequence[str] = ("lambda_phage",)
     window: int = 512
     held_out: float = 0.1
-    hold_out_by: Literal["block", "record"] = "block"
+    hold_out_by: str = "block"
     held_out_block: int = 1024
     both_strands: bool = True
     upper_case: bool = True
@@ -55,7 +54,7 @@ class LossSettings:
     """
 
     lowercase_weight: float = 0.1
-    normalization: Literal["normalized_weighted", "weighted"] = "normalized_weighted"
+    normalization: str = "normalized_weighted"
     mask_end_of_document: bool = True
 
     def __post_init__(self) -> None:
@@ -122,8 +121,8 @@ class RunSettings:
     validate_every: int = 100
     save_every: int = 100
     seed: int = 0
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
+    accelerator: str = "auto"
+    precision: str = "32-true"
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,92 @@
+"""`python -m subquad.recipes train` from the outside."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from subquad.recipes.commands import register
+
+CONFIG = """
+from subquad.lazy_config import apply_overrides
+from subquad.recipes.configs.small import config as small
+
+def config():
+    sizes = ["model.hidden_size=8", "model.num_heads=2", "model.inner_size=8", "model.filter_groups=4"]
+    run = ["run.steps=2", "run.batch_size=2", "run.validate_every=2", "run.accelerator=cpu", "data.genomes=[phix174]"]
+    return apply_overrides(small(), [*sizes, *run, "data.window=32", "model.pattern=S"])
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def run(*arguments: object):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    register(app)
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def test_it_trains_and_reports_beside_the_baselines(config: Path, tmp_path: Path):
+    result = run(config, "run.steps=3", "--output", tmp_path / "run", "--no-progress")
+    assert result.exit_code == 0, result.output
+    assert "after 3 steps" in result.output
+    assert "order-0 entropy" in result.output
+    assert "Markov order 6" in result.output
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+    again = run(config, "run.steps=3", "--output", tmp_path / "run", "--resume", "--no-progress")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run.stepz=3"], "stepz"),
+        (["run.steps=0"], "run.steps: got 0; accepted is a whole number of at least 1"),
+        (["run.steps=many"], "steps"),
+        (["data.genomes=[no.fa]"], "no.fa: no such FASTA file"),
+        (["model.pattern=SX"], "pattern"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], message: str, config: Path, tmp_path: Path):
+    result = run(config, *arguments, "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    first = result.stderr.splitlines()[0]
+    assert first.startswith("error: ")
+    assert message in first
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_configuration_is_refused_by_name(tmp_path: Path):
+    result = run(tmp_path / "absent.py", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "absent.py: no such configuration file" in result.stderr
+
+
+def test_a_traceback_is_shown_on_request(config: Path, tmp_path: Path):
+    result = run(config, "run.steps=0", "--output", tmp_path / "run", "--traceback")
+    assert result.exception is not None
+    assert not isinstance(result.exception, SystemExit)
+
+
+def test_help_starts_without_torch():
+    code = (
+        "import sys; from subquad.recipes.commands import register; import typer; register(typer.Typer());"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'matplotlib', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "subquad.recipes", "train", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--resume" in shown.stdout

@@ -1,0 +1,177 @@
+"""Whole runs of a tiny network: results, resumption, interruption, refusals."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from subquad.inference import load_checkpoint
+from subquad.lazy_config import Config, LazyConfig, apply_overrides
+from subquad.recipes.configs.small import config as small_config
+from subquad.recipes.errors import (
+    MissingFileError,
+    OutputExistsError,
+    ResumeError,
+    SettingError,
+    TrainingInterrupted,
+)
+from subquad.recipes.training import LanguageModelTraining, RunSettings, TrainingConfig, read_metrics, train
+
+TINY = [
+    "model.pattern=SH",
+    "model.hidden_size=8",
+    "model.num_heads=2",
+    "model.inner_size=8",
+    "model.filter_groups=4",
+    "data.window=32",
+    "data.genomes=[phix174]",
+    "optimizer.warmup_steps=2",
+    "run.steps=6",
+    "run.batch_size=2",
+    "run.validate_every=3",
+    "run.save_every=2",
+    "run.accelerator=cpu",
+]
+
+
+def tiny(*overrides: str) -> Config[TrainingConfig]:
+    return apply_overrides(small_config(), [*TINY, *overrides])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "checkpoint", device="cpu", dtype="auto").model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return train(tiny(), output=tmp_path_factory.mktemp("runs") / "whole", progress=False)
+
+
+def press_ctrl_c_in_step(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LanguageModelTraining.training_step
+
+    def training_step(self: LanguageModelTraining, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        if self.trainer.global_step + 1 == step:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(LanguageModelTraining, "training_step", training_step)
+
+
+def test_a_run_leaves_checkpoint_metrics_curve_and_summary(finished: Any):
+    names = {path.name for path in finished.output.iterdir()}
+    assert names == {"checkpoint", "config.yaml", "loss.png", "metrics.jsonl", "resume.ckpt", "summary.json"}
+    assert [entry.step for entry in read_metrics(finished.metrics)] == [3, 6]
+    assert finished.loss_image.read_bytes().startswith(b"\x89PNG")
+    summary = json.loads(finished.summary.read_text())
+    assert summary["held_out_bits"] == finished.held_out_bits
+    assert summary["baselines"]["0"] == finished.baselines[0]
+    assert finished.steps == 6
+    assert 1.9 < finished.order0_entropy < 2.0
+    assert finished.held_out_bits < 9.1
+
+
+def test_the_native_checkpoint_gives_the_bits_that_were_reported(finished: Any):
+    from subquad.recipes.data import EvaluationWindows
+    from subquad.recipes.training.loss import target_nats
+    from subquad.recipes.training.sequences import load_split
+    from subquad.recipes.training.settings import DataSettings
+
+    model = load_checkpoint(finished.checkpoint, device="cpu", dtype="auto").model
+    split = load_split(DataSettings(genomes=["phix174"]))
+    windows = EvaluationWindows(split.held_out, window=32)
+    bits = []
+    for index in range(len(windows)):
+        ids, scored = windows[index]
+        nats = target_nats(model(ids[None, :-1]), ids[None])[0]
+        bits.append(nats[scored] / torch.log(torch.tensor(2.0)))
+    measured = torch.cat(bits)
+    assert len(measured) == finished.held_out_bases
+    assert measured.mean().item() == pytest.approx(finished.held_out_bits, rel=1e-5)
+
+
+def test_the_resume_point_holds_plain_data_only(finished: Any):
+    content = torch.load(finished.resume_point, weights_only=True)
+    assert content["global_step"] == 6
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(finished: Any, tmp_path: Path):
+    train(tiny(), output=tmp_path / "again", progress=False)
+    train(tiny("run.seed=1"), output=tmp_path / "other", progress=False)
+    first, again, other = weights(finished.output), weights(tmp_path / "again"), weights(tmp_path / "other")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_run_interrupted_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(
+    step: int, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        press_ctrl_c_in_step(step, patch)
+        with pytest.raises(TrainingInterrupted, match=f"stopped after step {step}; go on with --resume") as stop:
+            train(tiny(), output=output, progress=False)
+    assert stop.value.step == step
+    assert not list(output.glob(".*"))
+    assert not (output / "checkpoint").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    result = train(tiny(), output=output, resume=True, progress=False)
+    whole, resumed = weights(finished.output), weights(output)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert result.held_out_bits == finished.held_out_bits
+    course, uninterrupted = read_metrics(result.metrics), read_metrics(finished.metrics)
+    assert [entry[:4] for entry in course] == [entry[:4] for entry in uninterrupted]
+
+
+def test_resuming_a_finished_run_only_reports_it_again(finished: Any):
+    before = weights(finished.output)
+    again = train(tiny(), output=finished.output, resume=True, progress=False)
+    assert again.held_out_bits == finished.held_out_bits
+    assert all(torch.equal(value, before[name]) for name, value in weights(finished.output).items())
+
+
+def test_the_last_step_is_measured_even_between_two_validations(tmp_path: Path):
+    result = train(tiny("run.steps=2", "run.validate_every=5"), output=tmp_path / "run", progress=False)
+    assert [entry.step for entry in read_metrics(result.metrics)] == [2]
+
+
+def test_an_output_with_a_run_in_it_is_refused(finished: Any, tmp_path: Path):
+    with pytest.raises(OutputExistsError, match="already holds a run; give another folder, or resume it"):
+        train(tiny(), output=finished.output, progress=False)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OutputExistsError):
+        train(tiny(), output=file, progress=False)
+
+
+def test_a_run_of_another_configuration_is_not_resumed(finished: Any, tmp_path: Path):
+    with pytest.raises(ResumeError, match=r"optimizer\.warmup_steps"):
+        train(tiny("optimizer.warmup_steps=3"), output=finished.output, resume=True, progress=False)
+    with pytest.raises(ResumeError, match="holds no run to go on with"):
+        train(tiny(), output=tmp_path / "new", resume=True, progress=False)
+
+
+def test_a_run_stopped_before_its_first_resume_point_starts_anew(finished: Any, tmp_path: Path):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "config.yaml").write_bytes((finished.output / "config.yaml").read_bytes())
+    result = train(tiny(), output=output, resume=True, progress=False)
+    assert result.held_out_bits == finished.held_out_bits
+
+
+def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path):
+    output = tmp_path / "run"
+    with pytest.raises(SettingError, match=r"run\.steps: got 0"):
+        train(tiny("run.steps=0"), output=output, progress=False)
+    with pytest.raises(MissingFileError, match=r"nowhere\.fa"):
+        train(tiny("data.genomes=[nowhere.fa]"), output=output, progress=False)
+    with pytest.raises(SettingError, match=r"config\(\)"):
+        train(LazyConfig(RunSettings)(), output=output, progress=False)  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(SettingError, match=r"run\.accelerator: got 'gpu'.*no CUDA GPU"):
+            train(tiny("run.accelerator=gpu"), output=output, progress=False)
+    assert not output.exists()
