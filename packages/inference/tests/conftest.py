@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
+
 from subquad.inference import ByteTokenizer, Engine, Scheduler, SchedulerLimits
 from subquad.modules import StripedHyena2
 

@@ -5,8 +5,15 @@ import math
 
 import pytest
 import torch
+
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
-from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge, UnencodableCharacter
+from subquad.inference.errors import (
+    InvalidOption,
+    InvalidSequence,
+    NonFiniteLogits,
+    RequestTooLarge,
+    UnencodableCharacter,
+)
 from tools.testing.oracle import assert_close
 
 PROMPTS = ["A", "ACGTACGTTTACG" * 3, "ACG", "|d__Bacteria;p__None|ACGACG", "T" * 16, "G" * 17, "AC", "TTAGGG" * 9]
@@ -71,7 +78,9 @@ def test_a_drawn_seed_is_reported_and_repeats_the_result(engine):
 def test_going_on_from_a_prefix_draws_the_same_tokens(engine):
     whole = engine.generate(["ACGTAC"], SAMPLED)[0]
     prefix = engine.tokenizer.encode("ACGTAC") + whole.ids[:5]
-    rest = engine.generate([prefix], GenerationOptions(max_new_tokens=15, temperature=1.1, top_k=40, top_p=0.95, seed=17))
+    rest = engine.generate(
+        [prefix], GenerationOptions(max_new_tokens=15, temperature=1.1, top_k=40, top_p=0.95, seed=17)
+    )
     assert rest[0].ids == whole.ids[5:]
 
 
@@ -80,17 +89,25 @@ def test_each_finish_reason_is_reported(network, engine):
     free = engine.generate(["ACGTACGTTTACG" * 3], OPTIONS)[0]
     assert free.finish_reason == "max_new_tokens"
     assert len(free.ids) == 20
-    short = Engine(network, tokenizer, max_running=4, prefill_chunk=16, max_sequence_tokens=len("ACGTACGTTTACG" * 3) + 3)
+    short = Engine(
+        network, tokenizer, max_running=4, prefill_chunk=16, max_sequence_tokens=len("ACGTACGTTTACG" * 3) + 3
+    )
     clipped = short.generate(["ACGTACGTTTACG" * 3], OPTIONS)[0]
     assert (clipped.finish_reason, clipped.ids) == ("context_length", free.ids[:3])
-    ended = [g for g in engine.generate(PROMPTS, GenerationOptions(max_new_tokens=200)) if g.finish_reason == "end_of_document"]
+    ended = [
+        g
+        for g in engine.generate(PROMPTS, GenerationOptions(max_new_tokens=200))
+        if g.finish_reason == "end_of_document"
+    ]
     assert ended
     assert all(tokenizer.eod_id not in g.ids for g in ended)
 
 
 def test_a_stop_text_that_spans_tokens_ends_generation_before_it(engine):
     free = engine.generate(["ACG"], GenerationOptions(max_new_tokens=60, temperature=1.0, seed=4))[0]
-    printable = next(i for i in range(1, 50) if free.text[i : i + 2].isascii() and free.text.count(free.text[i : i + 2]))
+    printable = next(
+        i for i in range(1, 50) if free.text[i : i + 2].isascii() and free.text.count(free.text[i : i + 2])
+    )
     stop = free.text[printable : printable + 2]
     options = GenerationOptions(max_new_tokens=60, temperature=1.0, seed=4, stop=("never there", stop))
     stopped = engine.generate(["ACG"], options)[0]
@@ -99,9 +116,10 @@ def test_a_stop_text_that_spans_tokens_ends_generation_before_it(engine):
     assert "".join(event.text for event in engine.stream("ACG", options)) == stopped.text
 
 
-def test_many_prompts_are_read_as_rows_become_free_and_come_back_in_order(engine):
-    results = list(engine.generate_each((p for p in PROMPTS * 3), OPTIONS))
-    assert results == engine.generate(PROMPTS, OPTIONS) * 3
+def test_results_come_one_by_one_in_order(engine):
+    assert list(engine.generate_each(PROMPTS * 2, OPTIONS)) == engine.generate(PROMPTS, OPTIONS) * 2
+    with pytest.raises(InvalidSequence, match="tail is empty"):
+        engine.generate_each(["ACG", ""], OPTIONS, names=["head", "tail"])
 
 
 def test_forward_returns_float32_logits_of_every_position(engine):
@@ -119,7 +137,9 @@ def test_scores_are_sums_over_the_full_forward(network, prepend_eod, chunk):
         logprobs = torch.log_softmax(engine.forward(torch.tensor([ids])).double(), -1)[0]
         expected = logprobs[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
         assert engine.score([text], prepend_eod=prepend_eod)[0] == pytest.approx(float(expected.sum()), rel=1e-6)
-        assert engine.score([text], prepend_eod=prepend_eod, reduce="mean")[0] == pytest.approx(float(expected.mean()), rel=1e-6)
+        assert engine.score([text], prepend_eod=prepend_eod, reduce="mean")[0] == pytest.approx(
+            float(expected.mean()), rel=1e-6
+        )
         values = engine.score([text], prepend_eod=prepend_eod, reduce="none")[0]
         assert_close(torch.tensor(values), expected, 5e-6)
 

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from subquad.inference.errors import InvalidOption
 from subquad.inference.options import GenerationOptions
 

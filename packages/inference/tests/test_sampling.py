@@ -41,7 +41,9 @@ def law_by_hand(logits, temperature, top_k, top_p):
 
 def chi_square_survival(statistic, freedom):
     """P(X > statistic) for the χ² law."""
-    return float(1 - torch.special.gammainc(torch.tensor(freedom / 2.0).double(), torch.tensor(statistic / 2.0).double()))
+    return float(
+        1 - torch.special.gammainc(torch.tensor(freedom / 2.0).double(), torch.tensor(statistic / 2.0).double())
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,9 @@ def test_a_draw_depends_on_seed_sample_and_position_only():
 
 def test_uniforms_lie_in_the_unit_interval_and_have_its_moments():
     count = 100_000
-    u = uniforms(torch.tensor([seed_words(3)]).expand(count, 2), torch.zeros(count, dtype=torch.int64), torch.arange(count))
+    u = uniforms(
+        torch.tensor([seed_words(3)]).expand(count, 2), torch.zeros(count, dtype=torch.int64), torch.arange(count)
+    )
     assert u.dtype == torch.float64
     assert 0 <= u.min() < 1e-3
     assert 1 - 1e-3 < u.max() < 1
@@ -80,7 +84,8 @@ def test_uniforms_lie_in_the_unit_interval_and_have_its_moments():
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.0, 4, 1.0), (1.3, 0, 0.8), (0.9, 6, 0.6), (1.0, 0, 0.05)]
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.0, 4, 1.0), (1.3, 0, 0.8), (0.9, 6, 0.6), (1.0, 0, 0.05)],
 )
 def test_sampling_follows_the_exact_law(temperature, top_k, top_p):
     logits = torch.randn(12, generator=torch.Generator().manual_seed(1)) * 1.5

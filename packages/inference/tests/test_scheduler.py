@@ -5,9 +5,18 @@ import threading
 
 import pytest
 import torch
+
 from packages.inference.tests.conftest import tiny_network
 from packages.inference.tests.reading import Reader, until
-from subquad.inference import ByteTokenizer, Engine, GenerateJob, GenerationOptions, Scheduler, SchedulerLimits, ScoreJob
+from subquad.inference import (
+    ByteTokenizer,
+    Engine,
+    GenerateJob,
+    GenerationOptions,
+    Scheduler,
+    SchedulerLimits,
+    ScoreJob,
+)
 from subquad.inference.errors import (
     EngineStopped,
     InvalidOption,
@@ -69,7 +78,10 @@ def test_a_late_joiner_changes_nothing_for_those_that_run(scheduler, engine):
 
 
 def test_greedy_and_sampled_requests_do_not_meet(scheduler, engine):
-    jobs = [GenerateJob(NEEDLE, GenerationOptions(max_new_tokens=20, return_logprobs=True)), GenerateJob(NEEDLE, sampled(3, 20))]
+    jobs = [
+        GenerateJob(NEEDLE, GenerationOptions(max_new_tokens=20, return_logprobs=True)),
+        GenerateJob(NEEDLE, sampled(3, 20)),
+    ]
     readers = [Reader(scheduler, job) for job in jobs]
     for reader, job in zip(readers, jobs, strict=True):
         reader.finish()
@@ -169,7 +181,11 @@ def test_requests_start_in_the_order_in_which_they_came(engine):
 def test_a_wide_request_is_not_passed_over_by_later_narrow_ones(engine):
     limits = SchedulerLimits(max_running=2, prefill_chunk=16, max_sequence_tokens=512)
     scheduler, order = Scheduler(engine, limits), []
-    jobs = [GenerateJob(NEEDLE, sampled(1, 30)), GenerateJob(NEEDLE, sampled(2, 4), num_samples=2), GenerateJob(NEEDLE, sampled(3, 4))]
+    jobs = [
+        GenerateJob(NEEDLE, sampled(1, 30)),
+        GenerateJob(NEEDLE, sampled(2, 4), num_samples=2),
+        GenerateJob(NEEDLE, sampled(3, 4)),
+    ]
     tickets = []
     for name, job in zip("abc", jobs, strict=True):
         tickets.append(scheduler.generate(job, lambda name=name: order.append(name)))
@@ -192,7 +208,10 @@ def test_a_long_prompt_does_not_hold_up_the_tokens_of_others(engine):
 
 
 def test_events_of_a_sample_are_one_start_contiguous_tokens_and_one_end(scheduler):
-    readers = [Reader(scheduler, GenerateJob(j.prompt_ids, j.options, num_samples=1 + i % 3)) for i, j in enumerate(fillers(9, 6))]
+    readers = [
+        Reader(scheduler, GenerateJob(j.prompt_ids, j.options, num_samples=1 + i % 3))
+        for i, j in enumerate(fillers(9, 6))
+    ]
     for i, reader in enumerate(readers):
         reader.finish()
         assert len(reader.started) == 1
@@ -213,7 +232,9 @@ def test_scores_in_the_queue_equal_those_of_the_engine_in_any_order(scheduler, e
     for prepend, strand in ((False, "forward"), (True, "forward"), (True, "both")):
         expected = engine.score(sequences, prepend_eod=prepend, strand=strand)
         busy = [Reader(scheduler, job) for job in fillers(3, 7)]
-        reader = Reader(scheduler, ScoreJob(sequences, prepend_eod=prepend, strand=strand, return_logprobs=prepend)).finish()
+        reader = Reader(
+            scheduler, ScoreJob(sequences, prepend_eod=prepend, strand=strand, return_logprobs=prepend)
+        ).finish()
         assert [s.log_likelihood for s in reader.scores] == expected
         assert [s.index for s in reader.scores] == [0, 1, 2, 3]
         assert [s.timing is not None for s in reader.scores] == [False, False, False, True]
@@ -241,7 +262,9 @@ def test_ignoring_the_end_of_a_document_goes_on_with_the_same_tokens(scheduler, 
 
 
 def test_a_full_queue_refuses_by_count_and_by_tokens(engine):
-    limits = SchedulerLimits(max_running=1, max_queued=2, max_queued_tokens=100, prefill_chunk=16, max_sequence_tokens=512)
+    limits = SchedulerLimits(
+        max_running=1, max_queued=2, max_queued_tokens=100, prefill_chunk=16, max_sequence_tokens=512
+    )
     scheduler = Scheduler(engine, limits)
     scheduler.generate(GenerateJob(NEEDLE, LONG))
     with pytest.raises(QueueFull, match=r"106 tokens would wait, at most 100 may"):
@@ -302,7 +325,9 @@ def faulty_scheduler(token, effect):
     network = tiny_network()
     Faulty(network, token, effect)
     engine = Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=16, max_sequence_tokens=512)
-    return Scheduler(engine, SchedulerLimits(max_running=4, prefill_chunk=16, max_sequence_tokens=512), poison_freed=True)
+    return Scheduler(
+        engine, SchedulerLimits(max_running=4, prefill_chunk=16, max_sequence_tokens=512), poison_freed=True
+    )
 
 
 @pytest.mark.parametrize(("effect", "error"), [("raise", StepFailed), ("nan", NonFiniteLogits)])
@@ -310,7 +335,10 @@ def test_a_fault_in_a_prompt_ends_that_request_only(engine, effect, error):
     good = GenerateJob(NEEDLE, sampled(5, 40))
     with faulty_scheduler(ord("!"), effect) as scheduler:
         neighbour = Reader(scheduler, good)
-        bad = [Reader(scheduler, GenerateJob([*NEEDLE, ord("!")], sampled(1))), Reader(scheduler, ScoreJob([[*NEEDLE, 33, 33]]))]
+        bad = [
+            Reader(scheduler, GenerateJob([*NEEDLE, ord("!")], sampled(1))),
+            Reader(scheduler, ScoreJob([[*NEEDLE, 33, 33]])),
+        ]
         for reader in bad:
             assert isinstance(reader.finish().error, error)
         assert neighbour.finish().error is None
@@ -413,7 +441,9 @@ def test_many_threads_may_submit_and_cancel_at_once(scheduler):
     assert scheduler.alive
 
 
-@pytest.mark.parametrize("field", ["max_running", "max_queued", "max_queued_tokens", "prefill_chunk", "max_sequence_tokens"])
+@pytest.mark.parametrize(
+    "field", ["max_running", "max_queued", "max_queued_tokens", "prefill_chunk", "max_sequence_tokens"]
+)
 def test_a_limit_that_is_too_small_is_refused(field):
     with pytest.raises(InvalidOption, match=f"{field} is 0"):
         SchedulerLimits(**{field: 0})

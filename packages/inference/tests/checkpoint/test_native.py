@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
-from packages.inference.tests.conftest import TINY
 from safetensors.torch import load_file, save_file
+
+from packages.inference.tests.conftest import TINY
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions, load_checkpoint, save_checkpoint
 from subquad.inference.checkpoint import native
 from subquad.inference.checkpoint.files import sha256_of
@@ -40,7 +41,9 @@ def rewrite_weights(folder, change, *, digests=True):
     change(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
     if digests:
-        rewrite_metadata(folder, lambda m: m["files"][file.name].update(bytes=file.stat().st_size, sha256=sha256_of(file)))
+        rewrite_metadata(
+            folder, lambda m: m["files"][file.name].update(bytes=file.stat().st_size, sha256=sha256_of(file))
+        )
 
 
 def rewrite_metadata(folder, change):
@@ -76,7 +79,10 @@ def test_other_types_round_trip_with_wide_poles(tmp_path, dtype):
     assert stored["blocks.2.filter.log_poles"].dtype == wide
     assert stored["blocks.0.projections.weight"].dtype == dtype
     loaded = load_checkpoint(tmp_path / "c", dtype=dtype)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), loaded.model.state_dict().values(), strict=True)
+    )
     on_cpu = load_checkpoint(tmp_path / "c", device="cpu")
     assert next(on_cpu.model.parameters()).dtype == wide  # 16-bit weights are widened on a CPU
 
@@ -99,7 +105,9 @@ def test_names_shapes_and_orientation_on_disk_are_the_published_ones(network, sa
     assert stored["blocks.0.filter.h"].shape == (8, 1, 7)
     assert stored["blocks.1.filter.h"].shape == (8, 1, 128)
     assert stored["blocks.2.filter.log_poles"].shape == (64, 16, 1)
-    assert torch.equal(stored["blocks.0.filter.short_filter_weight"][:, 0, -1], memory["blocks.0.filter.projection_taps"][:, 0])
+    assert torch.equal(
+        stored["blocks.0.filter.short_filter_weight"][:, 0, -1], memory["blocks.0.filter.projection_taps"][:, 0]
+    )
     assert torch.equal(stored["blocks.0.filter.h"][:, 0, -1], memory["blocks.0.filter.taps"][:, 0])
     assert torch.equal(stored["blocks.1.filter.h"][:, 0, 0], memory["blocks.1.filter.taps"][:, 0])
     assert {"embedding_layer.weight", "norm.scale", "blocks.3.inner_mha_cls.rotary_emb.inv_freq"} <= stored.keys()
@@ -132,7 +140,9 @@ def test_large_weights_are_split_into_files_with_an_index(network, tmp_path):
     assert set(index["weight_map"].values()) == set(files)
     loaded = load_checkpoint(tmp_path / "c").model.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in network.state_dict().items())
-    assert load_checkpoint(tmp_path / "c").metadata["weights_sha256"] == sha256_of(tmp_path / "c" / "model.safetensors.index.json")
+    assert load_checkpoint(tmp_path / "c").metadata["weights_sha256"] == sha256_of(
+        tmp_path / "c" / "model.safetensors.index.json"
+    )
 
 
 def narrow(tensors, name):
@@ -144,9 +154,18 @@ def narrow(tensors, name):
     [
         (lambda t: t.pop("blocks.1.filter.D"), r"tensor blocks.1.filter.D is missing \(expected \[64\] float32\)"),
         (lambda t: t.update(extra=torch.zeros(2)), r"tensor extra \(\[2\] float32\) is unknown to the config"),
-        (lambda t: t.update({"norm.scale": torch.ones(63)}), r"tensor norm.scale is \[63\] float32, the config asks for \[64\] float32"),
-        (lambda t: narrow(t, "norm.scale"), r"tensor norm.scale is \[64\] bfloat16, the config asks for \[64\] float32"),
-        (lambda t: narrow(t, "blocks.2.filter.log_poles"), "bfloat16, the config asks for .*; poles and residues are float32"),
+        (
+            lambda t: t.update({"norm.scale": torch.ones(63)}),
+            r"tensor norm.scale is \[63\] float32, the config asks for \[64\] float32",
+        ),
+        (
+            lambda t: narrow(t, "norm.scale"),
+            r"tensor norm.scale is \[64\] bfloat16, the config asks for \[64\] float32",
+        ),
+        (
+            lambda t: narrow(t, "blocks.2.filter.log_poles"),
+            "bfloat16, the config asks for .*; poles and residues are float32",
+        ),
         (lambda t: [t.pop(n) for n in list(t)[:3]], r"is missing .* \(and 2 more such problems\)"),
     ],
 )
@@ -173,7 +192,7 @@ def test_a_truncated_file_is_named_with_both_sizes(saved):
 def test_a_damaged_header_is_an_error_of_that_file(saved):
     file = saved / "model.safetensors"
     file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(CheckpointTensorError, match="model.safetensors is damaged"):
+    with pytest.raises(CheckpointTensorError, match=r"model\.safetensors is damaged"):
         load_checkpoint(saved)
 
 
@@ -267,7 +286,7 @@ def test_a_save_that_fails_leaves_everything_as_it_was(saved, fresh_network, mon
 
 
 def test_a_config_that_describes_another_network_is_refused_before_writing(tmp_path, network):
-    with pytest.raises(CheckpointTensorError, match="the model: tensor .*, the config asks for"):
+    with pytest.raises(CheckpointTensorError, match=r"the model: tensor .*, the config asks for"):
         save_checkpoint(tmp_path / "c", network, config(inner_size=97))
     with pytest.raises(CheckpointConfigError, match="the field 'dtype', which is written by the format itself"):
         save_checkpoint(tmp_path / "c", network, config(), metadata={"dtype": "x"})

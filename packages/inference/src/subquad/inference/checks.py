@@ -14,7 +14,7 @@ def check_ids(ids: Sequence[int], vocab_size: int, *, field: str) -> None:
       InvalidSequence: An id is not.
     """
     try:
-        if not ids or (0 <= min(ids) and max(ids) < vocab_size and all(isinstance(i, int) for i in ids)):
+        if not ids or (min(ids) >= 0 and max(ids) < vocab_size and all(isinstance(i, int) for i in ids)):
             return
     except TypeError:
         pass
@@ -42,15 +42,19 @@ def check_generate_job(
     if len(job.prompt_ids) >= max_sequence_tokens:
         raise RequestTooLarge(field, len(job.prompt_ids), max_sequence_tokens - 1, "tokens")
     if job.options.top_k > vocab_size:
-        raise InvalidOption("top_k", job.options.top_k, f"an integer from 0 to {vocab_size}, the size of the vocabulary")
+        raise InvalidOption(
+            "top_k", job.options.top_k, f"an integer from 0 to {vocab_size}, the size of the vocabulary"
+        )
     if isinstance(job.num_samples, bool) or not isinstance(job.num_samples, int) or job.num_samples < 1:
         raise InvalidOption("num_samples", job.num_samples, f"an integer from 1 to {slots}")
     if job.num_samples > slots:
         raise RequestTooLarge("num_samples", job.num_samples, slots, "samples")
 
 
-def check_score_job(job: ScoreJob, *, vocab_size: int, max_sequence_tokens: int, field: str = "sequences") -> None:
-    """Checks that every sequence can be scored.
+def check_score_job(
+    job: ScoreJob, *, vocab_size: int, max_sequence_tokens: int, names: Sequence[str] | None = None
+) -> None:
+    """Checks that every sequence can be scored; ``names`` are what errors call them, default ``sequences[0]``, …
 
     Raises:
       InvalidSequence: There is no sequence; or one has nothing to score, an id outside the vocabulary or no complement.
@@ -59,9 +63,9 @@ def check_score_job(job: ScoreJob, *, vocab_size: int, max_sequence_tokens: int,
     """
     check_strand(job.strand, per_token=job.return_logprobs, prepend_eod=job.prepend_eod)
     if not len(job.sequences):
-        raise InvalidSequence(field, "is empty; accepted: at least one sequence")
+        raise InvalidSequence("sequences", "is empty; accepted: at least one sequence")
     for index, ids in enumerate(job.sequences):
-        name = f"{field}[{index}]"
+        name = f"sequences[{index}]" if names is None else names[index]
         check_ids(ids, vocab_size, field=name)
         if len(ids) + job.prepend_eod > max_sequence_tokens:
             raise RequestTooLarge(name, len(ids), max_sequence_tokens - job.prepend_eod, "tokens")

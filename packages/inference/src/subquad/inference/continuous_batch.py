@@ -208,7 +208,11 @@ class ContinuousBatch:
         request = self._reading.popleft()
         self.counters.prefill_chunks += 1
         try:
-            more = self._read_prompt(request) if isinstance(request, _Generation) else self._read_sequence(request)
+            if isinstance(request, _Generation):
+                more = self._read_prompt(request)
+            else:
+                assert isinstance(request, _Scoring)
+                more = self._read_sequence(request)
         except Exception as error:
             self._fail(request, _as_inference_error(error))
             return True
@@ -315,9 +319,7 @@ class ContinuousBatch:
             return
         now = self._clock()
         stream.finish(
-            Timing(
-                request.admitted - request.submitted, request.prefilled - request.admitted, now - request.prefilled
-            )
+            Timing(request.admitted - request.submitted, request.prefilled - request.admitted, now - request.prefilled)
         )
         self._rows.remove(slot)
         del request.streams[slot]

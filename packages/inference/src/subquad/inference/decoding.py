@@ -76,7 +76,7 @@ class Draw:
         self._samples = torch.tensor([0 if s is None else s.index for s in streams], device=device)
 
     def __call__(self, logits: Tensor, positions: Tensor) -> tuple[Tensor, list[tuple[int, float, bool]]]:
-        """Returns the ids on the device, and for each row the id, its log-probability and whether the logits were finite.
+        """Returns the ids on the device, and for each row id, log-probability and whether its logits were finite.
 
         Args:
           logits: ``[rows, vocabulary]``.
@@ -121,7 +121,7 @@ class DecodeRows:
 
     @torch.inference_mode()
     def step(self, slots: list[int]) -> list[tuple[int, Token, bool]]:
-        """Feeds the last token of ``slots`` and draws the next; returns slot, token and whether its logits were finite."""
+        """Feeds the last token of ``slots`` and draws the next; returns slot, token, whether the logits were finite."""
         active = torch.zeros(self._pool.slots, dtype=torch.bool)
         active[slots] = True
         active = active.to(self._device)

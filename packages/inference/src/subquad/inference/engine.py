@@ -1,6 +1,7 @@
 """The engine: a network and its tokenizer, with the calls that people make."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, overload
 
@@ -32,8 +33,8 @@ class Engine:
       metadata: What the checkpoint says of itself; ``max_sequence_tokens`` and ``weights_sha256`` are read from it.
       max_running: Rows of the decode batch. Every decode step has this many, used or not: results then do not depend on
         how many prompts run together. Fewer rows suit a single prompt, more a long list.
-      prefill_chunk: Tokens read at once. Chunks lie on an absolute grid, so that results do not depend on the load; peak
-        memory grows with the chunk, not with the prompt.
+      prefill_chunk: Tokens read at once. Chunks lie on an absolute grid, so that results do not depend on the load;
+        peak memory grows with the chunk, not with the prompt.
       max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
 
     Raises:
@@ -152,26 +153,34 @@ class Engine:
           InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
           NonFiniteLogits: The network produced NaN or infinity for one of the prompts.
         """
-        options = options or GenerationOptions()
-        ids = self._encode_all(prompts, "prompts")
-        return list(self._generate(ids, options)) if ids else []
+        return list(self.generate_each(prompts, options))
 
     def generate_each(
-        self, prompts: Iterable[str | Sequence[int]], options: GenerationOptions | None = None
+        self,
+        prompts: Sequences,
+        options: GenerationOptions | None = None,
+        *,
+        names: Sequence[str] | None = None,
     ) -> Iterator[Generation]:
-        """Like `generate` for any number of prompts: reads them as rows become free and yields results in order.
+        """Like `generate`, but yields each result as soon as it and all before it are complete.
 
-        Memory stays flat: at most ``4 * max_running`` prompts and results are held. State rows have the size of the
-        longest sequence that ``max_sequence_tokens`` allows, so set that to what is needed.
+        Args:
+          prompts: Texts, or lists of ids.
+          options: How to extend them.
+          names: What errors call the prompts; default ``prompts[0]``, ``prompts[1]``, …
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: Where the result of that prompt would come.
         """
         options = options or GenerationOptions()
-        encoded = (self._encode(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts))
-        batch = self._batch(self.max_sequence_tokens)
-        yield from self._run(batch, (GenerateJob(ids, options) for ids in encoded))
+        encoded = self._encode_all(prompts, "prompts", names)
+        jobs = [GenerateJob(ids, options) for ids in encoded]
+        for index, job in enumerate(jobs):
+            self._check(job, _name("prompts", names, index))
+        return self._run(jobs) if jobs else iter(())
 
-    def stream(
-        self, prompt: str | Sequence[int], options: GenerationOptions | None = None
-    ) -> Iterator[StreamEvent]:
+    def stream(self, prompt: str | Sequence[int], options: GenerationOptions | None = None) -> Iterator[StreamEvent]:
         """Yields tokens as they are made; the last event has a ``finish_reason``. The same tokens as `generate`.
 
         Raises:
@@ -275,17 +284,23 @@ class Engine:
         strand: Strand = "forward",
         keep_logprobs: bool = False,
         batch_size: int = 1,
+        names: Sequence[str] | None = None,
     ) -> list[Score]:
-        """Like `score`, with sum, count and (where kept) the value of each token."""
+        """Like `score`, with sum, count and (where kept) the value of each token; ``names`` are for errors."""
         if batch_size < 1:
             raise InvalidOption("batch_size", batch_size, "an integer, 1 or more")
-        ids = self._encode_all(sequences, "sequences")
+        ids = self._encode_all(sequences, "sequences", names)
         if not ids:
             return []
         job = ScoreJob(ids, prepend_eod=prepend_eod, strand=strand, return_logprobs=keep_logprobs)
-        check_score_job(job, vocab_size=self.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens)
+        check_score_job(
+            job, vocab_size=self.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens, names=names
+        )
         prepend = self.tokenizer.eod_id if prepend_eod else None
-        inputs = [strand_inputs(s, prepend=prepend, strand=strand, field=f"sequences[{i}]") for i, s in enumerate(ids)]
+        inputs = [
+            strand_inputs(s, prepend=prepend, strand=strand, field=_name("sequences", names, i))
+            for i, s in enumerate(ids)
+        ]
         flat = [(i, s) for i, strands in enumerate(inputs) for s in strands]
         order = sorted(range(len(flat)), key=lambda k: -len(flat[k][1]))
         found: dict[int, Score] = {}
@@ -315,32 +330,18 @@ class Engine:
             scoring.advance()
         return scoring.scores()
 
-    def _generate(self, prompts: list[list[int]], options: GenerationOptions) -> Iterator[Generation]:
-        jobs = [GenerateJob(ids, options) for ids in prompts]
-        for index, job in enumerate(jobs):
-            self._check(job, f"prompts[{index}]")
-        return self._run(self._batch(self._needed_tokens(jobs)), iter(jobs))
-
-    def _run(self, batch: ContinuousBatch, jobs: Iterator[GenerateJob]) -> Iterator[Generation]:
-        """Keeps the batch filled from ``jobs`` and yields results in order."""
-        open_results: list[_Result] = []
-        more, index = True, 0
-        while True:
-            while more and len(open_results) < 4 * self.max_running:
-                job = next(jobs, None)
-                if job is None:
-                    more = False
-                    break
-                self._check(job, f"prompts[{index}]")
-                result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
-                batch.submit(result.ticket, job)
-                open_results.append(result)
-                index += 1
-            while open_results and open_results[0].ticket.done:
-                yield open_results.pop(0).generation(self.tokenizer)
-            if not open_results and not more:
-                return
-            batch.step()
+    def _run(self, jobs: Sequence[GenerateJob]) -> Iterator[Generation]:
+        """Runs all jobs and yields results in order."""
+        batch = self._batch(self._needed_tokens(jobs))
+        waiting: deque[_Result] = deque()
+        for job in jobs:
+            result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
+            batch.submit(result.ticket, job)
+            waiting.append(result)
+        while waiting:
+            while not waiting[0].ticket.done:
+                batch.step()
+            yield waiting.popleft().generation(self.tokenizer)
 
     def _batch(self, max_sequence_tokens: int) -> ContinuousBatch:
         return ContinuousBatch(
@@ -371,10 +372,14 @@ class Engine:
         check_ids(ids, self.tokenizer.vocab_size, field=field)
         return ids
 
-    def _encode_all(self, sequences: Sequences, field: str) -> list[list[int]]:
+    def _encode_all(self, sequences: Sequences, field: str, names: Sequence[str] | None) -> list[list[int]]:
         if isinstance(sequences, str):
             raise InvalidOption(field, sequences[:32], "a list of texts or of lists of ids, not one text")
-        return [self._encode(sequence, f"{field}[{i}]") for i, sequence in enumerate(sequences)]
+        return [self._encode(sequence, _name(field, names, i)) for i, sequence in enumerate(sequences)]
+
+
+def _name(field: str, names: Sequence[str] | None, index: int) -> str:
+    return f"{field}[{index}]" if names is None else names[index]
 
 
 class _Result:

@@ -17,7 +17,7 @@ class GenerateJob:
     Args:
       prompt_ids: The prompt's tokens, at least one.
       options: How to extend it.
-      num_samples: Independent continuations; they share one prefill. Sample ``j`` is what a single run with that index draws.
+      num_samples: Independent continuations; they share one prefill, and each draws by its index.
       ignore_end_of_document: Go on after the end-of-document token and return it like any other.
     """
 

@@ -1,4 +1,4 @@
-"""What the engine needs of a network, so that another one, or a small fake in a test, can take StripedHyena2's place."""
+"""What the engine needs of a network, so that another one can take the place of StripedHyena2."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable

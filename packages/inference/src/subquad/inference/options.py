@@ -16,14 +16,16 @@ class GenerationOptions:
     """How to extend a prompt.
 
     Args:
-      max_new_tokens: Tokens to sample at most; 1 or more. Tokens of a stop sequence and the end-of-document token count.
+      max_new_tokens: Tokens to sample at most; 1 or more. Those of a stop sequence and the end of a document count.
       temperature: 0 takes the most likely token (the lowest id among equals); else logits are divided by it.
       top_k: Keeps the ``top_k`` most likely tokens; 0 keeps all, 1 is greedy.
-      top_p: Keeps the smallest set of most likely tokens whose probability reaches it, after temperature and top-k; (0, 1].
-      seed: 0 to 2**64 - 1; None draws one and reports it (0 if greedy). A draw depends on the seed, the sample's index and the
-        position in the sequence only, so that it is the same alone and in a batch.
+      top_p: Keeps the smallest set of most likely tokens whose probability reaches it, after temperature and top-k;
+        above 0, up to 1.
+      seed: 0 to 2**64 - 1; None draws one and reports it (0 if greedy). A draw depends on the seed, the sample's index
+        and the position in the sequence only, so that it is the same alone and in a batch.
       stop: Generation ends before the first of these texts, which is left out of the result.
-      return_logprobs: Also return the natural log-probability of each token under the plain model (temperature 1, no filter).
+      return_logprobs: Also return the natural log-probability of each token under the plain model: temperature 1,
+        no filter.
 
     Raises:
       InvalidOption: A value lies outside its range.

@@ -45,7 +45,9 @@ def uniforms(
       samples: int64, index of the sample among those that share the seed.
       positions: int64, index in the sequence of the token to draw.
     """
-    counter = torch.stack((positions & _MASK, (positions >> 32) & _MASK, samples & _MASK, torch.zeros_like(samples)), dim=-1)
+    counter = torch.stack(
+        (positions & _MASK, (positions >> 32) & _MASK, samples & _MASK, torch.zeros_like(samples)), dim=-1
+    )
     words = philox(seeds, counter)
     return (((words[:, 0] >> 5) << 26) + (words[:, 1] >> 6)).double() / float(1 << 53)
 
@@ -105,9 +107,7 @@ def greedy(logits: Float[Tensor, "batch vocabulary"]) -> Int[Tensor, " batch"]:
     return (logits == best).int().argmax(dim=-1)
 
 
-def token_logprobs(
-    logits: Float[Tensor, "batch vocabulary"], ids: Int[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def token_logprobs(logits: Float[Tensor, "batch vocabulary"], ids: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Returns the float64 natural log-probability of one id a row under the plain model."""
     logits = logits.double()
     return logits.gather(-1, ids[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)

@@ -190,13 +190,13 @@ class Scheduler:
             max_sequence_tokens=self.max_sequence_tokens,
             slots=self.limits.max_running,
         )
-        return self._submit(job, Ticket(job.num_samples, notify=notify, wake=self._wake, buffer_capacity=buffer_capacity))
+        return self._submit(
+            job, Ticket(job.num_samples, notify=notify, wake=self._wake, buffer_capacity=buffer_capacity)
+        )
 
     def score(self, job: ScoreJob, notify: Callable[[], object] = _nothing) -> Ticket:
         """Queues a scoring; see `generate`. One `Scored` event a sequence follows, in order."""
-        check_score_job(
-            job, vocab_size=self.engine.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens
-        )
+        check_score_job(job, vocab_size=self.engine.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens)
         return self._submit(job, Ticket(len(job.sequences), notify=notify, wake=self._wake))
 
     def _submit(self, job: GenerateJob | ScoreJob, ticket: Ticket) -> Ticket:
@@ -240,7 +240,7 @@ class Scheduler:
             self._end_all(EngineStopped(f"the engine thread ended: {type(error).__name__}: {error}"))
 
     def _take_inbox(self, *, wait: bool) -> bool:
-        """Moves what was submitted into the batch, waiting for something to do if asked; False when it is time to stop."""
+        """Moves what was submitted into the batch, waiting for something to do if asked; False to stop."""
         with self._condition:
             if wait:
                 self._condition.wait_for(lambda: self._inbox or self._woken or self._stopping)

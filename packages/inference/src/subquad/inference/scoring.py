@@ -69,8 +69,8 @@ def check_strand(strand: str, *, per_token: bool, prepend_eod: bool) -> None:
     """Checks that log-probabilities can be averaged over the strands.
 
     Raises:
-      InvalidOption: Unknown strand, or per-token values of both strands without ``prepend_eod``: then each strand leaves
-        out another token and there is no average for them.
+      InvalidOption: Unknown strand, or per-token values of both strands without ``prepend_eod``: then each strand
+        leaves out another token and there is no average for them.
     """
     if strand not in ("forward", "both"):
         raise InvalidOption("strand", strand, "'forward' or 'both'")

@@ -1,7 +1,7 @@
 """Tensor names, shapes and orientation on disk against those in memory.
 
 Disk is the layout of the published Vortex files: short filters are correlations (the last tap multiplies the current
-sample) of shape ``[rows, 1, taps]``, medium filters are convolutions of the same shape, poles are ``[channel, state, 1]``.
+sample) of shape ``[rows, 1, taps]``, medium filters are convolutions of that shape, poles are ``[channel, state, 1]``.
 In memory every filter is a convolution ``[rows, taps]`` whose tap 0 multiplies the current sample, and poles are
 ``[channel, state]``. All other tensors are the same. This is the one file that flips anything.
 """

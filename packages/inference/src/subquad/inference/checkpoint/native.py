@@ -1,4 +1,4 @@
-"""The native checkpoint: a directory of ``config.yaml``, safetensors and ``metadata.json``; nothing is ever unpickled."""
+"""The native checkpoint: a directory of ``config.yaml``, safetensors and ``metadata.json``; nothing is unpickled."""
 
 import importlib.metadata
 import json
@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
-from subquad.lazy_config.errors import LazyConfigError
 from torch import Tensor, nn
 
 from subquad.inference.checkpoint.files import atomic_directory, sha256_of
@@ -30,6 +28,8 @@ from subquad.inference.checkpoint.summary import (
 )
 from subquad.inference.errors import CheckpointConfigError, CheckpointTensorError, InvalidOption
 from subquad.inference.tokenizer import ByteTokenizer
+from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
+from subquad.lazy_config.errors import LazyConfigError
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 ALLOWED_TARGETS = ("subquad.modules.",)
@@ -97,7 +97,10 @@ def save_checkpoint(
         "dtype": str(dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in model.parameters()),
         "filter_parameters": getattr(model, "filter_parameters", "poles"),
-        "tokenizer": {"name": "byte", "vocab_size": model.get_submodule("embedding_layer").get_parameter("weight").shape[0]},
+        "tokenizer": {
+            "name": "byte",
+            "vocab_size": model.get_submodule("embedding_layer").get_parameter("weight").shape[0],
+        },
         **extra,
     }
     with atomic_directory(Path(path), overwrite=overwrite, marker=METADATA_FILE) as folder:
@@ -129,7 +132,7 @@ def load_checkpoint(
       CheckpointNotFound, CheckpointConfigError, CheckpointTensorError, CheckpointHashMismatch: See each.
       InvalidOption: The device or the dtype is not known or not there.
     """
-    summary = read_summary(path)
+    summary = read_summary(Path(path))
     tokenizer = summary.tokenizer
     config = from_text(summary.config_text, str(summary.path / CONFIG_FILE), allowed_targets)
     stored = DTYPES.get(summary.metadata["dtype"])
@@ -189,9 +192,7 @@ def expected_tensors(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtyp
     return found
 
 
-def check_tensors(
-    summary: CheckpointSummary, expected: dict[str, tuple[torch.Size, torch.dtype]]
-) -> dict[str, Path]:
+def check_tensors(summary: CheckpointSummary, expected: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Path]:
     """Compares the headers of the weight files with the network; returns the file of each tensor.
 
     Raises:
@@ -206,7 +207,10 @@ def check_tensors(
                     if name in location:
                         raise CheckpointTensorError(f"{file}: tensor {name} is in {location[name].name} as well")
                     described = tensors.get_slice(name)
-                    found[name] = (torch.Size(described.get_shape()), _DTYPE_OF_CODE.get(described.get_dtype(), torch.uint8))
+                    found[name] = (
+                        torch.Size(described.get_shape()),
+                        _DTYPE_OF_CODE.get(described.get_dtype(), torch.uint8),
+                    )
                     location[name] = file
         except SafetensorError as error:
             raise CheckpointTensorError(f"{file} is damaged: {error}") from error
@@ -248,7 +252,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError:
         raise InvalidOption("device", device, "'auto', 'cpu', 'cuda' or 'cuda:N'") from None
-    if resolved.type == "cuda" and not (torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()):
+    if resolved.type == "cuda" and not (
+        torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
+    ):
         count = torch.cuda.device_count()
         raise InvalidOption("device", str(device), f"'cpu', or one of the {count} CUDA devices that torch sees")
     return resolved
@@ -282,7 +288,9 @@ def _compare(
     for name in sorted(set(found) & set(expected)):
         if found[name] != expected[name]:
             because = "; poles and residues are float32" if name.endswith(FULL_PRECISION) else ""
-            problems.append(f"tensor {name} is {_form(found[name])}, the config asks for {_form(expected[name])}{because}")
+            problems.append(
+                f"tensor {name} is {_form(found[name])}, the config asks for {_form(expected[name])}{because}"
+            )
     if problems:
         more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise CheckpointTensorError(f"{where}: {problems[0]}{more}")

@@ -67,7 +67,7 @@ class CheckpointSummary:
         described = self.metadata["tokenizer"]
         if described.get("name") != "byte" or not isinstance(described.get("vocab_size"), int):
             raise CheckpointConfigError(
-                f"{self.path / METADATA_FILE}: tokenizer is {described!r}; accepted: name 'byte' with an integer vocab_size"
+                f"{self.path / METADATA_FILE}: tokenizer is {described!r}; accepted: name 'byte', an integer vocab_size"
             )
         return ByteTokenizer(described["vocab_size"])
 
@@ -120,7 +120,9 @@ def read_summary(path: str | Path) -> CheckpointSummary:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointNotFound(f"{path} is missing; a native checkpoint has {METADATA_FILE}, {CONFIG_FILE} and weights")
+        raise CheckpointNotFound(
+            f"{path} is missing; a native checkpoint has {METADATA_FILE}, {CONFIG_FILE} and weights"
+        )
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

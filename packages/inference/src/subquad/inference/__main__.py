@@ -1,0 +1,16 @@
+"""``python -m subquad.inference``: the commands of this package alone."""
+
+import typer
+
+from subquad.inference.commands import register
+
+
+def main() -> None:
+    """Runs ``generate``, ``score`` or ``info``."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    register(app)
+    app(prog_name="python -m subquad.inference")
+
+
+if __name__ == "__main__":
+    main()

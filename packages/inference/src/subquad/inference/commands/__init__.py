@@ -1,0 +1,14 @@
+"""The commands ``subquad generate``, ``subquad score`` and ``subquad info``; torch is loaded inside them only."""
+
+import typer
+
+from subquad.inference.commands.generate import generate
+from subquad.inference.commands.info import info
+from subquad.inference.commands.score import score
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this package to an application."""
+    app.command()(generate)
+    app.command()(score)
+    app.command()(info)

@@ -1,0 +1,33 @@
+"""How a command ends by an error: one line on stderr and an exit status; a traceback only where asked for."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+@contextmanager
+def one_line_errors(*, traceback: bool) -> Iterator[None]:
+    """Ends the command with ``error: …``: status 2 for bad input (every ValueError of ours), 130 for Ctrl-C, else 1."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        if traceback:
+            raise
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of the output has gone; there is nobody to tell
+        raise typer.Exit(FAILED) from None
+    except Exception as error:
+        if traceback:
+            raise
+        ours = type(error).__module__.startswith("subquad.")
+        text = str(error) if ours or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None

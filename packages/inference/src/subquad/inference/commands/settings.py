@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class InputFormat(StrEnum):
+    """Formats of input files."""
+
+    auto = "auto"
+    fasta = "fasta"
+    jsonl = "jsonl"
+    plain = "plain"
+
+
+class NonDNAPolicy(StrEnum):
+    """What to do about a record with characters other than A C G T N."""
+
+    error = "error"
+    mask = "mask"
+    skip = "skip"
+    keep = "keep"
+
+
+class StrandChoice(StrEnum):
+    """Strands that a score is taken over."""
+
+    forward = "forward"
+    both = "both"
+
+
+Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="JSON lines go here, complete or not at all; default: standard output."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep the results of an interrupted run and go on.")]
+Format = Annotated[InputFormat, typer.Option("--format", help="Format of the input; auto looks at its first byte.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")]
+Chunk = Annotated[int, typer.Option("--prefill-chunk", min=1, help="Tokens read at once; bounds the memory.")]
+Progress = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Progress on stderr; default: on a terminal.")
+]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show Python's traceback of an error.")]

@@ -1,0 +1,169 @@
+"""Reads prompts and sequences from FASTA, JSON lines or plain text, gzip or not, one record at a time."""
+
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from subquad.inference.errors import InputFileError, InvalidOption
+
+FileFormat = Literal["auto", "fasta", "jsonl", "plain"]
+NonDNA = Literal["error", "mask", "skip", "keep"]
+_OTHER_THAN_DNA = re.compile(r"[^ACGTNacgtn]")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sequence or prompt of a file.
+
+    Attributes:
+      id: The first word of a FASTA header, the ``id`` of a JSON line, else the number of the record from 0.
+      sequence: Its text.
+      line: The line of the file that it begins on, from 1.
+    """
+
+    id: str
+    sequence: str
+    line: int
+
+
+def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Iterator[Record]:
+    """Yields the records of a file; ``-`` is the standard input. Compression and format show in the first bytes.
+
+    Args:
+      path: The file.
+      file_format: ``"fasta"``; ``"jsonl"``, objects with ``sequence`` or ``prompt`` and an optional ``id``;
+        ``"plain"``, one sequence a line; or ``"auto"``.
+
+    Raises:
+      InputFileError: The file is missing, empty, truncated, not ASCII or not of its format; names the line.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    if file_format not in ("auto", "fasta", "jsonl", "plain"):
+        raise InvalidOption("file_format", file_format, "'auto', 'fasta', 'jsonl' or 'plain'")
+    with _opened(path, name) as stream:
+        lines = _lines(stream, name)
+        number, first = next(lines, (0, ""))
+        if not number:
+            raise InputFileError(name, "the file is empty; accepted: FASTA, JSON lines or one sequence a line")
+        if file_format == "auto":
+            file_format = "fasta" if first[0] in ">;" else "jsonl" if first[0] == "{" else "plain"
+        reader = {"fasta": _fasta, "jsonl": _jsonl, "plain": _plain}[file_format]
+        yield from reader(_chained(number, first, lines), name)
+
+
+def dna_only(record: Record, policy: NonDNA, where: str) -> Record | None:
+    """Applies a policy on characters other than ``ACGTN`` (either case): refuse, replace by ``N``, drop or keep.
+
+    Returns:
+      The record, changed or not; None where it is to be skipped.
+
+    Raises:
+      InputFileError: The policy is ``"error"`` and there is such a character.
+    """
+    found = None if policy == "keep" else _OTHER_THAN_DNA.search(record.sequence)
+    if found is None:
+        return record
+    if policy == "skip":
+        return None
+    if policy == "mask":
+        return Record(record.id, _OTHER_THAN_DNA.sub("N", record.sequence), record.line)
+    problem = (
+        f"record {record.id!r} has the character {found[0]!r} at position {found.start()}; "
+        "accepted: A C G T N of either case, or --non-dna mask, skip or keep"
+    )
+    raise InputFileError(where, problem, line=record.line)
+
+
+@contextmanager
+def _opened(path: str | Path, name: str) -> Iterator[io.BufferedIOBase]:
+    if str(path) == "-":
+        yield _decompressed(cast(io.BufferedIOBase, sys.stdin.buffer))
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise InputFileError(name, f"cannot be opened: {error.strerror}") from None
+    with file:
+        yield _decompressed(file)
+
+
+def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
+    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
+    return gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == b"\x1f\x8b" else buffered
+
+
+def _lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, str]]:
+    """Yields number and text of the lines that are not blank."""
+    number = 0
+    try:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("ascii").strip()
+            except UnicodeDecodeError as error:
+                raise InputFileError(
+                    name, f"the byte 0x{raw[error.start]:02x} at column {error.start} is not ASCII", line=number
+                ) from None
+            if line:
+                yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputFileError(name, f"the gzip data is truncated or damaged ({error})", line=number + 1) from None
+
+
+def _chained(number: int, first: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    yield number, first
+    yield from rest
+
+
+def _fasta(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Record]:
+    record_id, start, parts = None, 0, []
+    for number, line in lines:
+        if line[0] == ";":
+            continue
+        if line[0] != ">":
+            if record_id is None:
+                raise InputFileError(name, f"FASTA begins with '>', this line with {line[:20]!r}", line=number)
+            parts.append(line)
+            continue
+        if record_id is not None:
+            yield _fasta_record(record_id, parts, start, name)
+        words = line[1:].split()
+        if not words:
+            raise InputFileError(name, "the header has no name after '>'", line=number)
+        record_id, start, parts = words[0], number, []
+    if record_id is None:
+        raise InputFileError(name, "the file holds no FASTA record")
+    yield _fasta_record(record_id, parts, start, name)
+
+
+def _fasta_record(record_id: str, parts: list[str], line: int, name: str) -> Record:
+    if not parts:
+        raise InputFileError(name, f"record {record_id!r} has no sequence", line=line)
+    return Record(record_id, "".join(parts), line)
+
+
+def _jsonl(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Record]:
+    for index, (number, line) in enumerate(lines):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputFileError(name, f"not JSON: {error.msg} at column {error.colno}", line=number) from None
+        sequence = value.get("sequence", value.get("prompt")) if isinstance(value, dict) else None
+        if not isinstance(sequence, str) or not sequence:
+            raise InputFileError(name, "needs an object with a text, not empty, named sequence or prompt", line=number)
+        record_id = value.get("id", index)
+        if not isinstance(record_id, str | int):
+            raise InputFileError(name, f"id is {record_id!r}; accepted: a text or an integer", line=number)
+        yield Record(str(record_id), sequence, number)
+
+
+def _plain(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Record]:
+    for index, (number, line) in enumerate(lines):
+        yield Record(str(index), line, number)

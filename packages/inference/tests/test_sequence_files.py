@@ -1,0 +1,87 @@
+"""Tests of reading prompts and sequences."""
+
+import gzip
+import io
+import sys
+
+import pytest
+
+from subquad.inference.errors import InputFileError
+from subquad.inference.sequence_files import Record, dna_only, read_records
+
+
+def records(tmp_path, content, **options):
+    path = tmp_path / "input"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [(r.id, r.sequence, r.line) for r in read_records(path, **options)]
+
+
+def test_fasta_joins_lines_and_takes_the_first_word_as_the_id(tmp_path):
+    text = ";comment\n>one the first\nACGT\nAC\n\n>two\r\nTT\r\n"
+    assert records(tmp_path, text) == [("one", "ACGTAC", 2), ("two", "TT", 6)]
+
+
+def test_json_lines_take_sequence_or_prompt_and_number_what_has_no_id(tmp_path):
+    text = '{"id": "x", "sequence": "AC"}\n\n{"prompt": "GT"}\n{"id": 7, "sequence": "A"}\n'
+    assert records(tmp_path, text) == [("x", "AC", 1), ("1", "GT", 3), ("7", "A", 4)]
+
+
+def test_plain_text_is_one_sequence_a_line(tmp_path):
+    assert records(tmp_path, "ACGT\n  GG \n\nTT") == [("0", "ACGT", 1), ("1", "GG", 2), ("2", "TT", 4)]
+
+
+def test_a_format_can_be_demanded(tmp_path):
+    assert records(tmp_path, ">not fasta\n", file_format="plain") == [("0", ">not fasta", 1)]
+
+
+def test_gzip_shows_in_the_first_bytes_whatever_the_name(tmp_path):
+    assert records(tmp_path, gzip.compress(b">a\nACGT\n")) == [("a", "ACGT", 1)]
+
+
+def test_a_dash_is_the_standard_input(monkeypatch):
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO(b">a\nAC\n"))
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    assert [r.sequence for r in read_records("-")] == ["AC"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "text"),
+    [
+        (b"", {}, "the file is empty"),
+        (b"\n \n", {}, "the file is empty"),
+        (b"ACGT\n", {"file_format": "fasta"}, "line 1: FASTA begins with '>', this line with 'ACGT'"),
+        (b">a\n>b\nAC\n", {}, "line 1: record 'a' has no sequence"),
+        (b">a\nAC\n>\nAC\n", {}, "line 3: the header has no name"),
+        (b";only a comment\n", {}, "holds no FASTA record"),
+        (b">a\nAC\xe9\n", {}, "line 2: the byte 0xe9 at column 2 is not ASCII"),
+        (gzip.compress(b">a\n" + b"ACGT" * 9999)[:-20], {}, "the gzip data is truncated or damaged"),
+        (b"\x1f\x8b\x08\x00garbage", {}, "the gzip data is truncated or damaged"),
+        (b'{"sequence": "AC"}\n{"sequence"\n', {}, "line 2: not JSON"),
+        (b'{"text": "AC"}\n', {}, "line 1: needs an object with a text"),
+        (b'{"sequence": ""}\n', {}, "line 1: needs an object with a text"),
+        (b'{"id": [1], "sequence": "A"}\n', {}, r"id is \[1\]"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_its_name_and_place(tmp_path, content, options, text):
+    with pytest.raises(InputFileError, match=text) as caught:
+        records(tmp_path, content, **options)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "input") in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputFileError, match="nowhere: cannot be opened: No such file"):
+        list(read_records(tmp_path / "nowhere"))
+
+
+def test_each_policy_for_other_characters_does_what_it_says():
+    record = Record("a", "ACRgtn-", 3)
+    assert dna_only(record, "keep", "f") is record
+    assert dna_only(record, "skip", "f") is None
+    assert dna_only(record, "mask", "f") == Record("a", "ACNgtnN", 3)
+    with pytest.raises(InputFileError, match="f, line 3: record 'a' has the character 'R' at position 2"):
+        dna_only(record, "error", "f")
+    clean = Record("b", "ACGTNacgtn", 1)
+    assert all(dna_only(clean, policy, "f") is clean for policy in ("error", "mask", "skip", "keep"))
