@@ -140,7 +140,8 @@ def test_progress_goes_to_stderr(checkpoint):
 
 
 def test_the_help_is_shown_without_loading_torch():
-    code = "import sys, typer; from subquad.inference.commands import register; register(typer.Typer()); sys.exit('torch' in sys.modules)"
+    code = "import sys, typer; from subquad.inference.commands import register; register(typer.Typer()); "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
