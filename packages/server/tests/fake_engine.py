@@ -29,7 +29,7 @@ class FakeEngine:
         self.tokenizer = ByteTokenizer()
         self.weights_sha256 = "ab" * 32
         self.layer_names = ("blocks.0", "blocks.1")
-        self.dtype = "torch.float32"
+        self.dtype, self.device = "torch.float32", "cpu"
 
 
 class FakeScheduler:

@@ -16,10 +16,11 @@ from subquad.server.errors import ListenError, SettingsError, Unavailable
 from subquad.server.health import RETRY_SECONDS, Phase, Readiness
 from subquad.server.limits import SERVICE_NAME, ServingLimits
 from subquad.server.metrics import Metrics, MetricsListener
-from subquad.server.security import Security, TokenGate, parse_bind
+from subquad.server.security import Security, TokenGate, check_free, parse_bind
 from subquad.server.service import GenomicsService, ServedEngine
 
 ENGINE_CHECK_SECONDS = 0.5
+WATCHDOG_SECONDS = {False: 30.0, True: 600.0}  # by whether the engine is on a CPU
 HEALTH_SERVICE_NAME = "grpc.health.v1.Health"
 WARM_UP_PROMPT = "ACGT"
 
@@ -35,7 +36,8 @@ class ServerSettings:
       metrics_port: Loopback port of the Prometheus metrics; 0 takes a free one, None serves none.
       drain_seconds: Time that running requests get to end on shutdown.
       reflection: Whether callers may ask for the service's description.
-      watchdog_seconds: Longest time one engine step may take before the engine counts as dead.
+      watchdog_seconds: Longest time one engine step may take before the engine counts as dead; None: 30 on a GPU,
+        600 on a CPU.
       max_connection_age: Seconds after which clients reconnect, so that new servers get a share; None: never.
 
     Raises:
@@ -49,13 +51,13 @@ class ServerSettings:
     drain_seconds: float = 30.0
     reflection: bool = True
     max_connection_age: float | None = None
-    watchdog_seconds: float = 30.0
+    watchdog_seconds: float | None = None
 
     def __post_init__(self) -> None:
         self.security.check_bind(parse_bind(self.bind))
         if not 0 <= self.drain_seconds < float("inf"):
             raise SettingsError(f"drain_seconds is {self.drain_seconds:g}; accepted: 0 or more")
-        if not self.watchdog_seconds > 0:
+        if self.watchdog_seconds is not None and not self.watchdog_seconds > 0:
             raise SettingsError(f"watchdog_seconds is {self.watchdog_seconds:g}; accepted: above 0")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise SettingsError(f"metrics_port is {self.metrics_port}; accepted: 0 to 65535")
@@ -111,6 +113,7 @@ class GenomicsServer:
         if settings.reflection:
             names = (SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
+        check_free(wanted)
         credentials = settings.security.credentials()
         try:
             if credentials is None:
@@ -120,7 +123,7 @@ class GenomicsServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise ListenError(f"cannot listen on {wanted}: the port is taken or the address is not of this machine")
+            raise ListenError(f"cannot listen on {wanted}")
         self.address = str(type(wanted)(wanted.host, port))
         if settings.metrics_port is not None:
             self.metrics_listener = self.metrics.listen(settings.metrics_port)
@@ -140,7 +143,7 @@ class GenomicsServer:
         self._watch = asyncio.create_task(self._watch_engine(served))
 
     async def _watch_engine(self, served: ServedEngine) -> None:
-        longest = self.settings.watchdog_seconds
+        longest = self.settings.watchdog_seconds or WATCHDOG_SECONDS[str(served.engine.device) == "cpu"]
         while served.scheduler.alive and served.scheduler.stats().step_seconds <= longest:
             await asyncio.sleep(ENGINE_CHECK_SECONDS)
         if self.readiness.phase is Phase.SERVING:

@@ -1,8 +1,10 @@
 """Who may connect and call: the bind address, TLS, and bearer tokens."""
 
+import errno
 import hashlib
 import hmac
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from subquad.server.errors import PermissionDenied, RequestError, SettingsError, Unauthenticated
+from subquad.server.errors import ListenError, PermissionDenied, RequestError, SettingsError, Unauthenticated
 from subquad.server.status import status_of
 
 DEFAULT_PORT = 50051
@@ -54,6 +56,22 @@ def parse_bind(text: str) -> BindAddress:
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"bind is {text!r}; accepted: HOST:PORT with a port from 0 to 65535")
     return BindAddress(host, int(port))
+
+
+def check_free(address: BindAddress) -> None:
+    """Binds the address for a moment, since gRPC itself does not say why it cannot.
+
+    Raises:
+      ListenError: The port is taken, or the address is not of this machine; with the system's reason.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror
+        raise ListenError(f"cannot listen on {address}: {reason}") from None
 
 
 @dataclass(frozen=True)

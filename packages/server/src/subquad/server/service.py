@@ -42,6 +42,11 @@ class EnginePort(Protocol):
         ...
 
     @property
+    def device(self) -> object:
+        """Where the weights are; its text is ``cpu`` or names an accelerator."""
+        ...
+
+    @property
     def dtype(self) -> object:
         """Type of the activations; its text ends in ``float32`` or the like."""
         ...

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from subquad.server.service import ServedEngine
 
 DEFAULT = ServingLimits()
-CPU_WATCHDOG_SECONDS, GPU_WATCHDOG_SECONDS = 600.0, 30.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 Count = Annotated[int, typer.Option(rich_help_panel="Limits")]
@@ -78,8 +77,6 @@ def serve(
         from subquad.server.lifecycle import run_server
         from subquad.server.security import Security, TokenTable
 
-        if watchdog_seconds is None:
-            watchdog_seconds = CPU_WATCHDOG_SECONDS if _runs_on_cpu(device) else GPU_WATCHDOG_SECONDS
         settings = ServerSettings(
             bind=bind,
             limits=limits,
@@ -139,14 +136,6 @@ def _model_name(name: str, checkpoint: Path) -> str:
     if not name.isascii() or not name.isprintable() or " " in name or len(name) > 64:
         raise SettingsError(f"name is {name[:64]!a}; accepted: 1 to 64 printable ASCII characters, no space")
     return name
-
-
-def _runs_on_cpu(device: str) -> bool:
-    if device != "auto":
-        return device == "cpu"
-    import torch
-
-    return not torch.cuda.is_available()
 
 
 def _require_serving_packages() -> None:
