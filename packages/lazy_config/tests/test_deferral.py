@@ -184,7 +184,7 @@ def test_unknown_fields_in_unbuilt_parts_are_refused_before_building() -> None:
 
 def test_copies_through_references_are_bounded() -> None:
     doubling: dict[str, Any] = {f"a{i}_cfg": LazyConfig(Mixer)(norm=[f"${{a{i + 1}_cfg}}"] * 2) for i in range(30)}
-    with pytest.raises(ExpressionError, match=r"references copy more than|wait for one another|one to the next"):
+    with pytest.raises(ExpressionError, match="more than 10000 references"):
         instantiate(LazyConfig(Keeper)(**doubling, a30_cfg=LazyConfig(Mixer)(dim=1)))
 
 

@@ -156,6 +156,25 @@ def test_configs_are_equal_by_value() -> None:
         hash(LazyConfig(Mixer)())
 
 
+def test_arrays_are_equal_by_shape_and_items() -> None:
+    class Array(list[int]):
+        @property
+        def shape(self) -> int:
+            return len(self)
+
+        def all(self) -> bool:
+            return all(self)
+
+        def __eq__(self, other: object) -> Any:
+            return Array([a == b for a, b in zip(self, other, strict=False)] if isinstance(other, list) else [])
+
+        __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    assert LazyConfig(Mixer)(width=Array([1, 2])) == LazyConfig(Mixer)(width=Array([1, 2]))
+    assert LazyConfig(Mixer)(width=Array([1, 2])) != LazyConfig(Mixer)(width=Array([1, 3]))
+    assert LazyConfig(Mixer)(width=Array([1])) != LazyConfig(Mixer)(width=Array([1, 1]))
+
+
 def test_values_whose_equality_is_not_defined_are_unequal_and_not_an_error() -> None:
     class Array:
         def __eq__(self, other: object) -> Any:

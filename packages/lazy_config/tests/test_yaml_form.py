@@ -5,7 +5,6 @@ import enum
 import os
 import pathlib
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +58,24 @@ def free(**fields: Any) -> dict[str, Any]:
 
 
 ALLOWED = [__name__]
+WORDS = (
+    "1e-3 2024-10-12 2024-10-12T01:02:03 no 1:30 ~ null 010 0x1f << = !tag &a *a # ${a.b} $${x} _target_ 1_000 .5 +1"
+)
+TRICKY = [
+    *WORDS.split(" "),
+    "2024-10-12",
+    "- x",
+    "a: b",
+    "",
+    " ",
+    "\n",
+    "\t",
+    "\r",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "é\x07",
+]
 
 scalars = st.one_of(
     st.none(),
@@ -67,29 +84,7 @@ scalars = st.one_of(
     st.floats(),
     st.text(max_size=12),
     st.binary(max_size=6),
-    st.sampled_from(
-        [
-            "1e-3",
-            "2024-10-12",
-            "2024-10-12T01:02:03",
-            "no",
-            "1:30",
-            "~",
-            "null",
-            "010",
-            "0x1f",
-            "<<",
-            "=",
-            "!tag",
-            "&a",
-            "*a",
-            "#",
-            "${a.b}",
-            "$${x}",
-            "_target_",
-        ]
-        + ["- x", "a: b", "1_000", ".5", "+1", "", " ", "\n", "\t", "\r", "\x85", "\u2028", "\ufeff", "é\x07"]
-    ),
+    st.sampled_from(TRICKY),
     st.sampled_from([PLACEHOLDER, expr("max(H, W)"), pathlib.Path("a/b"), Colour.RED, Layer, free]),
 )
 keys = st.one_of(st.text(max_size=8), st.sampled_from(["_target_", "_tuple_", "_x_", "__", "<<", "no", "1"]))
@@ -311,11 +306,9 @@ def test_texts_that_multiply_are_bounded() -> None:
     merges = "a0: &a0 {x: 1}\n" + "".join(
         f"a{i}: &a{i}\n  <<: [" + ", ".join([f"*a{i - 1}"] * 9) + "]\n" for i in range(1, 12)
     )
-    start = time.perf_counter()
     for text in (laughs, merges):
-        with pytest.raises(ConfigFileError, match="more than 500000 values"):
+        with pytest.raises(ConfigFileError, match="more than 200000 values"):
             from_yaml(text)
-    assert time.perf_counter() - start < 50
     with pytest.raises(ConfigFileError, match="at most 10000000 characters"):
         from_yaml("#" * 10_000_001)
 

@@ -19,12 +19,14 @@ from subquad.lazy_config.errors import FieldNotSetError as FieldNotSetError
 from subquad.lazy_config.errors import LazyConfigError as LazyConfigError
 from subquad.lazy_config.errors import MissingFieldError as MissingFieldError
 from subquad.lazy_config.errors import OverrideError as OverrideError
+from subquad.lazy_config.errors import PathError as PathError
 from subquad.lazy_config.errors import ReferenceCycleError as ReferenceCycleError
 from subquad.lazy_config.errors import RenderError as RenderError
 from subquad.lazy_config.errors import TargetError as TargetError
 from subquad.lazy_config.errors import TargetRefusedError as TargetRefusedError
 from subquad.lazy_config.errors import UnknownFieldError as UnknownFieldError
 from subquad.lazy_config.expression import Expression as Expression
+from subquad.lazy_config.expression import Reference as Reference
 from subquad.lazy_config.expression import expr as expr
 from subquad.lazy_config.history import Change as Change
 from subquad.lazy_config.instantiate import instantiate as instantiate

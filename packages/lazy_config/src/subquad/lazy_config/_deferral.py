@@ -13,10 +13,10 @@ from subquad.lazy_config._scope import Place, expression_at, find
 from subquad.lazy_config._template import escape, has_reference, parse_template
 from subquad.lazy_config.errors import ExpressionError, ReferenceCycleError
 from subquad.lazy_config.expression import Expression, Reference, number_text, replace_references
-from subquad.lazy_config.lazy import Config, copy_tree
+from subquad.lazy_config.lazy import Config, bare_copy
 
-MAX_COPIED = 200_000
-"""How many fields and items references may copy into deferred configs of one tree."""
+MAX_COPIED = 10_000
+"""How many expressions of deferred configs are worked on in one tree; bounds what references can copy."""
 
 
 class Deferral:
@@ -52,12 +52,9 @@ class Deferral:
             self._active.pop()
 
     def _close(self, place: Place, boundary: Place) -> Any:
-        self._copied += 1
-        if self._copied > MAX_COPIED:
-            raise ExpressionError(f"{place.shown}: references copy more than {MAX_COPIED} fields into deferred configs")
         raw = place.raw
         if isinstance(raw, Config):
-            copied = copy_tree(raw)
+            copied = bare_copy(raw)
             fields = {str(child.key): self._close(child, boundary) for child in place.children()}
             copied._lazy_fields.update(fields)
             object.__setattr__(copied, "_lazy_path", place.path)
@@ -72,6 +69,9 @@ class Deferral:
         return self._close_text(place, boundary) if isinstance(raw, str) and has_reference(raw) else raw
 
     def _close_expression(self, place: Place, expression: Expression, boundary: Place) -> Any:
+        self._copied += 1
+        if self._copied > MAX_COPIED:
+            raise ExpressionError(f"{place.shown}: more than {MAX_COPIED} references in deferred configs")
         uses = [self._use(place, reference, boundary) for reference in expression.references]
         if all(use is None for use in uses):
             return place.raw

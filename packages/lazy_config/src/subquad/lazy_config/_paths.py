@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from subquad.lazy_config.errors import LazyConfigError
+from subquad.lazy_config.errors import PathError
 
 Key = str | int
 Keys = tuple[Key, ...]
@@ -18,10 +18,6 @@ _STEP = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-class PathError(LazyConfigError, ValueError):
-    """A path cannot be read."""
 
 
 def parse_path(text: str) -> Keys:

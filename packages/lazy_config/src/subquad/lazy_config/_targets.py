@@ -73,11 +73,11 @@ def resolve_name(name: Any, allowed: Sequence[str], where: str) -> Any:
     except Exception as error:
         raise TargetError(f"{where}: importing {module_name} raised {type(error).__name__}: {error}") from error
     for part in qualname.split("."):
-        names = dir(found)
+        holder = found
         try:
-            found = getattr(found, part)
+            found = getattr(holder, part)
         except AttributeError:
-            raise TargetError(f"{where}: {name} does not exist{did_you_mean(part, names)}") from None
+            raise TargetError(f"{where}: {name} does not exist{did_you_mean(part, dir(holder))}") from None
         if isinstance(found, types.ModuleType):
             raise TargetRefusedError(f"{where}: {name} is refused: {part} is another module; name that module itself")
     origin = getattr(found, "__module__", None)

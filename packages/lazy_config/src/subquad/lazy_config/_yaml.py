@@ -8,7 +8,7 @@ import yaml
 from subquad.lazy_config.errors import ConfigFileError
 
 MAX_CHARACTERS = 10_000_000
-MAX_NODES = 500_000
+MAX_NODES = 200_000
 MAX_DEPTH = 100
 
 _RULES: tuple[tuple[str, str, str], ...] = (

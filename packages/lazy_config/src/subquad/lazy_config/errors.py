@@ -17,6 +17,10 @@ class FieldNotSetError(LazyConfigError, AttributeError):
     """A field was read that the target takes but the config does not set."""
 
 
+class PathError(LazyConfigError, ValueError):
+    """A path such as ``model.blocks[0].depth`` cannot be read."""
+
+
 class MissingFieldError(LazyConfigError, ValueError):
     """Required fields have no value, or are still ``PLACEHOLDER``, when the tree is built."""
 

@@ -90,7 +90,7 @@ class Expression:
     """A parsed expression; equal to another with the same text. Made by ``expr``."""
 
     text: str
-    program: tuple[tuple[_Code, Any], ...] = field(compare=False, repr=False)
+    program: tuple[tuple[str, Any], ...] = field(compare=False, repr=False)
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -162,7 +162,7 @@ def number_text(value: Any) -> str:
     return f"({text})" if text.startswith("-") else text
 
 
-def _run(program: tuple[tuple[_Code, Any], ...], lookup: Callable[[Reference], Any]) -> Any:
+def _run(program: tuple[tuple[str, Any], ...], lookup: Callable[[Reference], Any]) -> Any:
     if len(program) == 1 and program[0][0] == "reference":
         return lookup(program[0][1])
     stack: list[Any] = []

@@ -50,6 +50,7 @@ def instantiate(tree: Any, /, **overrides: Any) -> Any:
 
     Raises:
       UnknownFieldError: A field or an override names something that the target does not take.
+      PathError: The name of an override cannot be read.
       MissingFieldError: Required fields have no value; all of them are named.
       ExpressionError: An expression cannot be evaluated.
       ConstructionError: A target raised; also of the type of what it raised.

@@ -131,7 +131,7 @@ class Config(Generic[T_co]):
         return copy_tree(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Config[T_co]":
-        copied = _bare_copy(self)
+        copied = bare_copy(self)
         memo[id(self)] = copied
         copied._lazy_fields.update({name: copy.deepcopy(value, memo) for name, value in self._lazy_fields.items()})
         return copied
@@ -208,7 +208,10 @@ def copy_tree(tree: T) -> T:
 
 
 def same_value(left: Any, right: Any) -> bool:
-    """Equality by value that never raises: configs by target and fields, NaN equal to NaN, bool unlike int."""
+    """Equality by value that never raises: configs by target and fields, NaN equal to NaN, bool unlike int.
+
+    Arrays are equal when their shapes and all their items are.
+    """
     if left is right:
         return True
     if isinstance(left, Config) and isinstance(right, Config):
@@ -218,8 +221,13 @@ def same_value(left: Any, right: Any) -> bool:
     if isinstance(left, bool) is not isinstance(right, bool):
         return False
     try:
-        return bool(left == right) or (left != left and right != right and type(left) is type(right))
-    except Exception:  # arrays and the like, whose truth is not defined
+        if type(left) is type(right) is float and left != left:
+            return right != right
+        equal = left == right
+        if hasattr(equal, "all"):
+            return left.shape == right.shape and bool(equal.all())
+        return bool(equal)
+    except Exception:  # a foreign comparison that fails
         return False
 
 
@@ -243,7 +251,7 @@ def _copy(tree: Any, levels: int) -> Any:
     if levels < 0:
         raise LazyConfigError(f"a config may nest {MAX_DEPTH} levels at most (a list that holds itself?)")
     if isinstance(tree, Config):
-        copied = _bare_copy(tree)
+        copied = bare_copy(tree)
         copied._lazy_fields.update({name: _copy(value, levels - 1) for name, value in tree._lazy_fields.items()})
         return copied
     if is_container(tree):
@@ -251,7 +259,7 @@ def _copy(tree: Any, levels: int) -> Any:
     return tree
 
 
-def _bare_copy(config: Config[T]) -> Config[T]:
+def bare_copy(config: Config[T]) -> Config[T]:
     """A copy without fields."""
     copied: Config[T] = Config.__new__(Config)
     place = object.__setattr__

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from subquad.lazy_config._edit import ABSENT, DELETE, Spot, edit, refuse_absent, set_paths
-from subquad.lazy_config._paths import Keys, PathError, format_path, parse_path
+from subquad.lazy_config._paths import Keys, format_path, parse_path
 from subquad.lazy_config._scope import Place, as_number, expression_at, find
 from subquad.lazy_config._signature import EMPTY
 from subquad.lazy_config._template import has_reference, parse_template
 from subquad.lazy_config._values import Unreadable, accepted_text, element_annotation, read_value
-from subquad.lazy_config.errors import ExpressionError, OverrideError
+from subquad.lazy_config.errors import ExpressionError, OverrideError, PathError
 from subquad.lazy_config.expression import Expression, Reference
 from subquad.lazy_config.history import caller_source, short_text
 from subquad.lazy_config.lazy import Config, copy_tree
@@ -27,6 +27,7 @@ def derive(tree: Tree, changes: Mapping[str, Any], /) -> Tree:
 
     Raises:
       UnknownFieldError: A path names something that the tree does not hold and no target takes.
+      PathError: A path cannot be read.
     """
     return set_paths(copy_tree(tree), changes, caller_source())
 

@@ -33,6 +33,7 @@ def history_of(tree: Any, path: str = "") -> list[Change]:
 
     Raises:
       UnknownFieldError: There is no such field and never was.
+      PathError: ``path`` cannot be read.
     """
     if not path:
         return [change for place in _places(Place(tree)) for change in _config_history(place)]

@@ -45,7 +45,7 @@ def from_yaml(text: str, *, allowed: Sequence[str] = DEFAULT_ALLOWED, name: str 
     """The tree that a YAML text describes; nothing is built.
 
     Args:
-      text: At most 10 million characters and 500,000 values, 100 levels deep.
+      text: At most 10 million characters and 200,000 values, 100 levels deep.
       allowed: The packages that targets may come from, such as ``("subquad.",)``; nothing else is imported.
       name: What history and errors call the text, such as its file name.
 
