@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from subquad.inference import Event, Failed, GenerateJob, ScoreJob, Ticket
 from subquad.inference.errors import (
@@ -30,6 +30,7 @@ from subquad.server.metrics import SchedulerNumbers
 LIVENESS_SECONDS = 1.0
 
 
+@runtime_checkable
 class SchedulerPort(Protocol):
     """What the service asks of a scheduler; `subquad.inference.Scheduler` is one."""
 

@@ -1,7 +1,7 @@
 """Counters and gauges of one server for Prometheus, served on a loopback port of their own."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily
@@ -17,6 +17,7 @@ SCHEDULER_GAUGES = {
 }
 
 
+@runtime_checkable
 class SchedulerNumbers(Protocol):
     """The scheduler's numbers at one moment; see `SCHEDULER_GAUGES`."""
 

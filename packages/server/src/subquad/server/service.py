@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from subquad.genomics.v1 import service_pb2 as pb
 from subquad.genomics.v1 import service_pb2_grpc
@@ -25,6 +25,7 @@ DATA_TYPES = {
 }
 
 
+@runtime_checkable
 class EnginePort(Protocol):
     """What the service asks of an engine; `subquad.inference.Engine` is one."""
 

@@ -266,7 +266,7 @@ def plan_variants(request: pb.ScoreVariantsRequest, model: ServedModel, limits: 
 
 
 def _applied(
-    refusals: Refusals, field: str, variant: pb.Variant, window: str, alphabet: pb.Alphabet, model: ServedModel
+    refusals: Refusals, field: str, variant: pb.Variant, window: str, alphabet: int, model: ServedModel
 ) -> str:
     """The window with one variant applied; the window itself where the variant is refused."""
     before = len(refusals.found)
@@ -289,7 +289,7 @@ def _applied(
     return changed if len(refusals.found) == before else window
 
 
-def _checked_strand(refusals: Refusals, strand: pb.Strand, alphabet: pb.Alphabet) -> bool:
+def _checked_strand(refusals: Refusals, strand: int, alphabet: int) -> bool:
     refusals.known_enum("strand", strand, pb.Strand)
     refusals.known_enum("alphabet", alphabet, pb.Alphabet)
     if strand == pb.STRAND_BOTH and alphabet == pb.ALPHABET_ASCII:
@@ -297,9 +297,7 @@ def _checked_strand(refusals: Refusals, strand: pb.Strand, alphabet: pb.Alphabet
     return strand == pb.STRAND_BOTH
 
 
-def _checked_sequence(
-    refusals: Refusals, field: str, sequence: str, alphabet: pb.Alphabet, *, empty: bool = False
-) -> str:
+def _checked_sequence(refusals: Refusals, field: str, sequence: str, alphabet: int, *, empty: bool = False) -> str:
     """The sequence, in upper case for DNA; the first character outside the alphabet is refused."""
     if not sequence and not empty:
         refusals.add(field, "is empty; accepted: at least 1 character")
