@@ -3,7 +3,8 @@
 The README is named by the environment variable ``SUBQUAD_README``. Blocks run in their order in one temporary folder,
 so that a later block may use what an earlier one wrote. A command is handled by its first words:
 
-- ``subquad …`` and ``python -m subquad…`` run this source tree's code;
+- ``subquad …`` and ``python -m subquad…`` run this source tree's code; in a package's README, ``subquad`` runs that
+  package's own commands, as ``python -m subquad.<package>`` does;
 - ``./bazelw build|run|test LABEL`` must name a target that a ``BUILD`` file defines: a build cannot be started inside
   a build, and those targets are built and run by the same command as this test;
 - ``pip install subquad-…`` must name one of our distributions, which the wheel tests install.
@@ -70,7 +71,7 @@ def test_the_readme_holds_an_example():
 def _run_command(words: list[str], folder: Path) -> None:
     match words:
         case ["subquad", *rest]:
-            _run([sys.executable, "-m", "subquad", *rest], folder)
+            _run([sys.executable, "-m", _program(), *rest], folder)
         case ["python" | "python3", "-m", module, *rest] if module.startswith("subquad"):
             _run([sys.executable, "-m", module, *rest], folder)
         case ["./bazelw", "build" | "run" | "test", *rest]:
@@ -81,6 +82,14 @@ def _run_command(words: list[str], folder: Path) -> None:
                 assert _DISTRIBUTION.match(name), f"{name} is not one of our distributions"
         case _:
             pytest.fail(f"no test runs the command {shlex.join(words)!r}")
+
+
+def _program() -> str:
+    """The module that offers the commands of the package whose README this is."""
+    match Path(os.environ["SUBQUAD_README"]).parts:
+        case ["packages", package, _] if package != "subquad":
+            return f"subquad.{package}"
+    return "subquad"
 
 
 def _run(command: list[str], folder: Path) -> None:
