@@ -18,7 +18,7 @@ py_library(
 )
 BUILD
 
-if answer=$(./bazelw build --nobuild "//$probe" 2>&1); then
+if answer=$(./bazelw build --nobuild "//$probe:probe" 2>&1); then
   echo "FAILED: //packages/ops was allowed to depend on //packages/modules"
   exit 1
 fi
