@@ -55,7 +55,7 @@ def test_a_requirement_for_another_platform_is_left_out(tmp_path: Path) -> None:
 
 def test_a_requirement_that_is_nowhere_names_who_declares_it(tmp_path: Path) -> None:
     candidates = find_distributions([write(tmp_path, "root", "nowhere>=2")])
-    with pytest.raises(UnmetRequirement, match="root declares nowhere>=2, which is no dependency of its BUILD target"):
+    with pytest.raises(UnmetRequirement, match="root declares nowhere>=2, which is not among the dependencies"):
         requirement_closure("root", [], candidates)
 
 

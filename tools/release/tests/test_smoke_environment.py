@@ -68,5 +68,5 @@ def test_the_callers_variables_do_not_reach_the_environment(
 
 def test_an_undeclared_edge_of_the_build_is_an_error(tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path, "top-part", "lower-part")
-    with pytest.raises(UnmetRequirement, match="top-part declares lower-part, which is no dependency"):
+    with pytest.raises(UnmetRequirement, match="top-part declares lower-part, which is not among the dependencies"):
         SmokeEnvironment(tmp_path, wheel, [], [], [])
