@@ -97,7 +97,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def main() -> None:
     """Reads the command line; prints the name of the wheel."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("files", nargs="+", type=_pair, metavar="FILE=PATH")
     parser.add_argument("--native", action="append", type=_pair, default=[], metavar="FILE=PATH")

@@ -164,7 +164,7 @@ def difference(package: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     """Compares or writes; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("packages", nargs="*", type=Path, metavar="PACKAGE_FOLDER")
     options = parser.parse_args(arguments)

@@ -50,7 +50,9 @@ def requirement_closure(
         for requirement in requirements(candidates[name][0], reached[name]):
             needed = canonicalize_name(requirement.name)
             if needed not in candidates:
-                raise UnmetRequirement(f"{name} declares {requirement}, which is not among the dependencies of the tested BUILD target")
+                raise UnmetRequirement(
+                    f"{name} declares {requirement}, which is not among the dependencies of the tested BUILD target"
+                )
             version = candidates[needed][0].version
             if not requirement.specifier.contains(version, prereleases=True):
                 raise UnmetRequirement(f"{name} declares {requirement}; this tree has {needed} {version}")

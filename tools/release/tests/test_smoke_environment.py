@@ -37,8 +37,9 @@ def write_hub(folder: Path, name: str, *requires: str) -> Path:
     return site
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> SmokeEnvironment:
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> SmokeEnvironment:
+    tmp_path = tmp_path_factory.mktemp("environment")
     wheel = write_wheel(tmp_path, "top-part", "lower-part", "declared", "optional; extra == 'more'", extras=("more",))
     siblings = [write_wheel(tmp_path, "lower-part"), write_wheel(tmp_path, "other-part")]
     hub = [write_hub(tmp_path, each) for each in ("declared", "undeclared", "optional")]
