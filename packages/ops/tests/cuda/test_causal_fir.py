@@ -1,6 +1,7 @@
 """The CUDA kernel of the short causal convolution against its definition in float64. Needs a GPU and the library."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def noise(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype).cuda()
 
 
-def definition(activation: str | None = None) -> Callable[..., Tensor]:
+def definition(activation: Literal["silu"] | None = None) -> Callable[..., Tensor]:
     def run(x: Tensor, taps: Tensor, bias: Tensor, skip: Tensor, state: Tensor) -> Tensor:
         y = causal_conv_reference(x, taps, state) + skip[:, None] * x + bias[:, None]
         return torch.nn.functional.silu(y) if activation == "silu" else y
@@ -33,7 +34,7 @@ def definition(activation: str | None = None) -> Callable[..., Tensor]:
     return run
 
 
-def kernel(library: CudaLibrary, activation: str | None = None) -> Callable[..., Tensor]:
+def kernel(library: CudaLibrary, activation: Literal["silu"] | None = None) -> Callable[..., Tensor]:
     def run(x: Tensor, taps: Tensor, bias: Tensor, skip: Tensor, state: Tensor) -> Tensor:
         return library.causal_fir(x, taps, bias=bias, skip=skip, initial_state=state, activation=activation)
 
