@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
-from subquad.ops.causal_conv.causal_filter import join_history
+from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
 
@@ -45,8 +45,7 @@ def _causal_conv(
     y = load_cuda_library().causal_fir(
         x, taps, bias=bias, skip=skip, initial_state=initial_state, activation=activation
     )
-    past, length = taps.shape[1] - 1, x.shape[-1]
-    return y, x[..., length - past :] if length >= past else join_history(x, past, initial_state)[..., length:]
+    return y, next_history(x, taps.shape[1] - 1, initial_state)
 
 
 def implementations() -> tuple[Implementation, ...]:

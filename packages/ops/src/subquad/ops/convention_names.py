@@ -27,7 +27,7 @@ def _convolve(
     chunk_size: int | None = None,
 ) -> Tensor:
     grid = x if form == "bhl" else x.movedim(-1, 1)
-    taps = kernel.movedim(-1, 1) if form == "blh" else kernel
+    taps = kernel.movedim(-1, kernel.dim() - x.dim() + 1) if form == "blh" else kernel
     y = fft_conv(grid, taps, boundary=boundary, causal=causal, skip=shortcut, chunk_size=chunk_size)  # type: ignore[arg-type]
     return y if form == "bhl" else y.movedim(1, -1)
 

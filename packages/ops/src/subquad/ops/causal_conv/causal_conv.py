@@ -5,7 +5,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
-from subquad.ops.causal_conv.causal_filter import filter_stream
+from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
 
 
@@ -162,15 +162,16 @@ def compute_in_torch(
 ) -> tuple[Tensor, Tensor]:
     """Computes the checked, channel-first call in plain torch; returns y and the new history (a view)."""
     past = taps.shape[1] - 1
+    samples = stream.to(_checks.accumulation_dtype(stream))
     if cu_seqlens is None:
-        y, state = filter_stream(stream, taps, initial_state)
+        y, state = filter_stream(samples, taps, initial_state), next_history(stream, past, initial_state)
     else:
-        row, outputs, last = spread_sequences(stream, cu_seqlens, past, initial_state)
-        y, _ = filter_stream(row[..., past:], taps, row[..., :past])
-        y, state = y[..., outputs], row[0][:, last].transpose(0, 1)
+        row, outputs, last = spread_sequences(samples, cu_seqlens, past, initial_state)
+        y = filter_stream(row[..., past:], taps, row[..., :past])[..., outputs]
+        state = row[0][:, last].transpose(0, 1).to(stream.dtype)
     wide = y.dtype
     if skip is not None:
-        y = y + skip.to(wide)[:, None] * stream.to(wide)
+        y = y + skip.to(wide)[:, None] * samples
     if bias is not None:
         y = y + bias.to(wide)[:, None]
     if activation is not None:

@@ -89,15 +89,20 @@ def join_history(stream: Tensor, past: int, before: Tensor | None) -> Tensor:
     return torch.cat([before.to(stream.dtype), stream], dim=-1)
 
 
-def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Filters ``[batch, channel, length]``; returns the sums, still in their own dtype, and the new history."""
+def next_history(stream: Tensor, past: int, before: Tensor | None) -> Tensor:
+    """Returns the last ``past`` samples of history and stream together (a view where it can be)."""
+    length = stream.shape[-1]
+    return stream[..., length - past :] if length >= past else join_history(stream, past, before)[..., length:]
+
+
+def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor:
+    """Filters ``[batch, channel, length]`` after a history; returns the sums, still in their own dtype."""
     batch, channels, length = stream.shape
     past = taps.shape[1] - 1
-    joined = join_history(stream, past, before)
     wide = _checks.accumulation_dtype(stream)
+    samples = stream.to(wide)
     rows = _checks.expand_groups(taps.to(wide), channels)
     if batch == 0 or length == 0 or channels == 0:
-        y = stream.to(wide) * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
-    else:
-        y = CausalFilter.apply(joined.to(wide), rows, choose_form(stream.device.type, past + 1, length))
-    return y, joined[..., length:]  # type: ignore[return-value]
+        return samples * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
+    joined = join_history(samples, past, before)
+    return CausalFilter.apply(joined, rows, choose_form(stream.device.type, past + 1, length))  # type: ignore[return-value]

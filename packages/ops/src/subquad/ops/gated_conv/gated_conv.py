@@ -6,7 +6,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops.axes import Layout, PerChannel, Sequence, Taps
-from subquad.ops.causal_conv.causal_filter import filter_stream
+from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.gated_conv.projection import check_projection, project_and_gate
 
 
@@ -156,7 +156,7 @@ def compute_in_torch(
 ) -> tuple[Tensor, GatedConvState]:
     projection, mixer = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
-    y, mixer = filter_stream(g, mixer_taps, mixer)
+    y, last = filter_stream(g, mixer_taps, mixer), next_history(g, mixer_taps.shape[1] - 1, mixer)
     if skip is not None:
         y = y + skip.to(g.dtype)[:, None] * g
-    return (q * y if postgate else y).to(z.dtype), GatedConvState(projection, mixer.to(z.dtype))
+    return (q * y if postgate else y).to(z.dtype), GatedConvState(projection, last.to(z.dtype))

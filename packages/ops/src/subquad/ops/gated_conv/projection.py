@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from subquad.ops import _checks
-from subquad.ops.causal_conv.causal_filter import filter_stream
+from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.errors import ShapeMismatch
 
 
@@ -22,6 +22,6 @@ def project_and_gate(
     z: Tensor, projection_taps: Tensor, pregate: bool, before: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns q and the gated stream ``[batch, channel, length]``, still in their own dtype, and the history of z."""
-    projected, history = filter_stream(z, projection_taps, before)
+    projected = filter_stream(z, projection_taps, before)
     q, k, v = projected.unflatten(1, (z.shape[1] // 3, 3)).unbind(2)
-    return q, (k * v if pregate else v), history
+    return q, (k * v if pregate else v), next_history(z, projection_taps.shape[1] - 1, before)

@@ -118,7 +118,8 @@ def describe(
 def compute_in_torch(
     x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    y, state = filter_modal(x, log_poles, residues, initial_state)
+    samples = x.to(_checks.accumulation_dtype(x))
+    y, state = filter_modal(samples, log_poles, residues, initial_state)
     if skip is not None:
-        y = y + skip.to(y.dtype)[:, None] * x.to(y.dtype)
+        y = y + skip.to(y.dtype)[:, None] * samples
     return y.to(x.dtype), state

@@ -1,13 +1,14 @@
 """causal_conv as a torch custom operator over the Triton kernels."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Launch options such as num_warps are no parameters of a kernel.
 
 import torch
 import triton
 from torch import Tensor
 
 from subquad.ops.causal_conv.causal_conv import compute_in_torch
-from subquad.ops.causal_conv.causal_filter import join_history
+from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.causal_conv.triton.kernels import causal_conv_short_kernel, causal_conv_toeplitz_kernel
 from subquad.ops.dispatch import gradients_by_recomputing
 
@@ -121,7 +122,4 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     """Does what causal_conv's torch form does."""
     y = torch.ops.subquad.causal_conv_triton(x, taps, bias, skip, activation or "", initial_state)
-    past = taps.shape[1] - 1
-    length = x.shape[-1]
-    history = x[..., length - past :] if length >= past else join_history(x, past, initial_state)[..., length:]
-    return y, history
+    return y, next_history(x, taps.shape[1] - 1, initial_state)

@@ -1,13 +1,14 @@
 """gated_conv as a torch custom operator over the Triton kernels."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Launch options such as num_warps are no parameters of a kernel.
 
 import torch
 import triton
 from torch import Tensor
 
 from subquad.ops._checks import expand_groups
-from subquad.ops.causal_conv.causal_filter import join_history
+from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.causal_conv.triton.launch import SHORT_TAPS, precision, time_contiguous, toeplitz_block
 from subquad.ops.dispatch import gradients_by_recomputing
 from subquad.ops.gated_conv.gated_conv import GatedConvState, compute_in_torch
@@ -118,8 +119,5 @@ def run(
     y, tail = torch.ops.subquad.gated_conv_triton(
         z, projection_taps, mixer_taps, skip, projection, mixer, pregate, postgate
     )
-    past, mixer_past, length = projection_taps.shape[1] - 1, mixer_taps.shape[1] - 1, z.shape[-1]
-    history = z[..., length - past :] if length >= past else join_history(z, past, projection)[..., length:]
-    if length < mixer_past:
-        tail = join_history(tail, mixer_past, mixer)[..., length:]
-    return y, GatedConvState(history, tail)
+    history = next_history(z, projection_taps.shape[1] - 1, projection)
+    return y, GatedConvState(history, next_history(tail, mixer_taps.shape[1] - 1, mixer))

@@ -1,13 +1,14 @@
 """gated_modal_conv as a torch custom operator over the Triton kernels."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Launch options such as num_warps are no parameters of a kernel.
 
 import torch
 import triton
 from torch import Tensor
 
 from subquad.ops._checks import expand_groups
-from subquad.ops.causal_conv.causal_filter import join_history
+from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.causal_conv.triton.launch import precision, time_contiguous
 from subquad.ops.dispatch import gradients_by_recomputing
 from subquad.ops.gated_modal_conv.gated_modal_conv import GatedModalState, compute_in_torch
@@ -123,6 +124,4 @@ def run(
     y, state = torch.ops.subquad.gated_modal_conv_triton(
         z, projection_taps, log_poles, residues, skip, projection, modal, pregate, postgate
     )
-    past, length = projection_taps.shape[1] - 1, z.shape[-1]
-    history = z[..., length - past :] if length >= past else join_history(z, past, projection)[..., length:]
-    return y, GatedModalState(history, state)
+    return y, GatedModalState(next_history(z, projection_taps.shape[1] - 1, projection), state)

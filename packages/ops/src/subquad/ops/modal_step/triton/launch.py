@@ -1,6 +1,7 @@
 """modal_step as a torch custom operator over the Triton kernel."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false (launch options such as num_warps are no parameters)
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Launch options such as num_warps are no parameters of a kernel.
 
 import torch
 import triton

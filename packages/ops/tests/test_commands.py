@@ -1,0 +1,33 @@
+"""The doctor command."""
+
+import subprocess
+import sys
+
+import typer
+from typer.testing import CliRunner
+
+from subquad.ops.commands import register
+
+
+def test_doctor_prints_versions_devices_and_every_backend() -> None:
+    app = typer.Typer()
+    register(app)
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 0
+    for start in ("python ", "torch ", "cpu: ", "gpu", "backend torch: usable", "backend triton: ", "backend cuda: "):
+        assert any(line.startswith(start) for line in result.stdout.splitlines()), start
+    assert 'pip install "subquad-ops[vendor]"' in result.stdout
+
+
+def test_the_package_runs_as_a_module() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "subquad.ops", "doctor"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "backend torch: usable" in result.stdout
+
+
+def test_importing_the_package_imports_neither_triton_nor_typer() -> None:
+    code = "import sys, subquad.ops; print([m for m in ('triton', 'typer', 'rich') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

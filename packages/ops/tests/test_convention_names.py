@@ -1,0 +1,32 @@
+"""Every documented name computes what the one operator computes."""
+
+import pytest
+import torch
+
+from subquad.ops import convention_names, fft_conv
+from tools.testing.oracle import assert_close
+
+SPACES = {1: (11,), 2: (6, 7), 3: (4, 5, 3)}
+
+
+@pytest.mark.parametrize("name", sorted(convention_names.CONVENTION_NAMES))
+def test_the_alias_equals_the_operator(name: str) -> None:
+    rank = int(name.split("fftconv")[1][0])
+    x, w = torch.randn(2, 3, *SPACES[rank]).double(), torch.randn(3, *[4] * rank).double()
+    shortcut = torch.randn(3).double()
+    periodic = tuple(axis % 2 == 0 for axis in range(rank))
+    boundary = ("circular" if name.startswith("circular") else "zero",) * rank
+    extra: tuple[object, ...] = ()
+    if name.startswith("mixed"):
+        boundary, extra = tuple("circular" if wraps else "zero" for wraps in periodic), (periodic,)
+    expected = fft_conv(x, w, boundary=boundary, causal=name.startswith("causal"), skip=shortcut)  # type: ignore[arg-type]
+    last = "_blh" in name or "w_reshape" in name
+    kernel = w.movedim(0, -1) if "_blh" in name else w
+    y = getattr(convention_names, name)(x.movedim(1, -1) if last else x, kernel, *extra, shortcut)
+    assert_close(y.movedim(-1, 1) if last else y, expected, 1e-12)
+
+
+def test_the_documented_example_name_exists_and_others_are_refused() -> None:
+    assert "causal_fftconv1d_fp32_bhl_w_reshape" in dir(convention_names)
+    with pytest.raises(AttributeError, match="has no 'fftconv4d_fp32_bhl'"):
+        convention_names.fftconv4d_fp32_bhl  # noqa: B018

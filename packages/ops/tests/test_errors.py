@@ -1,0 +1,57 @@
+# ruff: noqa: E501 (a table: one refused call a line)
+"""Bad arguments raise typed errors that name both values, before any kernel runs."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from subquad import ops
+from subquad.ops import ArgumentOutOfRange, DeviceMismatch, DtypeMismatch, ShapeMismatch
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+X, TAPS = torch.randn(2, 4, 9), torch.randn(4, 3)
+Z, PROJECTION, MODES = torch.randn(2, 12, 9), torch.randn(12, 3), torch.randn(4, 16)
+STEP, RING, POSITION = torch.randn(2, 4), torch.randn(2, 4, 2), torch.zeros(2, dtype=torch.int64)
+
+CASES: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: ops.causal_conv(X[0], TAPS), ShapeMismatch, "x has 2 axes (4, 9); a sequence has 3 (BHL)"),
+    (lambda: ops.causal_conv(X.long(), TAPS), DtypeMismatch, "x is torch.int64; accepted: float32, float64"),
+    (lambda: ops.causal_conv(X, TAPS[:3]), ShapeMismatch, "taps has 3 rows, x has 4 channels; rows must divide them"),
+    (lambda: ops.causal_conv(X, TAPS[:, :0]), ShapeMismatch, "taps has 0 taps; accepted: 1 or more"),
+    (lambda: ops.causal_conv(X, TAPS.to("meta")), DeviceMismatch, "taps is on meta, x on cpu; move one of them"),
+    (lambda: ops.causal_conv(X, TAPS, bias=torch.ones(5)), ShapeMismatch, "bias has shape (5,); x (2, 4, 9) needs (4,)"),
+    (lambda: ops.causal_conv(X, TAPS, activation="relu"), ArgumentOutOfRange, "activation is 'relu'; accepted: None, 'silu', 'gelu'"),
+    (lambda: ops.causal_conv(X, TAPS, layout="HBL"), ArgumentOutOfRange, "layout is 'HBL'; accepted: 'BHL', 'BLH'"),
+    (lambda: ops.causal_conv(X, TAPS, initial_state=X), ShapeMismatch, "initial_state has shape (2, 4, 9); x (2, 4, 9) needs (2, 4, 2)"),
+    (lambda: ops.gated_conv(X, TAPS, TAPS), ShapeMismatch, "z has 4 channels; accepted: a multiple of 3"),
+    (lambda: ops.gated_conv(Z, PROJECTION, TAPS[:3]), ShapeMismatch, "mixer_taps has 3 rows, the gated stream has 4 channels"),
+    (lambda: ops.gated_modal_conv(Z, PROJECTION, MODES[:2], MODES[:2]), ShapeMismatch, "log_poles has 2 channels, the gated stream has 4"),
+    (lambda: ops.modal_conv(X, MODES, MODES[:, :8]), ShapeMismatch, "residues has shape (4, 8); log_poles (4, 16) needs (4, 16)"),
+    (lambda: ops.modal_conv(X, MODES, MODES, chunk_size=0), ArgumentOutOfRange, "chunk_size is 0; accepted: 1 or more samples"),
+    (lambda: ops.modal_filter(MODES, MODES, -1), ArgumentOutOfRange, "length is -1; accepted: 0 or more"),
+    (lambda: ops.fft_conv(X, TAPS[:1]), ShapeMismatch, "taps has 1 channels, x has 4; they must agree"),
+    (lambda: ops.fft_conv(X, TAPS.expand(3, 4, 3)), ShapeMismatch, "taps has batch 3, x has 2; accepted: 1 or the same"),
+    (lambda: ops.fft_conv(X, TAPS, boundary=("zero", "zero")), ShapeMismatch, "boundary names 2 axes, x has 1 of space"),
+    (lambda: ops.fft_conv(X, TAPS, boundary="reflect"), ArgumentOutOfRange, "boundary is 'reflect'; accepted: 'zero', 'circular'"),
+    (lambda: ops.fft_conv(X, TAPS, boundary="circular", causal=True), ArgumentOutOfRange, "causal is True with boundary ('circular',)"),
+    (lambda: ops.fft_conv(X[0], TAPS), ShapeMismatch, "x has 2 axes (4, 9); accepted: 3, 4 or 5"),
+    (lambda: ops.fir_step(STEP, TAPS, RING[..., :1], POSITION), ShapeMismatch, "ring has shape (2, 4, 1); x (2, 4) needs (2, 4, 2)"),
+    (lambda: ops.fir_step(STEP, TAPS, RING, POSITION.float()), DtypeMismatch, "position is torch.float32; accepted: int64, int32"),
+    (lambda: ops.fir_step(STEP, TAPS, RING, POSITION[:1]), ShapeMismatch, "position has shape (1,); x (2, 4) needs (2,)"),
+    (lambda: ops.modal_step(STEP, MODES, MODES, RING), ShapeMismatch, "state has shape (2, 4, 2); x (2, 4) needs (2, 4, 16)"),
+    (lambda: ops.modal_step(X, MODES, MODES, RING), ShapeMismatch, "x has 3 axes (2, 4, 9); a step has 2 (batch, channel)"),
+    (lambda: ops.rearrange(STEP), ShapeMismatch, "x has 2 axes (2, 4); accepted: 3"),
+    (lambda: ops.rearrange(X, "lhb"), ArgumentOutOfRange, "order is 'lhb'; accepted: 'bhl_to_lbh', 'lbh_to_bhl'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "text"), CASES, ids=[text[:40] for _, _, text in CASES])
+def test_a_bad_argument_is_named_with_its_value_and_the_accepted_one(
+    call: Callable[[], object], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error) as raised:
+        call()
+    assert text in str(raised.value)
+    assert isinstance(raised.value, ops.OpsError)
