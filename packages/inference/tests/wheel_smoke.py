@@ -18,7 +18,9 @@ with tempfile.TemporaryDirectory() as folder:
     options = GenerationOptions(max_new_tokens=4)
     expected = Engine(network, ByteTokenizer()).generate(["ACGT"], options)
     assert Engine.from_checkpoint(path, device="cpu").generate(["ACGT"], options) == expected
-    done = subprocess.run([sys.executable, "-m", "subquad.inference", "info", str(path)], check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "subquad.inference", "info", str(path)], check=True, capture_output=True
+    )
     assert b"StripedHyena2" in done.stdout
 for absent in ("megatron", "lightning", "grpc"):
     assert importlib.util.find_spec(absent) is None, f"{absent} is within reach; the wheel must not need it"

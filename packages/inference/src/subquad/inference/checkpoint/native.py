@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from subquad.inference.checkpoint.files import atomic_directory, sha256_of
 from subquad.inference.checkpoint.names import FULL_PRECISION, TensorRule, disk_name, rule_of
+from subquad.inference.checkpoint.stream import DTYPE_OF_CODE, TensorEntry, write_safetensors
 from subquad.inference.checkpoint.summary import (
     CONFIG_FILE,
     FORMAT,
@@ -77,35 +77,60 @@ def save_checkpoint(
       CheckpointConfigError: The config cannot be written or built, or ``metadata`` uses a reserved field.
       CheckpointTensorError: The config describes another network.
     """
+    named = model.state_dict()
+    dtype = next(model.parameters()).dtype
+    entries = [_entry(name, tensor, rule_of(name, named)) for name, tensor in named.items()]
+    facts = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "filter_parameters": getattr(model, "filter_parameters", "poles"),
+    }
+    write_checkpoint(
+        path, config, entries, facts, metadata=metadata, overwrite=overwrite, max_shard_bytes=max_shard_bytes
+    )
+
+
+def write_checkpoint(
+    path: str | PathLike[str],
+    config: Config[Any],
+    entries: Sequence[TensorEntry],
+    facts: Mapping[str, Any],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    max_shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Writes a checkpoint directory from tensors that need not be in memory.
+
+    Args:
+      path, config, metadata, overwrite, max_shard_bytes: See `save_checkpoint`.
+      entries: The tensors under their names on disk.
+      facts: The fields ``dtype``, ``parameters`` and ``filter_parameters`` of the metadata.
+
+    Raises:
+      See `save_checkpoint`.
+    """
     extra = dict(metadata or {})
     if taken := sorted(set(extra) & set(RESERVED)):
         raise CheckpointConfigError(f"metadata has the field {taken[0]!r}, which is written by the format itself")
-    named = model.state_dict()
-    layout = {name: rule_of(name, named) for name in named}
-    dtype = next(model.parameters()).dtype
     try:
         text = to_yaml(config)
     except LazyConfigError as error:
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
-    described = expected_tensors(build(from_text(text, "the config"), "meta", dtype))
-    own = {disk_name(n, r): (r.to_disk(named[n].to("meta")).shape, named[n].dtype) for n, r in layout.items()}
-    _compare("the model", own, described)
+    network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
+    _compare("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected_tensors(network))
+    rows = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "versions": {name: _version(name) for name in ("subquad-inference", "torch", "safetensors")},
-        "dtype": str(dtype).removeprefix("torch."),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "filter_parameters": getattr(model, "filter_parameters", "poles"),
-        "tokenizer": {
-            "name": "byte",
-            "vocab_size": model.get_submodule("embedding_layer").get_parameter("weight").shape[0],
-        },
+        "versions": {name: _version(name) for name in ("subquad-inference", "torch")},
+        **facts,
+        "tokenizer": {"name": "byte", "vocab_size": rows},
         **extra,
     }
     with atomic_directory(Path(path), overwrite=overwrite, marker=METADATA_FILE) as folder:
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-        digest_file = _write_weights(folder, named, layout, max_shard_bytes)
+        digest_file = _write_weights(folder, entries, max_shard_bytes)
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(folder.iterdir())}
         document |= {"files": files, "weights_sha256": files[digest_file]["sha256"]}
         (folder / METADATA_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -209,7 +234,7 @@ def check_tensors(summary: CheckpointSummary, expected: dict[str, tuple[torch.Si
                     described = tensors.get_slice(name)
                     found[name] = (
                         torch.Size(described.get_shape()),
-                        _DTYPE_OF_CODE.get(described.get_dtype(), torch.uint8),
+                        DTYPE_OF_CODE.get(described.get_dtype(), torch.uint8),
                     )
                     location[name] = file
         except SafetensorError as error:
@@ -274,7 +299,9 @@ def resolve_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.d
     return DTYPES[name]
 
 
-_DTYPE_OF_CODE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+def _entry(name: str, tensor: Tensor, rule: TensorRule) -> TensorEntry:
+    shape = rule.to_disk(tensor.to("meta")).shape
+    return TensorEntry(disk_name(name, rule), shape, tensor.dtype, lambda: rule.to_disk(tensor))
 
 
 def _compare(
@@ -300,31 +327,24 @@ def _form(described: tuple[torch.Size, torch.dtype]) -> str:
     return f"{list(described[0])} {str(described[1]).removeprefix('torch.')}"
 
 
-def _write_weights(folder: Path, named: Mapping[str, Tensor], layout: Mapping[str, TensorRule], limit: int) -> str:
+def _write_weights(folder: Path, entries: Sequence[TensorEntry], limit: int) -> str:
     """Writes the tensors and returns the name of the file whose digest stands for all of them."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in named.items():
-        if shards[-1] and size + tensor.nbytes > limit:
+    shards: list[list[TensorEntry]] = [[]]
+    for entry in entries:
+        if shards[-1] and sum(e.nbytes for e in shards[-1]) + entry.nbytes > limit:
             shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensor.nbytes
-    index: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = WEIGHTS_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {
-            disk_name(name, layout[name]): layout[name].to_disk(named[name].detach().cpu()).contiguous().clone()
-            for name in names
-        }
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, file)
+        shards[-1].append(entry)
     if len(shards) == 1:
+        write_safetensors(folder / WEIGHTS_FILE, entries)
         return WEIGHTS_FILE
-    digests = {file: sha256_of(folder / file) for file in sorted(set(index.values()))}
-    total = sum(tensor.nbytes for tensor in named.values())
-    document = {"metadata": {"total_size": total, "sha256": digests}, "weight_map": index}
-    (folder / INDEX_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    place: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / file, shard)
+        place |= {entry.name: file for entry in shard}
+    digests = {file: sha256_of(folder / file) for file in sorted(set(place.values()))}
+    sizes = {"total_size": sum(entry.nbytes for entry in entries), "sha256": digests}
+    (folder / INDEX_FILE).write_text(json.dumps({"metadata": sizes, "weight_map": place}, indent=2) + "\n")
     return INDEX_FILE
 
 
