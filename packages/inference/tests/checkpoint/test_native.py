@@ -40,10 +40,7 @@ def rewrite_weights(folder, change):
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
-    if digests:
-        rewrite_metadata(
-            folder, lambda m: m["files"][file.name].update(bytes=file.stat().st_size, sha256=sha256_of(file))
-        )
+    rewrite_metadata(folder, lambda m: m["files"][file.name].update(bytes=file.stat().st_size, sha256=sha256_of(file)))
 
 
 def rewrite_metadata(folder, change):

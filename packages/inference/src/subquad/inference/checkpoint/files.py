@@ -47,6 +47,34 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def check_new_file(target: Path, *, overwrite: bool) -> None:
+    """Checks that a file may be written.
+
+    Raises:
+      CheckpointExists: It exists and may not be replaced, or is a folder.
+    """
+    if target.is_dir():
+        raise CheckpointExists(f"{target} is a folder; choose a file")
+    if target.exists() and not overwrite:
+        raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting")
+
+
+@contextmanager
+def replaced_file(target: Path) -> Iterator[Path]:
+    """Gives a file beside ``target`` that takes its place when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o666 & ~_umask())
+        _sync(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _check_target(target: Path, overwrite: bool, marker: str) -> None:
     if not target.exists() and not target.is_symlink():
         return

@@ -118,7 +118,10 @@ def write_checkpoint(
     except LazyConfigError as error:
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
     network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
-    _compare("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected_tensors(network))
+    expected = expected_tensors(network)
+    _compare("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
+    order = {name: index for index, name in enumerate(expected)}
+    entries = sorted(entries, key=lambda entry: order[entry.name])
     rows = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
     document = {
         "format": FORMAT,

@@ -53,4 +53,4 @@ def write_safetensors(path: Path, entries: Sequence[TensorEntry]) -> None:
         for entry in entries:
             tensor = entry.produce().detach().cpu().contiguous()
             assert (tensor.shape, tensor.dtype) == (entry.shape, entry.dtype), entry.name
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            tensor.reshape(-1).view(torch.uint8).numpy().tofile(file)

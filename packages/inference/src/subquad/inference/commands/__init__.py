@@ -1,7 +1,8 @@
-"""The commands ``subquad generate``, ``subquad score`` and ``subquad info``; torch is loaded inside them only."""
+"""The commands ``subquad generate``, ``score``, ``info`` and ``convert``; torch is loaded inside them only."""
 
 import typer
 
+from subquad.inference.commands.convert import convert
 from subquad.inference.commands.generate import generate
 from subquad.inference.commands.info import info
 from subquad.inference.commands.score import score
@@ -12,3 +13,4 @@ def register(app: typer.Typer) -> None:
     app.command()(generate)
     app.command()(score)
     app.command()(info)
+    app.command()(convert)

@@ -1,0 +1,119 @@
+"""The configuration of a Vortex checkpoint: a preset's name or the engine's own YAML file."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from subquad.inference.errors import CheckpointConfigError
+from subquad.lazy_config import Config, LazyConfig
+from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
+
+_LAYERS = {"hcs_layer_idxs": "S", "hcm_layer_idxs": "D", "hcl_layer_idxs": "H", "attn_layer_idxs": "*"}
+_FIELDS = {
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "filter_groups": "hcs_filter_groups",
+    "vocab_size": "vocab_size",
+    "short_filter_length": "hcs_filter_length",
+    "medium_filter_length": "hcm_filter_length",
+    "projection_filter_length": "short_filter_length",
+    "state_size": "state_size",
+    "rotary_base": "rotary_emb_base",
+    "eps": "eps",
+}
+_DEMANDED = {
+    "proj_groups": 1,
+    "tie_embeddings": True,
+    "interleave": True,
+    "column_split_hyena": False,
+    "hyena_flip_x1x2": False,
+    "evo2_style_activations": True,
+    "mlp_activation": "gelu",
+    "mha_out_proj_bias": True,
+    "hyena_out_proj_bias": True,
+    "qkv_proj_bias": False,
+    "short_filter_bias": False,
+    "final_norm": True,
+}
+
+
+def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
+    """Returns the network of a preset's name or a Vortex YAML file, and ``{"max_sequence_tokens": …}``.
+
+    Raises:
+      CheckpointConfigError: Neither a preset nor a YAML file; or a field is missing or has a value that this network
+        does not have.
+    """
+    preset = STRIPED_HYENA2_PRESETS.get(source)
+    if preset is not None:
+        config = striped_hyena2_preset(source)
+        config.filter_parameters = "poles"
+        return config, {"max_sequence_tokens": preset.context_length}
+    path = Path(source)
+    if not path.is_file():
+        names = ", ".join(STRIPED_HYENA2_PRESETS)
+        raise CheckpointConfigError(f"--config is {source!r}; accepted: a Vortex YAML file, or one of {names}")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(fields, dict):
+        raise CheckpointConfigError(f"{path} holds no fields")
+    return _translated(path, fields)
+
+
+def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[str, Any]]:
+    for name, accepted in _DEMANDED.items():
+        if name in fields and fields[name] != accepted:
+            raise CheckpointConfigError(f"{path}: {name} is {fields[name]!r}; accepted: {accepted!r}")
+    if fields.get("hcs_filter_groups") != fields.get("hcm_filter_groups"):
+        raise CheckpointConfigError(f"{path}: hcs_filter_groups and hcm_filter_groups differ; they must agree")
+    values = {ours: _number(path, fields, theirs) for ours, theirs in _FIELDS.items() if theirs in fields}
+    for needed in ("hidden_size", "num_heads", "filter_groups"):
+        if needed not in values:
+            raise CheckpointConfigError(f"{path}: {_FIELDS[needed]} is missing")
+    scale = 1.0
+    if fields.get("use_interpolated_rotary_pos_emb"):
+        scale = float(_number(path, fields, "rotary_emb_scaling_factor"))
+    values |= {
+        "pattern": _pattern(path, fields),
+        "inner_size": _inner_size(path, fields),
+        "rotary_base": float(values.get("rotary_base", 1e4)),
+        "rotary_scale": scale,
+    }
+    extra = {"max_sequence_tokens": fields["max_seqlen"]} if isinstance(fields.get("max_seqlen"), int) else {}
+    return LazyConfig(StripedHyena2)(**values), extra
+
+
+def _number(path: Path, fields: dict[str, Any], name: str) -> Any:
+    value = fields.get(name)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-6, without a dot, as a text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CheckpointConfigError(f"{path}: {name} is {value!r}; accepted: a number")
+    return value
+
+
+def _pattern(path: Path, fields: dict[str, Any]) -> str:
+    letters: dict[int, str] = {}
+    for name, letter in _LAYERS.items():
+        for index in fields.get(name) or ():
+            if index in letters:
+                raise CheckpointConfigError(f"{path}: layer {index} is in {name} and in another list")
+            letters[index] = letter
+    count = _number(path, fields, "num_layers")
+    if sorted(letters) != list(range(count)):
+        raise CheckpointConfigError(f"{path}: the layer lists name {sorted(letters)}, num_layers is {count}")
+    return "".join(letters[index] for index in range(count))
+
+
+def _inner_size(path: Path, fields: dict[str, Any]) -> int:
+    """The size that is given, else two thirds of four times the width, rounded up to a multiple."""
+    if fields.get("inner_mlp_size") is not None:
+        return int(_number(path, fields, "inner_mlp_size"))
+    multiple = int(fields.get("inner_size_multiple_of", 64)) * int(fields.get("model_parallel_size", 1))
+    size = int(2 * fields["hidden_size"] * 4 / 3)
+    return -(-size // multiple) * multiple

@@ -1,0 +1,262 @@
+"""Tests of reading and writing Vortex files."""
+
+import io
+import json
+import os
+
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from packages.inference.tests.conftest import TINY
+from subquad.inference import load_checkpoint, save_checkpoint
+from subquad.inference.checkpoint import export_vortex, import_vortex, vortex_config
+from subquad.inference.commands import register
+from subquad.inference.errors import (
+    CheckpointConfigError,
+    CheckpointError,
+    CheckpointExists,
+    CheckpointNotFound,
+    CheckpointTensorError,
+)
+from subquad.lazy_config import LazyConfig
+from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
+from tools.testing.oracle import assert_close
+
+YAML = """
+hcs_layer_idxs: [0, 4]
+hcm_layer_idxs: [1, 5]
+hcl_layer_idxs: [2, 6]
+attn_layer_idxs: [3, 7]
+num_layers: 8
+hidden_size: 64
+num_attention_heads: 4
+inner_mlp_size: 96
+hcs_filter_groups: 8
+hcm_filter_groups: 8
+hcs_filter_length: 7
+hcm_filter_length: 128
+short_filter_length: 3
+state_size: 16
+vocab_size: 512
+eps: 1e-6
+rotary_emb_base: 10000
+use_interpolated_rotary_pos_emb: true
+rotary_emb_scaling_factor: 128
+proj_groups: 1
+tie_embeddings: true
+interleave: true
+evo2_style_activations: true
+max_seqlen: 2048
+"""
+
+
+@pytest.fixture
+def native(network, tmp_path):
+    save_checkpoint(tmp_path / "native", network, LazyConfig(StripedHyena2)(**TINY))
+    return tmp_path / "native"
+
+
+@pytest.fixture
+def vortex(native, tmp_path):
+    export_vortex(native, tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+def tiny_config():
+    return LazyConfig(StripedHyena2)(**TINY)
+
+
+def tensors_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def changed(vortex, change):
+    tensors = torch.load(vortex, weights_only=True)
+    change(tensors)
+    torch.save(tensors, vortex)
+    return vortex
+
+
+def test_there_and_back_is_bitwise_the_same(native, vortex, tmp_path):
+    report = import_vortex(vortex, tmp_path / "back", tiny_config())
+    before, after = tensors_of(native), tensors_of(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [row.source for row in report if row.target is None] == ["unembed.weight"]
+    assert {row.how for row in report if row.target} == {"same"}
+
+
+def test_a_vortex_file_has_the_published_names_and_a_tied_unembedding(vortex):
+    tensors = torch.load(vortex, weights_only=True)
+    assert torch.equal(tensors["unembed.weight"], tensors["embedding_layer.weight"])
+    assert tensors["unembed.weight"].data_ptr() == tensors["embedding_layer.weight"].data_ptr()
+    assert tensors["blocks.2.filter.log_poles"].shape == (64, 16, 1)
+    assert tensors["blocks.0.filter.h"].shape == (8, 1, 7)
+
+
+def test_training_parameters_become_poles_and_finished_filters(tmp_path):
+    torch.manual_seed(0)
+    network = StripedHyena2(**TINY, filter_parameters="p_gamma").eval()
+    save_checkpoint(tmp_path / "trained", network, LazyConfig(StripedHyena2)(**TINY, filter_parameters="p_gamma"))
+    report = export_vortex(tmp_path / "trained", tmp_path / "model.pt")
+    assert {row.how for row in report} >= {"-exp(p) * exp(gamma)", "h * decay", "part of log_poles", "part of filter.h"}
+    import_vortex(tmp_path / "model.pt", tmp_path / "back", tiny_config())
+    other = load_checkpoint(tmp_path / "back", device="cpu").model
+    ids = torch.randint(65, 90, (1, 300))
+    with torch.inference_mode():
+        assert_close(other(ids), network(ids), 5e-6)
+
+
+def test_a_16_bit_file_keeps_its_types_and_wide_poles(tmp_path):
+    network = StripedHyena2(**TINY, dtype=torch.bfloat16)
+    save_checkpoint(tmp_path / "native", network, tiny_config())
+    export_vortex(tmp_path / "native", tmp_path / "model.pt")
+    import_vortex(tmp_path / "model.pt", tmp_path / "back", tiny_config())
+    stored = tensors_of(tmp_path / "back")
+    assert stored["norm.scale"].dtype == torch.bfloat16
+    assert stored["blocks.2.filter.log_poles"].dtype == torch.float32
+    metadata = [json.loads((tmp_path / n / "metadata.json").read_text()) for n in ("native", "back")]
+    assert metadata[0]["weights_sha256"] == metadata[1]["weights_sha256"]
+    assert metadata[0]["parameters"] == metadata[1]["parameters"]
+
+
+def test_parts_of_a_file_are_joined_in_order(vortex, tmp_path):
+    data = vortex.read_bytes()
+    for number in range(11):  # part10 comes after part9, not after part1
+        part = data[number * len(data) // 11 : (number + 1) * len(data) // 11]
+        (tmp_path / f"split.pt.part{number}").write_bytes(part)
+    for name in ("split.pt", "split.pt.part0"):
+        import_vortex(tmp_path / name, tmp_path / f"from-{name}", tiny_config())
+        load_checkpoint(tmp_path / f"from-{name}")
+    (tmp_path / "split.pt.part4").unlink()
+    with pytest.raises(CheckpointNotFound, match=r"split\.pt\.part4 is missing; part 10 is there"):
+        import_vortex(tmp_path / "split.pt", tmp_path / "c", tiny_config())
+    assert not list(tmp_path.glob(".*"))
+
+
+class Malicious:
+    """A pickle that would make a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
+    torch.save({"embedding_layer.weight": Malicious(tmp_path / "pwned")}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match=r"holds more than tensors and is not read.*mkdir"):
+        import_vortex(tmp_path / "evil.pt", tmp_path / "c", tiny_config())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pt"]
+
+
+def test_scales_of_fp8_projections_are_dropped_only_when_allowed(vortex, tmp_path):
+    changed(vortex, lambda t: t.update({"blocks.0.projections._extra_state": io.BytesIO(b"scales")}))
+    with pytest.raises(CheckpointTensorError, match=r"_extra_state .* hold scales of FP8 projections"):
+        import_vortex(vortex, tmp_path / "c", tiny_config())
+    report = import_vortex(vortex, tmp_path / "c", tiny_config(), drop_fp8_scales=True)
+    assert [row.how for row in report if "_extra_state" in row.source] == ["left out: FP8 scales"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: t.pop("norm.scale"), r"tensor norm\.scale is missing"),
+        (lambda t: t.pop("embedding_layer.weight"), r"tensor embedding_layer\.weight is missing"),
+        (lambda t: t.update(more=torch.ones(1)), r"tensor more .* is unknown"),
+        (lambda t: t.update({"norm.scale": torch.ones(3)}), r"tensor norm\.scale is \[3\] float32"),
+        (lambda t: t.update({"norm.scale": torch.ones(64).to_sparse()}), r"norm\.scale is a torch.sparse_coo tensor"),
+        (lambda t: t.update({"norm.scale": [1.0]}), r"norm\.scale is a list; accepted: dense"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named_and_nothing_is_written(vortex, tmp_path, change, text):
+    with pytest.raises(CheckpointTensorError, match=text):
+        import_vortex(changed(vortex, change), tmp_path / "c", tiny_config())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "native"]
+
+
+def test_a_file_that_is_none_is_one_line(vortex, tmp_path):
+    vortex.write_bytes(vortex.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="is no file of torch tensors") as caught:
+        import_vortex(vortex, tmp_path / "c", tiny_config())
+    assert "\n" not in str(caught.value)
+    torch.save([1, 2], vortex)
+    with pytest.raises(CheckpointError, match="holds a list; accepted: a dictionary"):
+        import_vortex(vortex, tmp_path / "c", tiny_config())
+    with pytest.raises(CheckpointNotFound, match=r"nowhere\.pt does not exist"):
+        import_vortex(tmp_path / "nowhere.pt", tmp_path / "c", tiny_config())
+
+
+def test_an_export_replaces_a_file_only_when_allowed(native, vortex):
+    with pytest.raises(CheckpointExists, match="exists already"):
+        export_vortex(native, vortex)
+    export_vortex(native, vortex, overwrite=True)
+    with pytest.raises(CheckpointExists, match="is a folder"):
+        export_vortex(native, native, overwrite=True)
+
+
+@pytest.mark.parametrize("name", sorted(STRIPED_HYENA2_PRESETS))
+def test_every_preset_is_a_configuration(name):
+    config, metadata = vortex_config(name)
+    assert config.hidden_size == striped_hyena2_preset(name).hidden_size
+    assert config.filter_parameters == "poles"
+    assert metadata["max_sequence_tokens"] == STRIPED_HYENA2_PRESETS[name].context_length
+
+
+def test_a_yaml_file_of_the_reference_engine_is_a_configuration(tmp_path):
+    (tmp_path / "tiny.yml").write_text(YAML)
+    config, metadata = vortex_config(str(tmp_path / "tiny.yml"))
+    assert (config.pattern, config.inner_size, config.rotary_scale, config.eps) == ("SDH*SDH*", 96, 128.0, 1e-6)
+    assert metadata == {"max_sequence_tokens": 2048}
+    (tmp_path / "tiny.yml").write_text(YAML.replace("inner_mlp_size: 96", "inner_size_multiple_of: 16"))
+    assert vortex_config(str(tmp_path / "tiny.yml"))[0].inner_size == 176  # int(2 * 64 * 4 / 3) = 170, rounded up
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("interleave: true", "interleave: false", "interleave is False; accepted: True"),
+        ("hcm_filter_groups: 8", "hcm_filter_groups: 4", "hcs_filter_groups and hcm_filter_groups differ"),
+        ("[3, 7]", "[3]", "num_layers is 8"),
+        ("[3, 7]", "[3, 6, 7]", "layer 6 is in attn_layer_idxs and in another list"),
+        ("hidden_size: 64", "hidden_size: wide", "hidden_size is 'wide'; accepted: a number"),
+        ("hidden_size: 64", "", "hidden_size is missing"),
+        ("proj_groups: 1", "proj_groups: [", "is not YAML"),
+    ],
+)
+def test_a_yaml_file_of_another_network_is_refused_by_field(tmp_path, old, new, text):
+    (tmp_path / "c.yml").write_text(YAML.replace(old, new))
+    with pytest.raises(CheckpointConfigError, match=text):
+        vortex_config(str(tmp_path / "c.yml"))
+    with pytest.raises(CheckpointConfigError, match=r"'9b'; accepted: a Vortex YAML file, or one of .*7b_base"):
+        vortex_config("9b")
+
+
+def test_the_command_converts_both_ways_and_writes_a_report(native, tmp_path):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["convert", *map(str, arguments)])
+
+    out = tmp_path / "model.pt"
+    assert run("--from", "native", "--to", "vortex", native, out).exit_code == 0
+    report = tmp_path / "report.jsonl"
+    done = run("--from", "vortex", "--to", "native", "--config", "tiny", out, tmp_path / "back", "--report", report)
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    assert {"source": "norm.scale", "target": "norm.scale", "how": "same"} in rows
+    assert load_checkpoint(tmp_path / "back").metadata["max_sequence_tokens"] == 2048
+    for arguments, text in (
+        (["--from", "native", "--to", "native", native, tmp_path / "x"], "two different formats"),
+        (["--from", "vortex", "--to", "native", out, tmp_path / "x"], "--config is None"),
+        (["--from", "native", "--to", "vortex", native, tmp_path / "x", "--config", "7b"], "only together with"),
+    ):
+        failed = run(*arguments)
+        assert failed.exit_code == 2
+        assert text in failed.stderr
+        assert not (tmp_path / "x").exists()
