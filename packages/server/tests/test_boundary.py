@@ -183,7 +183,7 @@ def test_a_cancelled_stream_frees_its_slot_within_a_step(tokens_before):
             next(stream)
 
 
-def test_a_storm_of_cancelled_streams_leaks_no_slot():
+def test_a_storm_of_cancelled_streams_leaks_no_slot_and_logs_no_error(caplog):
     draw = random.Random(1)
     with RunningServer(FakeScheduler(slots=50, step_seconds=0.001)) as server, server.client() as client:
         for _ in range(10):
@@ -195,6 +195,7 @@ def test_a_storm_of_cancelled_streams_leaks_no_slot():
         wait_until(lambda: idle(server))
         wait_until(lambda: not server.server._boundary._calls)
         assert client.generate("ACGT", max_new_tokens=2).result()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_the_callers_request_id_is_echoed_and_a_bad_one_replaced(client):

@@ -19,7 +19,7 @@ def scrape(server):
 
 
 def test_counts_equal_what_the_client_saw():
-    with RunningServer(metrics_port=0) as server, server.client() as client:
+    with RunningServer(FakeScheduler(step_seconds=0.002), metrics_port=0) as server, server.client() as client:
         before = scrape(server)
         for _ in range(3):
             client.generate("ACGT", max_new_tokens=20, num_samples=2).result()

@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from subquad.server.async_client import AsyncGenomicsClient as AsyncGenomicsClient
+    from subquad.server.async_client import AsyncStream as AsyncStream
     from subquad.server.channel import Connection as Connection
     from subquad.server.client import GenerationStream as GenerationStream
     from subquad.server.client import GenomicsClient as GenomicsClient
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from subquad.server.messages import VariantScore as VariantScore
 
 _MODULE_OF = {
+    "AsyncGenomicsClient": "async_client",
+    "AsyncStream": "async_client",
     "Connection": "channel",
     "GenerationStream": "client",
     "GenomicsClient": "client",

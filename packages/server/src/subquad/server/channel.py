@@ -20,7 +20,7 @@ class Connection:
     Args:
       target: ``HOST:PORT``, or any gRPC target that resolves to several servers (``dns:///name:port``,
         ``ipv4:a:p,b:q``); calls go round robin to those whose health says SERVING.
-      token: Bearer token, sent over TLS, and over plaintext to this machine.
+      token: Bearer token; without TLS everybody on the way can read it.
       root_certificates: PEM roots to verify the server; given or not, `tls` turns TLS on.
       client_certificate: PEM chain that the client shows (mTLS), with `client_key`.
       client_key: PEM key of it.
