@@ -1,5 +1,6 @@
 """Deadlines, cancellation, garbage and request ids: what holds for every call."""
 
+import asyncio
 import logging
 import random
 import threading
@@ -22,8 +23,11 @@ from subquad.server import (
     RequestCancelled,
     ServingLimits,
 )
+from subquad.server.boundary import Boundary
 from subquad.server.client import typed_errors
+from subquad.server.health import Phase, Readiness
 from subquad.server.limits import SERVICE_NAME
+from subquad.server.metrics import Metrics
 
 METHODS = {
     "GetModel": (pb.GetModelRequest, False),
@@ -268,3 +272,45 @@ def test_status_errors_of_the_transport_are_typed_too(server):
         missing = channel.unary_unary(f"/{SERVICE_NAME}/NoSuchMethod")
         with pytest.raises(MethodNotOffered), typed_errors():
             missing(b"", timeout=5)
+
+
+def test_a_message_that_cannot_be_sent_since_the_reader_has_gone_is_a_cancellation(caplog):
+    freed = []
+
+    class Context:
+        """gRPC's context of a call whose reader has gone: sends fail, and the cancellation comes a moment later."""
+
+        def invocation_metadata(self):
+            return ()
+
+        def time_remaining(self):
+            return None
+
+        async def send_initial_metadata(self, metadata):
+            pass
+
+        async def write(self, message):
+            raise RuntimeError("execute_batch failed")
+
+    async def behaviour(request, call):
+        try:
+            yield "message"
+        finally:
+            freed.append(call)
+
+    async def answer():
+        readiness = Readiness()
+        await readiness.enter(Phase.SERVING)
+        boundary = Boundary(readiness, ServingLimits(), Metrics())
+        task = asyncio.create_task(boundary._streaming("Method", behaviour)("request", Context()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return boundary._calls
+
+    with caplog.at_level(logging.INFO):
+        assert asyncio.run(answer()) == set()
+    assert len(freed) == 1
+    assert [record.levelname for record in caplog.records if record.name == "subquad.server.boundary"] == ["INFO"]
+    assert "code=CANCELLED" in caplog.text

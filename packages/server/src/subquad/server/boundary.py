@@ -31,6 +31,7 @@ from subquad.server.status import REQUEST_ID_KEY, status_of
 
 logger = logging.getLogger(__name__)
 
+CANCELLATION_SECONDS = 1.0
 ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -97,7 +98,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Any) -> Any:
             async with self._border(method, request, context) as call:
                 response = await behaviour(request, call)
-                await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+                await _sent(context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),)))
                 return response
 
         return answer
@@ -110,9 +111,9 @@ class Boundary(grpc.aio.ServerInterceptor):
                 async for message in messages:
                     if first:
                         # Sent late: until then a client may still retry the call on another server.
-                        await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+                        await _sent(context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),)))
                         first = False
-                    await context.write(message)
+                    await _sent(context.write(message))
 
         return answer
 
@@ -205,6 +206,15 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return Unparsable("the request's bytes are no message of this method's type")
 
     return parse
+
+
+async def _sent(sending: Awaitable[None]) -> None:
+    """Awaits a send; where the reader has gone it fails a moment before gRPC cancels the handler, so wait for that."""
+    try:
+        await sending
+    except Exception:
+        await asyncio.sleep(CANCELLATION_SECONDS)
+        raise
 
 
 def _request_id(context: Any) -> str:
