@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from subquad.server.errors import ListenError, ServerError
+from subquad.server.errors import ServerError
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -16,7 +16,7 @@ Traceback = Annotated[bool, typer.Option("--traceback", help="Show Python's trac
 
 @contextmanager
 def one_line_errors(*, traceback: bool) -> Iterator[None]:
-    """Ends the command with ``error: …``; status 2 for bad input (every ValueError) and 1 for all else."""
+    """Ends the command with ``error: …``; status 2 for bad input (every ValueError of ours) and 1 for all else."""
     try:
         yield
     except (typer.Exit, typer.Abort, KeyboardInterrupt):
@@ -29,5 +29,5 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         for violation in getattr(error, "violations", ())[1:]:
             print(f"  {violation}", file=sys.stderr)
-        bad_input = isinstance(error, ValueError) and not isinstance(error, ListenError)
+        bad_input = known and isinstance(error, ValueError)
         raise typer.Exit(BAD_INPUT if bad_input else FAILED) from None
