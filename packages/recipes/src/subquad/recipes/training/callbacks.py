@@ -101,8 +101,10 @@ class CourseLog(pl.Callback):
         self._sum, self._count = self._sum + pl_module.train_bits, self._count + 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes a measurement."""
+        """Writes a measurement; what was measured before a run was resumed is not measured twice."""
         assert isinstance(pl_module, LanguageModelTraining)
+        if self.course and self.course[-1].step == trainer.global_step:
+            return
         rate = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else 0.0
         mean = self._sum / self._count if self._count else pl_module.train_bits
         entry = Measurement(trainer.global_step, mean, pl_module.held_out_bits, rate, round(self.seconds, 3))
@@ -135,6 +137,7 @@ class ProgressLine(pl.Callback):
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console)
         self._task = self._bar.add_task("")
+        self._moved = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Shows the bar at the step the run stands at."""
@@ -146,22 +149,25 @@ class ProgressLine(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar."""
+        self._moved = True
         self._bar.update(self._task, completed=trainer.global_step, description=_described(pl_module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints a line where there is no bar."""
-        if not self._console.is_terminal and trainer.is_global_zero:
+        if not self._console.is_terminal and trainer.is_global_zero and self._moved:
             self._console.print(
                 f"step {trainer.global_step}/{trainer.max_steps}: {_described(pl_module)}", soft_wrap=True
             )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Takes the bar down."""
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Takes the bar down."""
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
 
 def _described(module: pl.LightningModule) -> str:
