@@ -59,9 +59,9 @@ def test_it_trains_and_reports_beside_the_baselines(config: Path, tmp_path: Path
 def test_bad_input_is_one_line_and_status_2(arguments: list[str], message: str, config: Path, tmp_path: Path):
     result = run(config, *arguments, "--output", tmp_path / "run")
     assert result.exit_code == 2
-    first = result.stderr.splitlines()[0]
-    assert first.startswith("error: ")
-    assert message in first
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()
 

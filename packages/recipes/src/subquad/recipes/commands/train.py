@@ -32,7 +32,8 @@ def train(
         status = _status(error)
         if traceback or status is None:
             raise
-        typer.echo(f"error: {error}", err=True)
+        # Further lines, where an error has some, tell a developer about signatures and origins.
+        typer.echo(f"error: {str(error).splitlines()[0]}", err=True)
         raise typer.Exit(status) from None
     _report(result)
 
