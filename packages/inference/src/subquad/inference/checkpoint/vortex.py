@@ -78,8 +78,8 @@ def import_vortex(
         scales = [name for name, value in loaded.items() if name.endswith("._extra_state") and _holds_data(value)]
         if scales and not drop_fp8_scales:
             raise CheckpointTensorError(
-                f"{source}: {scales[0]} and {len(scales) - 1} more hold scales of FP8 projections, which this version does "
-                "not read; allow dropping them (no loss for 7b; 1b, 20b and 40b predict worse without)"
+                f"{source}: {scales[0]} and {len(scales) - 1} more hold scales of FP8 projections, which this version "
+                "does not read; drop_fp8_scales goes on without (no loss for 7b; 1b, 20b and 40b predict worse)"
             )
         entries = [_checked_entry(str(source), name, value) for name, value in kept.items()]
         embedding = kept.get("embedding_layer.weight")
