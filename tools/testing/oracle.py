@@ -5,7 +5,7 @@ tested dtype (plain). The candidate's root-mean-square and largest error, of the
 at most twice those of plain, or a floor of a few units in the last place where plain happens to be exact.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -76,27 +76,22 @@ def assert_matches_oracle(
     assert got[0].dtype == dtype, f"output is {got[0].dtype}, the input {dtype}"
     names = ["output", *(f"gradient {i}" for i in range(len(inputs)))]
     for name, o, p, g in zip(names, oracle, plain, got, strict=False):
-        _hold(name, o, p.to(g.dtype), g)
+        assert_as_exact_as(name, o, p.to(g.dtype), g)
     if channel_dim is not None:
         triples = zip(*(r[0].unbind(channel_dim) for r in (oracle, plain, got)), strict=True)
         for channel, (o, p, g) in enumerate(triples):
-            _hold(f"output of channel {channel}", o, p.to(g.dtype), g)
+            assert_as_exact_as(f"output of channel {channel}", o, p.to(g.dtype), g)
 
 
 def _plain_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _hold(name: str, oracle: Tensor, plain: Tensor, got: Tensor) -> None:
+def assert_as_exact_as(name: str, oracle: Tensor, plain: Tensor, got: Tensor) -> None:
+    """Asserts that ``got`` is at most twice as far from the float64 ``oracle`` as ``plain`` is, or within the floor."""
     assert got.shape == oracle.shape, f"{name}: shape {tuple(got.shape)}, expected {tuple(oracle.shape)}"
     unit = _FLOOR[got.dtype] * torch.finfo(got.dtype).eps
     for label, measure in _MEASURES.items():
         allowed = max(_TWICE * measure(plain.double() - oracle), unit * measure(oracle))
         error = measure(got.double() - oracle)
         assert error <= allowed, f"{name}: {label} error {error:.2e}, allowed {allowed:.2e}"
-
-
-def assert_all_close(actual: Sequence[Tensor], expected: Sequence[Tensor], relative: float) -> None:
-    """Asserts assert_close for two equally long lists of tensors."""
-    for a, e in zip(actual, expected, strict=True):
-        assert_close(a, e, relative)

@@ -1,5 +1,6 @@
 """The doctor command."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from subquad.ops.commands import register
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def test_doctor_prints_versions_devices_and_every_backend() -> None:
@@ -29,5 +32,5 @@ def test_the_package_runs_as_a_module() -> None:
 
 def test_importing_the_package_imports_neither_triton_nor_typer() -> None:
     code = "import sys, subquad.ops; print([m for m in ('triton', 'typer', 'rich') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert result.stdout.strip() == "[]"

@@ -16,10 +16,11 @@ Activation = Literal["silu", "gelu"]
 Boundary = Literal["zero", "circular"]
 
 Sequence = Float[Tensor, "batch _ _"]  # [batch, channel, length], or [batch, length, channel] with layout="BLH"
-Grid = Float[Tensor, "batch ..."]  # [batch, channel, *space], or [batch, *space, channel] with layout="BLH"
+Grid = Float[Tensor, "..."]  # [batch, channel, *space], or [batch, *space, channel] with layout="BLH"; filters alike
 Taps = Float[Tensor, "group tap"]  # row channel // (channels / group); tap 0 multiplies the current sample
+ProjectionTaps = Float[Tensor, "row projection_tap"]  # of the 3 rows a channel of a gated operator
 PerChannel = Float[Tensor, " channel"]
-History = Float[Tensor, "batch channel past"]  # past = tap - 1, oldest first
+History = Float[Tensor, "_ channel past"]  # [batch or packed sequence, channel, tap - 1], oldest first
 Modes = Float[Tensor, "channel state"]  # log poles or residues
 ModalState = Float[Tensor, "batch channel state"]
 Step = Float[Tensor, "batch channel"]  # one sample of each stream

@@ -21,7 +21,7 @@ def _convolve(
     kernel: Tensor,
     shortcut: Tensor | None = None,
     *,
-    boundary: str,
+    boundary: str | tuple[str, ...],
     causal: bool,
     form: str,
     chunk_size: int | None = None,
@@ -42,7 +42,7 @@ def _convolve_mixed(
     chunk_size: int | None = None,
 ) -> Tensor:
     boundary = tuple("circular" if wraps else "zero" for wraps in periodic)
-    return _convolve(x, kernel, shortcut, boundary=boundary, causal=False, form=form, chunk_size=chunk_size)  # type: ignore[arg-type]
+    return _convolve(x, kernel, shortcut, boundary=boundary, causal=False, form=form, chunk_size=chunk_size)
 
 
 def _table() -> dict[str, Callable[..., Tensor]]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from subquad.ops.axes import Modes, PerChannel, Sequence, Taps
+from subquad.ops.axes import Modes, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv import causal_conv
 from subquad.ops.fft_conv import fft_conv
 from subquad.ops.gated_conv import gated_conv
@@ -27,7 +27,7 @@ def fft_causal_conv1d(x: Sequence, weight: Taps) -> Sequence:
     return causal_conv(x, weight)
 
 
-def b2b_causal_conv1d(x: Sequence, weight_proj: Taps, weight_mixer: Taps, skip_bias: PerChannel) -> Sequence:
+def b2b_causal_conv1d(x: Sequence, weight_proj: ProjectionTaps, weight_mixer: Taps, skip_bias: PerChannel) -> Sequence:
     """Does gated_conv with both filters correlating: their last tap multiplies the current sample."""
     return gated_conv(x, weight_proj.flip(-1), weight_mixer.flip(-1), skip=skip_bias)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
-from subquad.ops.axes import Layout, PerChannel, Sequence, Taps
+from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.gated_conv.projection import check_projection, project_and_gate
 
@@ -19,7 +19,7 @@ class GatedConvState(NamedTuple):
 
 def gated_conv(
     z: Sequence,
-    projection_taps: Taps,
+    projection_taps: ProjectionTaps,
     mixer_taps: Taps,
     *,
     skip: PerChannel | None = None,
@@ -58,7 +58,7 @@ def gated_conv(
 
 def gated_conv_with_state(
     z: Sequence,
-    projection_taps: Taps,
+    projection_taps: ProjectionTaps,
     mixer_taps: Taps,
     *,
     skip: PerChannel | None = None,

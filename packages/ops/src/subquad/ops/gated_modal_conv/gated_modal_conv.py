@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
-from subquad.ops.axes import Layout, Modes, PerChannel, Sequence, Taps
+from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
 from subquad.ops.gated_conv.projection import check_projection, project_and_gate
 from subquad.ops.modal_conv.chunked import filter_modal
 
@@ -19,7 +19,7 @@ class GatedModalState(NamedTuple):
 
 def gated_modal_conv(
     z: Sequence,
-    projection_taps: Taps,
+    projection_taps: ProjectionTaps,
     log_poles: Modes,
     residues: Modes,
     *,
@@ -60,7 +60,7 @@ def gated_modal_conv(
 
 def gated_modal_conv_with_state(
     z: Sequence,
-    projection_taps: Taps,
+    projection_taps: ProjectionTaps,
     log_poles: Modes,
     residues: Modes,
     *,

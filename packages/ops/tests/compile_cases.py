@@ -1,0 +1,58 @@
+"""Compiles every operator into one graph and compares; prints a line a case. A program, so that no checker is on.
+
+usage: compile_cases.py
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from subquad import ops
+from tools.testing.oracle import assert_close
+
+CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "causal_conv short": lambda x: ops.causal_conv(x, torch.ones(12, 3), activation="silu"),
+    "causal_conv medium": lambda x: ops.causal_conv(x, torch.ones(12, 90)),
+    "causal_conv long": lambda x: ops.causal_conv(x, torch.ones(12, 300)),
+    "fft_conv": lambda x: ops.fft_conv(x, torch.ones(12, 9), boundary="circular"),
+    "gated_conv": lambda x: ops.gated_conv(x, torch.ones(12, 3), torch.ones(4, 7)),
+    "modal_conv": lambda x: ops.modal_conv(x, -torch.ones(12, 4), torch.ones(12, 4)),
+    "gated_modal_conv": lambda x: ops.gated_modal_conv(x, torch.ones(12, 3), -torch.ones(4, 4), torch.ones(4, 4)),
+    "selective_scan": lambda x: ops.selective_scan(
+        x, x.abs(), -torch.ones(12, 2), torch.ones(2, 1, 2, 50), torch.ones(2, 1, 2, 50)
+    ),
+    "rearrange": ops.rearrange,
+    "fir_step": lambda x: ops.fir_step(x[..., 0], torch.ones(12, 3), torch.zeros(2, 12, 2), torch.tensor([0, 1])),
+    "modal_step": lambda x: ops.modal_step(x[..., 0], -torch.ones(12, 4), torch.ones(12, 4), torch.zeros(2, 12, 4)),
+}
+
+
+def check(case: Callable[[torch.Tensor], torch.Tensor], differentiable: bool) -> None:
+    """Compares result and gradient of the compiled and the plain call."""
+    torch._dynamo.reset()
+    x = torch.randn(2, 12, 50, requires_grad=differentiable)
+    compiled = torch.compile(case, fullgraph=True, backend="aot_eager")
+    got, expected = compiled(x), case(x)
+    assert_close(got, expected, 1e-6)
+    if differentiable:
+        (a,), (b,) = (torch.autograd.grad(y.square().sum(), x) for y in (got, expected))
+        assert_close(a, b, 1e-5)
+
+
+def main() -> None:
+    """Runs every case; the exit status is 1 if one failed."""
+    torch.manual_seed(0)
+    failed = False
+    for name, case in CASES.items():
+        try:
+            check(case, differentiable=not name.endswith("step"))
+            print(f"{name}: passed")
+        except Exception as error:  # one broken case must not hide the others
+            failed = True
+            print(f"{name}: {type(error).__name__}: {error}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

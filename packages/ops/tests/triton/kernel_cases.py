@@ -1,0 +1,264 @@
+"""Compares every Triton kernel with its operator's float64 torch form; prints a line a case.
+
+usage: kernel_cases.py cpu|cuda
+
+On ``cpu`` the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``) at small shapes; on ``cuda`` as they are,
+with larger ones too. A program, so that no checker is on.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from subquad import ops
+from tools.testing.oracle import assert_as_exact_as, assert_close
+
+DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
+LENGTHS = (1, 5, 70, 300) if DEVICE.type == "cpu" else (1, 5, 70, 300, 4095, 4096, 8192, 10007)
+TAPS = (
+    (1, 2, 3, 7, 8, 9, 40, 128)
+    if DEVICE.type == "cpu"
+    else (*range(1, 20), 31, 33, 34, 64, 65, 127, 128, 129, 255, 256)
+)
+# Relative error of a float32 state, whatever the dtype of the stream.
+STATE_ALLOWED = 5e-6
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers on the device."""
+    return torch.randn(shape, device=DEVICE).to(dtype)
+
+
+def decaying(channels: int, states: int, fastest: float = 0.5) -> Tensor:
+    """Log poles between ``-fastest`` and 0."""
+    return -fastest * torch.rand(channels, states, device=DEVICE)
+
+
+def wide(value: object) -> object:
+    """The same in float64, inside tuples too."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    return type(value)(*map(wide, value)) if isinstance(value, tuple) else value
+
+
+def exact(function: Callable, *inputs: object, **options: object) -> tuple:
+    """The torch form in float64."""
+    return function(*map(wide, inputs), **{k: wide(v) for k, v in options.items()}, backend="torch")
+
+
+def as_stored(oracle: Tensor, plain: Tensor) -> Tensor:
+    """The plain result, rounded as a kernel rounds: the interpreter cuts bfloat16 off, a GPU goes to the nearest."""
+    if DEVICE.type == "cuda" or plain.dtype != torch.bfloat16:
+        return plain
+    return (oracle.float().contiguous().view(torch.int32) & -65536).view(torch.float32).bfloat16()
+
+
+def hold_whole(name: str, got: Tensor, plain: Tensor, oracle: Tensor) -> None:
+    """Asserts the error of one result."""
+    assert_as_exact_as(name, oracle, as_stored(oracle, plain), got)
+
+
+def hold(name: str, got: Tensor, plain: Tensor, oracle: Tensor) -> None:
+    """Asserts the error of one result, as a whole and for each channel."""
+    hold_whole(name, got, plain, oracle)
+    for channel, (g, p, o) in enumerate(zip(got.unbind(1), plain.unbind(1), oracle.unbind(1), strict=True)):
+        hold_whole(f"{name}, channel {channel}", g, p, o)
+
+
+def compare(function: Callable, *inputs: object, **options: object) -> tuple[tuple, tuple]:
+    """Holds the first result of the kernel to that of the torch form; returns the kernel's and the exact results."""
+    got = function(*inputs, **options, backend="triton")
+    plain = function(*inputs, **options, backend="torch")
+    oracle = exact(function, *inputs, **options)
+    if isinstance(got, Tensor):
+        got, plain, oracle = (got,), (plain,), (oracle,)
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+    hold(f"{function.__name__} {shapes}", got[0], plain[0], oracle[0])
+    return got, oracle
+
+
+def causal_conv(dtype: torch.dtype) -> None:
+    for length in LENGTHS:
+        for taps in TAPS:
+            x, w, extra = random(2, 4, length, dtype=dtype), random(2, taps, dtype=dtype), random(4, dtype=dtype)
+            for state in (None, random(2, 4, taps - 1, dtype=dtype)):
+                options = {"bias": extra, "skip": extra, "initial_state": state}
+                (_, end), (_, last) = compare(ops.causal_conv_with_state, x, w, **options)
+                assert torch.equal(end.double(), last)
+
+
+def activations() -> None:
+    x, w = random(1, 3, 50), random(3, 4)
+    for name in ("silu", "gelu"):
+        compare(ops.causal_conv, x, w, activation=name)
+
+
+def gated_conv(dtype: torch.dtype) -> None:
+    for length in LENGTHS:
+        for taps in TAPS:
+            z, p, w = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(1, taps, dtype=dtype)
+            skip = random(2, dtype=dtype)
+            before = ops.GatedConvState(random(2, 6, 2, dtype=dtype), random(2, 2, taps - 1, dtype=dtype))
+            for state in (None, before):
+                options = {"skip": skip, "initial_state": state}
+                (_, end), (_, last) = compare(ops.gated_conv_with_state, z, p, w, **options)
+                assert torch.equal(end.projection.double(), last.projection)
+                if taps > 1:
+                    hold("mixer state", end.mixer, last.mixer.to(dtype), last.mixer)
+
+
+def gated_modal_conv(dtype: torch.dtype) -> None:
+    for length in LENGTHS:
+        for states in (1, 5, 16, 32):
+            z, p, skip = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(2, dtype=dtype)
+            poles, residues = decaying(2, states), random(2, states)
+            before = ops.GatedModalState(random(2, 6, 2, dtype=dtype), random(2, 2, states))
+            for state in (None, before):
+                options = {"skip": skip, "initial_state": state}
+                (_, end), (_, last) = compare(ops.gated_modal_conv_with_state, z, p, poles, residues, **options)
+                assert torch.equal(end.projection.double(), last.projection)
+                assert_close(end.modal, last.modal, STATE_ALLOWED)
+
+
+def long_modal() -> None:
+    for length in (1023, 1024, 1500, 2048) if DEVICE.type == "cpu" else (65536, 131072 + 17):
+        z, p, poles, residues = random(1, 3, length), random(3, 3), decaying(1, 16, 0.01), random(1, 16)
+        y, end = ops.gated_modal_conv_with_state(z, p, poles, residues, backend="triton")
+        expected, last = exact(ops.gated_modal_conv_with_state, z, p, poles, residues)
+        assert_close(y, expected, 1e-5)
+        assert_close(end.modal, last.modal, 1e-5)
+
+
+def gates(function: Callable, *parameters: Tensor) -> None:
+    z, p = random(2, 6, 90), random(6, 3)
+    for pregate in (True, False):
+        for postgate in (True, False):
+            options = {"pregate": pregate, "postgate": postgate}
+            compare(function, z, p, *parameters, **options)
+
+
+def fir_step() -> None:
+    position, active = torch.tensor([0, 5, 131], device=DEVICE), torch.tensor([True, False, True], device=DEVICE)
+    for dtype in (torch.float32, torch.bfloat16):
+        for taps in TAPS:
+            x, w, extra = random(3, 5, dtype=dtype), random(5, taps, dtype=dtype), random(5, dtype=dtype)
+            rings = [random(3, 5, taps - 1, dtype=dtype)]
+            rings += [rings[0].clone(), rings[0].double()]
+            options = {"bias": extra, "skip": extra, "active": active}
+            got = ops.fir_step(x, w, rings[0], position, **options, backend="triton")
+            plain = ops.fir_step(x, w, rings[1], position, **options, backend="torch")
+            expected = exact(ops.fir_step, x, w, rings[2].clone(), position, **options)
+            hold_whole(f"fir_step, {taps} taps", got, plain, expected)
+            assert torch.equal(rings[0].double(), _stepped(x, rings[2], position, active))
+
+
+def _stepped(x: Tensor, ring: Tensor, position: Tensor, active: Tensor) -> Tensor:
+    """The ring after a step, slot by slot."""
+    for row, (time, on) in enumerate(zip(position.tolist(), active.tolist(), strict=True)):
+        if on and ring.shape[-1]:
+            ring[row, :, time % ring.shape[-1]] = x[row].double()
+    return ring
+
+
+def modal_step() -> None:
+    active = torch.tensor([True, False, True], device=DEVICE)
+    for dtype in (torch.float32, torch.bfloat16):
+        for states in (1, 5, 16):
+            x, skip, state = random(3, 50, dtype=dtype), random(50, dtype=dtype), random(3, 50, states)
+            poles, residues = decaying(50, states), random(50, states)
+            states_of = [state.clone(), state.clone(), state.double()]
+            options = {"skip": skip, "active": active}
+            got = ops.modal_step(x, poles, residues, states_of[0], **options, backend="triton")
+            plain = ops.modal_step(x, poles, residues, states_of[1], **options, backend="torch")
+            expected = ops.modal_step(*map(wide, (x, poles, residues)), states_of[2], skip=wide(skip), active=active)
+            hold_whole(f"modal_step, {states} states", got, plain, expected)
+            assert_close(states_of[0], states_of[2], 1e-6)
+            assert torch.equal(states_of[0][1], state[1])
+
+
+def gradients() -> None:
+    z, p, w, skip = random(2, 6, 60), random(6, 3), random(2, 9), random(2)
+    poles, residues = decaying(2, 16), random(2, 16)
+    calls: list[tuple[Callable, list[Tensor]]] = [
+        (lambda x, w, s, backend: ops.causal_conv(x, w, skip=s, backend=backend), [z, random(6, 9), random(6)]),
+        (lambda z, p, w, s, backend: ops.gated_conv(z, p, w, skip=s, backend=backend), [z, p, w, skip]),
+        (
+            lambda z, p, e, r, s, backend: ops.gated_modal_conv(z, p, e, r, skip=s, backend=backend),
+            [z, p, poles, residues, skip],
+        ),
+    ]
+    for function, inputs in calls:
+        found = []
+        for backend in ("triton", "torch"):
+            leaves = [x.clone().requires_grad_() for x in inputs]
+            loss = function(*leaves, backend=backend).square().sum()
+            found.append(torch.autograd.grad(loss, leaves))
+        for a, b in zip(*found, strict=True):
+            assert_close(a, b, 1e-5)
+
+
+def strides() -> None:
+    z, p, w = random(2, 80, 6), random(6, 3), random(2, 7)
+    y = ops.gated_conv(z, p, w, layout="BLH", backend="triton")
+    assert torch.equal(y.transpose(1, 2), ops.gated_conv(z.transpose(1, 2), p, w, backend="triton"))
+    assert_close(y, exact(ops.gated_conv, z, p, w, layout="BLH"), STATE_ALLOWED)
+    compare(ops.causal_conv, random(2, 4, 200)[:, ::2, 50:], w)
+
+
+def one_graph() -> None:
+    p, poles, residues = random(6, 3), decaying(2, 16), random(2, 16)
+    z = random(2, 6, 60)
+    for backend in ("aot_eager",):
+        function = torch.compile(
+            lambda z: ops.gated_modal_conv(z, p, poles, residues, backend="triton"), fullgraph=True, backend=backend
+        )
+        assert_close(function(z), exact(ops.gated_modal_conv, z, p, poles, residues), STATE_ALLOWED)
+
+
+def refusals() -> None:
+    for call, text in (
+        (lambda: ops.causal_conv(random(1, 2, 9).double(), random(2, 3).double(), backend="triton"), "dtype float64"),
+        (lambda: ops.causal_conv(random(1, 2, 9), random(2, 300), backend="triton"), "300 taps; accepted: 1 to 256"),
+        (lambda: ops.causal_conv(random(0, 2, 9), random(2, 3), backend="triton"), "the call is empty"),
+    ):
+        with pytest.raises(ops.BackendUnavailable, match=text):
+            call()
+    assert ops.explain("causal_conv", random(1, 2, 9), random(2, 3), backend="triton").backend == "triton"
+
+
+def cases() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every case by name."""
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype)[6:]
+        yield f"causal_conv {name}", lambda dtype=dtype: causal_conv(dtype)
+        yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
+        yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
+    yield "causal_conv activations", activations
+    yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
+    yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
+    yield "gated_modal_conv long", long_modal
+    yield from [("fir_step", fir_step), ("modal_step", modal_step), ("gradients", gradients), ("strides", strides)]
+    yield from [("one graph", one_graph), ("refusals", refusals)]
+
+
+def main() -> None:
+    """Runs every case; the exit status is 1 if one failed."""
+    failed = False
+    for name, case in cases():
+        torch.manual_seed(0)
+        try:
+            case()
+            print(f"{name}: passed", flush=True)
+        except Exception as error:  # one broken kernel must not hide the others
+            failed = True
+            print(f"{name}: {type(error).__name__}: {str(error)[:2000]}", flush=True)
+            traceback.print_exc()
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Every Triton kernel under Triton's CPU interpreter, in a process without the shape checker."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NAMES = (
+    "causal_conv float32",
+    "causal_conv bfloat16",
+    "causal_conv activations",
+    "gated_conv float32",
+    "gated_conv bfloat16",
+    "gated_conv gates",
+    "gated_modal_conv float32",
+    "gated_modal_conv bfloat16",
+    "gated_modal_conv long",
+    "gated_modal_conv gates",
+    "fir_step",
+    "modal_step",
+    "gradients",
+    "strides",
+    "one graph",
+    "refusals",
+)
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    path = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("kernel_cases.py")), "cpu"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernel_computes_what_the_torch_form_computes(name: str, report: str) -> None:
+    assert f"{name}: passed" in report.splitlines(), report
