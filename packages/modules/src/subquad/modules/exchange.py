@@ -26,13 +26,19 @@ class SequenceExchange(Protocol):
     """
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of ranks that share the sequence."""
+        ...
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """This rank, counted from 0."""
+        ...
 
     @property
-    def segments(self) -> int: ...
+    def segments(self) -> int:
+        """The number of contiguous runs that this rank holds."""
+        ...
 
     def left_halo(self, x: Float[Tensor, "batch channel length"], n: int) -> Float[Tensor, "batch channel {n}"]:
         """Returns the ``n <= length`` samples just before each run, oldest first; zeros before the sequence start."""
