@@ -11,6 +11,13 @@ from subquad.modules.errors import ModulesError as ModulesError
 from subquad.modules.errors import StateCapacityExceeded as StateCapacityExceeded
 from subquad.modules.exchange import LocalExchange as LocalExchange
 from subquad.modules.exchange import SequenceExchange as SequenceExchange
+from subquad.modules.filters.film import FilterFiLM as FilterFiLM
+from subquad.modules.filters.modulation import ExponentialModulation as ExponentialModulation
+from subquad.modules.filters.modulation import GaussianModulation as GaussianModulation
+from subquad.modules.filters.network import Filter as Filter
+from subquad.modules.filters.network import ImplicitFilter as ImplicitFilter
+from subquad.modules.filters.random_fourier import RandomFourierFilter as RandomFourierFilter
+from subquad.modules.filters.siren import SIRENFilter as SIRENFilter
 from subquad.modules.mixer import Mixer as Mixer
 from subquad.modules.mixer import MixerState as MixerState
 from subquad.modules.mixer import ProjectedMixer as ProjectedMixer

@@ -24,15 +24,15 @@ class FullPrecisionModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FullPrecisionModule":
         before = {
-            name: self._tensor(name).detach() for name in self.full_precision_names if self._tensor(name) is not None
+            name: tensor.detach() for name in self.full_precision_names if (tensor := self._tensor(name)) is not None
         }
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._tensor(name)
-            if new.dtype in _LOW_PRECISION:
+            if new is not None and new.dtype in _LOW_PRECISION:
                 new.data = old.to(device=new.device, dtype=torch.float32)
         return self
 
-    def _tensor(self, name: str) -> Tensor:
+    def _tensor(self, name: str) -> Tensor | None:
         parameter = self._parameters.get(name)
-        return self._buffers.get(name) if parameter is None else parameter  # pyright: ignore[reportReturnType]
+        return self._buffers.get(name) if parameter is None else parameter
