@@ -19,3 +19,7 @@ class StateCapacityExceeded(ModulesError):
 
 class ExchangeUnsupported(ModulesError):
     """The call needs the whole sequence on one rank, but the exchange splits it over several."""
+
+
+class StateUnsupported(ModulesError):
+    """The mixer needs the whole sequence at once, so that there is no state to make or to continue."""

@@ -54,21 +54,26 @@ class MixerState:
 
 @runtime_checkable
 class Mixer(Protocol):
-    """Mixes positions of a sequence: ``y = mixer(q, k, v)``, channels last.
+    """Mixes positions of a sequence or of a grid over several axes: ``y = mixer(q, k, v)``, channels last.
+
+    q, k and v have as many channels as the output, unless the mixer has an attribute ``stream_channels`` that says how
+    many of each it takes (none of q and k for a plain convolution, fewer of k and v where heads share them). A mixer
+    whose ``takes_condition`` is true also accepts ``condition=``, a vector per sample, in ``forward``.
 
     A causal mixer also runs in pieces: with a state, ``forward`` continues a sequence by a chunk and ``step`` by one
     token, both updating the state in place except for ``state.position``, which the caller advances. Any way of
-    cutting a sequence into chunks and steps gives the output of the uncut ``forward``.
+    cutting a sequence into chunks and steps gives the output of the uncut ``forward``. A mixer that is not causal
+    raises ``StateUnsupported`` instead.
     """
 
     def forward(
         self,
-        q: Float[Tensor, "batch length channel"],
-        k: Float[Tensor, "batch length channel"],
-        v: Float[Tensor, "batch length channel"],
+        q: Float[Tensor, "batch *space query"],
+        k: Float[Tensor, "batch *space key"],
+        v: Float[Tensor, "batch *space value"],
         *,
         state: MixerState | None = None,
-    ) -> Float[Tensor, "batch length channel"]:
+    ) -> Float[Tensor, "batch *space channel"]:
         """Mixes whole sequences, or the next chunk of the sequences in ``state``."""
         ...
 
@@ -95,8 +100,11 @@ class Mixer(Protocol):
         """Mixes one more token per row; rows where ``active`` is false keep their state, their output means nothing."""
         ...
 
-    def flop_count(self, length: int) -> int:
-        """Counts floating-point operations of ``forward`` on one sequence (a multiply-add is two)."""
+    def flop_count(self, length: int | tuple[int, ...]) -> int:
+        """Counts floating-point operations of ``forward`` on one sample, of a length or of a size per axis.
+
+        A multiply-add is two.
+        """
         ...
 
 

@@ -35,8 +35,8 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
-    ) -> Float[Tensor, "batch length channel"]:
+        self, x: Float[Tensor, "batch *space channel"], state: MixerState | None = None
+    ) -> Float[Tensor, "batch *space channel"]:
         """Transforms whole sequences, or the next chunk of those in ``state``, whose position the caller advances."""
         return self._feed_forward(x + self.dropout(self.sequence_mixer(self.sequence_mixer_norm(x), state)))
 

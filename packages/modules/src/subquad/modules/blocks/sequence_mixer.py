@@ -1,11 +1,13 @@
 """Self-mixing of a sequence: projections around a mixer that a configuration names."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from subquad.lazy_config import Config, instantiate
-from subquad.modules.errors import ConfigurationError
+from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.mixer import Mixer, MixerState, ProjectedMixer
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.placement import Placement
@@ -13,9 +15,10 @@ from subquad.ops import fir_step
 
 
 class QKVSequenceMixer(nn.Module):
-    """Projects a sequence to q, k and v, mixes, and projects back: ``out_proj(mixer(q, k, v))``.
+    """Projects a sequence or a grid to q, k and v, mixes, and projects back: ``out_proj(mixer(q, k, v))``.
 
-    Row ``3 * c + p`` of the input projection makes stream p (q, k, v) of channel c. Where the mixer owns
+    Row ``3 * c + p`` of the input projection makes stream p (q, k, v) of channel c; for a mixer with
+    ``stream_channels`` of its own the rows of q, k and v follow each other, as many as it takes. Where the mixer owns
     ``projection_taps`` (see ``HyenaFIR``) the streams go through that short convolution first, fused with the mixer.
 
     Args:
@@ -47,7 +50,8 @@ class QKVSequenceMixer(nn.Module):
                 "a Mixer has forward, init_state, step and flop_count"
             )
         self.hidden_dim = hidden_dim
-        self.qkv_proj = nn.Linear(hidden_dim, 3 * hidden_dim, bias=qkv_bias, **place)
+        self.stream_channels: tuple[int, int, int] = getattr(mixer, "stream_channels", (hidden_dim,) * 3)
+        self.qkv_proj = nn.Linear(hidden_dim, sum(self.stream_channels), bias=qkv_bias, **place)
         self.mixer = mixer.to(device=device, dtype=dtype)
         self.out_proj = nn.Linear(hidden_dim, hidden_dim, bias=out_proj_bias, **place)
         self.reset_projections()
@@ -63,17 +67,38 @@ class QKVSequenceMixer(nn.Module):
         """The taps of the short convolution behind the input projection, where the mixer owns any."""
         return getattr(self.mixer, "projection_taps", None)
 
+    @property
+    def takes_condition(self) -> bool:
+        """Whether the mixer accepts a condition."""
+        return bool(getattr(self.mixer, "takes_condition", False))
+
+    def _streams(self, z: Float[Tensor, "... rows"]) -> tuple[Tensor, ...]:
+        """Splits projected channels into q, k and v."""
+        if self.stream_channels == (self.hidden_dim,) * 3:
+            return z.unflatten(-1, (self.hidden_dim, 3)).unbind(-1)
+        return z.split(self.stream_channels, dim=-1)
+
     def forward(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
-    ) -> Float[Tensor, "batch length channel"]:
-        """Mixes whole sequences, or the next chunk of those in ``state``, whose position the caller advances."""
+        self,
+        x: Float[Tensor, "batch *space channel"],
+        state: MixerState | None = None,
+        *,
+        condition: Float[Tensor, "batch condition"] | None = None,
+    ) -> Float[Tensor, "batch *space channel"]:
+        """Mixes whole sequences, or the next chunk of those in ``state``, whose position the caller advances.
+
+        Raises:
+          InputMismatch: A condition was given and the mixer takes none.
+        """
+        if condition is not None and not self.takes_condition:
+            raise InputMismatch(f"a condition was given, but {type(self.mixer).__name__} takes none")
         z, taps = self.qkv_proj(x), self.projection_taps
         if taps is not None:
             assert isinstance(self.mixer, ProjectedMixer)
             y, _ = self.mixer.forward_projected(z.transpose(1, 2), taps, state=state)
             return self.out_proj(y.transpose(1, 2))
-        q, k, v = z.unflatten(-1, (self.hidden_dim, 3)).unbind(-1)
-        return self.out_proj(self.mixer(q, k, v) if state is None else self.mixer(q, k, v, state=state))
+        given = {"state": state, "condition": condition}
+        return self.out_proj(self.mixer(*self._streams(z), **{k: v for k, v in given.items() if v is not None}))
 
     def init_state(
         self,
@@ -98,11 +123,12 @@ class QKVSequenceMixer(nn.Module):
         z, taps = self.qkv_proj(x), self.projection_taps
         if taps is not None:
             z = fir_step(z, taps, state.tensors()["projection"], state.position, active=active)
-        q, k, v = z.unflatten(-1, (self.hidden_dim, 3)).unbind(-1)
-        return self.out_proj(self.mixer.step(q, k, v, state, active=active))  # pyright: ignore[reportCallIssue]
+        mixed = self.mixer.step(*self._streams(z), state, active=active)  # pyright: ignore[reportCallIssue]
+        return self.out_proj(mixed)
 
-    def flop_count(self, length: int) -> int:
-        """Counts the projections, the short convolution and the mixer on one sequence."""
-        taps = self.projection_taps
-        short = 0 if taps is None else 2 * taps.numel() * length
-        return 8 * self.hidden_dim**2 * length + short + self.mixer.flop_count(length)  # pyright: ignore[reportCallIssue]
+    def flop_count(self, length: int | tuple[int, ...]) -> int:
+        """Counts the projections, the short convolution and the mixer on one sample."""
+        points, taps = length if isinstance(length, int) else math.prod(length), self.projection_taps
+        short = 0 if taps is None else 2 * taps.numel() * points
+        projections = 2 * (self.qkv_proj.weight.numel() + self.out_proj.weight.numel()) * points
+        return projections + short + self.mixer.flop_count(length)  # pyright: ignore[reportCallIssue]
