@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
@@ -150,6 +151,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     stream: Tensor,
     taps: Tensor,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from subquad.ops import _checks
+from subquad.ops._autocast import without_autocast
 from subquad.ops.causal_conv.direct import convolve_direct, correlate_direct
 from subquad.ops.causal_conv.fft import convolve_fft, convolve_overlap_save, correlate_fft
 from subquad.ops.causal_conv.toeplitz import convolve_toeplitz, correlate_toeplitz
@@ -76,9 +77,9 @@ class CausalFilter(torch.autograd.Function):
         gradient, past = gradients[0], rows.shape[1] - 1
         to_stream = to_rows = None
         if ctx.needs_input_grad[0]:
-            to_stream = convolve(pad(gradient, (past, past)), rows.flip(-1), ctx.form)
+            to_stream = without_autocast(convolve)(pad(gradient, (past, past)), rows.flip(-1), ctx.form)
         if ctx.needs_input_grad[1]:
-            to_rows = _correlate(stream, gradient, rows.shape[1])
+            to_rows = without_autocast(_correlate)(stream, gradient, rows.shape[1])
         return to_stream, to_rows, None
 
 

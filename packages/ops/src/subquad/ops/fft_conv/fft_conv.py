@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Boundary, Grid, Layout, PerChannel
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 from subquad.ops.fft_conv.spectral import convolve_spectral
@@ -140,6 +141,7 @@ def _canonical(
     return grid, kernel, boundaries  # type: ignore[return-value]
 
 
+@without_autocast
 def compute_in_torch(
     x: Tensor, taps: Tensor, *, boundary: tuple[Boundary, ...], causal: bool, skip: Tensor | None
 ) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Active, History, PerChannel, Position, Step, Taps
 
 
@@ -78,6 +79,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     x: Tensor,
     taps: Tensor,

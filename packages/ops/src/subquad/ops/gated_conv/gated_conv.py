@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.gated_conv.projection import check_projection, project_and_gate
@@ -144,6 +145,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     z: Tensor,
     projection_taps: Tensor,

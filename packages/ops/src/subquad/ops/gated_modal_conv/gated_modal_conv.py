@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
 from subquad.ops.gated_conv.projection import check_projection, project_and_gate
 from subquad.ops.modal_conv.chunked import filter_modal
@@ -151,6 +152,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     z: Tensor,
     projection_taps: Tensor,

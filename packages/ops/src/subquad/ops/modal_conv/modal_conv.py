@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.errors import ArgumentOutOfRange
 from subquad.ops.modal_conv.chunked import filter_modal
@@ -115,6 +116,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:

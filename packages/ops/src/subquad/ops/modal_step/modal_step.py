@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Active, ModalState, Modes, PerChannel, Step
 
 
@@ -72,6 +73,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     x: Tensor,
     log_poles: Tensor,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Modes, PerChannel
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.selective_scan.scan import scan_selective
@@ -97,6 +98,7 @@ def describe(
     )
 
 
+@without_autocast
 def compute_in_torch(
     x: Tensor,
     step_size: Tensor,
