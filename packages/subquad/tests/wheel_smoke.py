@@ -1,7 +1,8 @@
 """Runs in a fresh virtual environment with this wheel and what it declares: every command is there."""
 
-from subquad.command import build_application, find_registrations
 from typer.testing import CliRunner
+
+from subquad.command import build_application, find_registrations
 
 registrations, problems = find_registrations()
 assert problems == [], problems

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.image import imread
+
 from subquad.quickstart.likelihood_track import draw_likelihood_track
 
 

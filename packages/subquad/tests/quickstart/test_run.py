@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from subquad.recipes.data.genomes import lambda_phage
 
 _COMMAND = [sys.executable, "-m", "subquad", "quickstart"]

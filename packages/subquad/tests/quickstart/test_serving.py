@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from subquad.quickstart import ServerDidNotStart
 from subquad.quickstart.serving import server_process
 

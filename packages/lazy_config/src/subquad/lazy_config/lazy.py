@@ -31,6 +31,7 @@ class Placeholder:
     _instance: "Placeholder | None" = None
 
     def __new__(cls) -> "Placeholder":
+        """Returns the one instance."""
         if cls._instance is None:
             cls._instance = super().__new__(cls)
         return cls._instance

@@ -26,17 +26,26 @@ def build_application(registrations: list[Registration]) -> typer.Typer:
     def options(
         show_versions: Annotated[
             bool,
-            typer.Option("--version", help="Print the version of every installed package and exit.", is_eager=True),
+            typer.Option(
+                "--version",
+                help="Print the version of every installed package and exit.",
+                is_eager=True,
+                callback=_print_versions,
+            ),
         ] = False,
     ) -> None:
-        if show_versions:
-            for line in installed_versions():
-                typer.echo(line)
-            raise typer.Exit
+        """Takes the options that stand before the command."""
 
     for registration in registrations:
         registration.register(application)
     return application
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        for line in installed_versions():
+            typer.echo(line)
+        raise typer.Exit
 
 
 def installed_versions() -> list[str]:

@@ -5,10 +5,11 @@ installed metadata. Third parties use the entry-point group ``subquad.commands``
 takes the Typer application and adds its commands to it.
 """
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import typer
 
@@ -46,11 +47,18 @@ def find_registrations(third_party: Iterable[EntryPoint] | None = None) -> tuple
 
 
 def _own(name: str) -> Callable[[typer.Typer], None] | None:
-    """The ``register`` function of one of our packages, or None where that package is not installed."""
-    module = f"subquad.{name}.commands"
-    try:
-        return importlib.import_module(module).register
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            return None
-        raise
+    """The ``register`` function of one of our packages, or None where that package is not installed.
+
+    The package itself is not run, only its ``commands``: a library such as ``subquad.ops`` imports torch at once.
+    """
+    package = importlib.util.find_spec(f"subquad.{name}")
+    for folder in (package.submodule_search_locations if package else None) or ():
+        for path in (Path(folder, "commands.py"), Path(folder, "commands", "__init__.py")):
+            if path.is_file():
+                spec = importlib.util.spec_from_file_location(f"subquad.{name}.commands", path)
+                assert spec is not None
+                assert spec.loader is not None
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+                return module.register
+    return None
