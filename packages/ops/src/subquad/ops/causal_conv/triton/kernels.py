@@ -36,7 +36,7 @@ def causal_conv_short_kernel(
     t = tile * TILE + tl.arange(0, TILE)
     weights = taps + (channel // channels_per_row) * TAPS
     before = history + row * (TAPS - 1)
-    total = project_at(stream, before, weights, t, length, tile == 0, TAPS, HISTORY)
+    total = project_at(stream, before, weights, t, length, tile == 0, 0, TAPS, HISTORY)
     current = tl.load(stream + t, mask=t < length, other=0.0).to(tl.float32)
     total = finish(total, current, bias, skip, channel, BIAS, SKIP, ACTIVATION)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)

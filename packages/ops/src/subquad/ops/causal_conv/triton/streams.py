@@ -19,12 +19,17 @@ def sample_at(stream, history, t, length, past, first, HISTORY: tl.constexpr):
 
 
 @triton.jit
-def project_at(stream, history, taps, t, length, first, TAPS: tl.constexpr, HISTORY: tl.constexpr):
-    """Applies a short filter: ``sum(taps[k] * stream[t - k])`` in float32."""
+def project_at(
+    stream, history, taps, t, length, first, LAG: tl.constexpr, TAPS: tl.constexpr, HISTORY: tl.constexpr
+):  # fmt: skip
+    """Applies a short filter at ``t - LAG``: ``sum(taps[k] * stream[t - LAG - k])`` in float32.
+
+    The lags are added up when compiling, so that equal shifts of neighbouring calls become one load.
+    """
     total = tl.zeros(t.shape, dtype=tl.float32)
     for k in tl.static_range(TAPS):
         weight = tl.load(taps + k).to(tl.float32)
-        total += weight * sample_at(stream, history, t - k, length, TAPS - 1, first, HISTORY)
+        total += weight * sample_at(stream, history, t - (LAG + k), length, TAPS - 1, first, HISTORY)
     return total
 
 

@@ -12,20 +12,23 @@ from subquad.ops.causal_conv.triton.streams import project_at, toeplitz_at
 @triton.jit
 def gated_at(
     z, z_channel, history, taps, mixer_history, t, length, mixer_past, first,
-    PROJECTION: tl.constexpr, HISTORY: tl.constexpr, PREGATE: tl.constexpr,
+    LAG: tl.constexpr, PROJECTION: tl.constexpr, HISTORY: tl.constexpr, PREGATE: tl.constexpr,
 ):  # fmt: skip
-    """Returns the gated stream g at times t in float32: projected k times projected v, or the history before time 0.
+    """Returns g at times t - LAG in float32: projected k times projected v, or the history before time 0.
 
     z, history and taps point at row 3c of the channel.
     """
     past: tl.constexpr = PROJECTION - 1
-    g = project_at(z + 2 * z_channel, history + 2 * past, taps + 2 * PROJECTION, t, length, first, PROJECTION, HISTORY)
+    g = project_at(
+        z + 2 * z_channel, history + 2 * past, taps + 2 * PROJECTION, t, length, first, LAG, PROJECTION, HISTORY
+    )
     if PREGATE:
-        g *= project_at(z + z_channel, history + past, taps + PROJECTION, t, length, first, PROJECTION, HISTORY)
+        g *= project_at(z + z_channel, history + past, taps + PROJECTION, t, length, first, LAG, PROJECTION, HISTORY)
     if HISTORY:  # noqa: SIM102 (decided when compiling; the inner one when running)
         if first:
-            earlier = tl.load(mixer_history + (t + mixer_past), mask=(t < 0) & (t >= -mixer_past), other=0.0)
-            g = tl.where(t < 0, earlier.to(tl.float32), g)
+            s = t - LAG
+            earlier = tl.load(mixer_history + (s + mixer_past), mask=(s < 0) & (s >= -mixer_past), other=0.0)
+            g = tl.where(s < 0, earlier.to(tl.float32), g)
     return g
 
 
@@ -49,8 +52,8 @@ def gated_conv_short_kernel(
     total = tl.zeros((TILE,), dtype=tl.float32)
     for k in tl.static_range(MIXER):
         g = gated_at(
-            stream, z_channel, before, weights, gated_before, t - k, length, MIXER - 1, first,
-            PROJECTION, HISTORY, PREGATE,
+            stream, z_channel, before, weights, gated_before, t, length, MIXER - 1, first,
+            k, PROJECTION, HISTORY, PREGATE,
         )  # fmt: skip
         total += tl.load(mixer + k).to(tl.float32) * g
         if k == 0:
@@ -59,7 +62,7 @@ def gated_conv_short_kernel(
             if SKIP:
                 total += tl.load(skip + channel).to(tl.float32) * g
     if POSTGATE:
-        total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY)
+        total *= project_at(stream, before, weights, t, length, first, 0, PROJECTION, HISTORY)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
 
@@ -81,19 +84,19 @@ def gated_conv_toeplitz_kernel(
     t = tile * COUNT * BLOCK + tl.arange(0, COUNT)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     first = tile == 0
     current = gated_at(
-        stream, z_channel, before, weights, gated_before, t, length, MIXER - 1, first, PROJECTION, HISTORY, PREGATE
+        stream, z_channel, before, weights, gated_before, t, length, MIXER - 1, first, 0, PROJECTION, HISTORY, PREGATE
     )
     last = (t >= length - tail_size) & (t < length)
     tl.store(tail + row * tail_size + (t - (length - tail_size)), current.to(tail.dtype.element_ty), mask=last)
     total = tl.dot(current, toeplitz_at(mixer, 0, MIXER, BLOCK), input_precision=PRECISION)
     for d in tl.static_range(1, (MIXER - 1 + BLOCK - 1) // BLOCK + 1):
         g = gated_at(
-            stream, z_channel, before, weights, gated_before, t - d * BLOCK, length, MIXER - 1, first,
-            PROJECTION, HISTORY, PREGATE,
+            stream, z_channel, before, weights, gated_before, t, length, MIXER - 1, first,
+            d * BLOCK, PROJECTION, HISTORY, PREGATE,
         )  # fmt: skip
         total = tl.dot(g, toeplitz_at(mixer, d, MIXER, BLOCK), total, input_precision=PRECISION)
     if SKIP:
         total += tl.load(skip + channel).to(tl.float32) * current
     if POSTGATE:
-        total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY)
+        total *= project_at(stream, before, weights, t, length, first, 0, PROJECTION, HISTORY)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)

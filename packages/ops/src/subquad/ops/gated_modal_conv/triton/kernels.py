@@ -68,11 +68,11 @@ def gated_modal_conv_kernel(
         first = start == 0
         g = project_at(
             stream + 2 * z_channel, before + 2 * past, weights + 2 * PROJECTION, t, length, first,
-            PROJECTION, HISTORY,
+            0, PROJECTION, HISTORY,
         )  # fmt: skip
         if PREGATE:
             g *= project_at(
-                stream + z_channel, before + past, weights + PROJECTION, t, length, first, PROJECTION, HISTORY
+                stream + z_channel, before + past, weights + PROJECTION, t, length, first, 0, PROJECTION, HISTORY
             )
         g = tl.where(t < length, g, 0.0)
         updates = tl.dot(g, collect, input_precision="tf32x3")
@@ -82,7 +82,7 @@ def gated_modal_conv_kernel(
         if SKIP:
             total += factor * g
         if POSTGATE:
-            total *= project_at(stream, before, weights, t, length, first, PROJECTION, HISTORY)
+            total *= project_at(stream, before, weights, t, length, first, 0, PROJECTION, HISTORY)
         tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
         # The state after the last sample of this tile, which may end inside chunk ``count`` (after ``rest`` samples).

@@ -14,7 +14,9 @@ from subquad.ops.dispatch import gradients_by_recomputing
 from subquad.ops.gated_modal_conv.gated_modal_conv import GatedModalState, compute_in_torch
 from subquad.ops.gated_modal_conv.triton.kernels import gated_modal_conv_kernel, modal_taps_kernel
 
-BLOCK = 64
+# 16 chunks of 32 samples: on sm_90 the kernel then needs 128 registers with 2 warps (of 64: 255), and 241 with 4
+# warps where the history's branch is compiled in.
+BLOCK = 32
 COUNT = 16
 MOST_STATES = 64
 
@@ -67,7 +69,7 @@ def gated_modal_conv_triton(
         PREGATE=pregate,
         POSTGATE=postgate,
         PRECISION=precision(z),
-        num_warps=4,
+        num_warps=2 if before is None else 4,
     )
     return y, state
 

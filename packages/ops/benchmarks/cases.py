@@ -1,0 +1,117 @@
+"""Inputs of each operator's benchmark, described once: shapes, the minimum of bytes moved, and the call."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subquad import ops
+
+# name: batch, channels, length. a, b and c are the published shapes of the 1B and 7B models.
+SHAPES = {
+    "a": (1, 1920, 8192),
+    "b": (1, 1920, 131072),
+    "c": (8, 1920, 8192),
+    "a7": (1, 4096, 8192),
+    "c7": (8, 4096, 8192),
+    "cpu": (1, 256, 8192),
+    "tiny": (2, 8, 256),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call to time."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    run: Callable[..., Tensor]  # run(*inputs, backend)
+    bytes: int  # the fewest that any implementation moves
+    in_place: bool = False  # changes its inputs, so that its error is taken on copies
+    differentiable: bool = True
+
+
+def _random(*shape: int, dtype: torch.dtype, device: str, mean: float = 0.1) -> Tensor:
+    return (torch.randn(shape, device=device) + mean).to(dtype)
+
+
+def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """Yields the cases of one operator at one shape."""
+    batch, channels, length = shape
+    size, elements = dtype.itemsize, batch * channels * length
+    poles = -0.3 * torch.rand(channels, 16, device=device)
+    residues = torch.randn(channels, 16, device=device)
+    if op == "causal_conv":
+        x = _random(batch, channels, length, dtype=dtype, device=device)
+        for taps in (3, 4, 7, 32, 128, 256):
+            w = _random(channels, taps, dtype=dtype, device=device, mean=0.0) / taps**0.5
+            yield Case(
+                f"{taps} taps",
+                (x, w),
+                lambda x, w, backend: ops.causal_conv(x, w, backend=backend),
+                2 * elements * size,
+            )
+    elif op in ("gated_conv", "gated_modal_conv"):
+        z = _random(batch, 3 * channels, length, dtype=dtype, device=device)
+        p = _random(3 * channels, 3, dtype=dtype, device=device, mean=0.0)
+        skip = _random(channels, dtype=dtype, device=device)
+        if op == "gated_modal_conv":
+            yield Case("16 states", (z, p, poles, residues, skip), _gated_modal, 4 * elements * size)
+            return
+        for taps in (7, 128):
+            w = _random(channels, taps, dtype=dtype, device=device, mean=0.0) / taps**0.5
+            yield Case(f"3 + {taps} taps", (z, p, w, skip), _gated, 4 * elements * size)
+    elif op == "modal_conv":
+        x = _random(batch, channels, length, dtype=dtype, device=device)
+        yield Case("16 states", (x, poles, residues), _modal, 2 * elements * size)
+    elif op == "fft_conv":
+        x = _random(batch, channels, length, dtype=dtype, device=device)
+        w = _random(channels, length, dtype=dtype, device=device, mean=0.0) / length**0.5
+        yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size)
+    elif op == "fir_step":
+        for rows in (1, 8, 32, 128):
+            x = _random(rows, channels, dtype=dtype, device=device)
+            position = torch.arange(rows, device=device)
+            for taps in (3, 7, 128):
+                w = _random(channels, taps, dtype=dtype, device=device)
+                ring = _random(rows, channels, taps - 1, dtype=dtype, device=device)
+                moved = (ring.numel() + 3 * x.numel() + w.numel()) * size
+                yield Case(f"batch {rows}, {taps} taps", (x, w, ring, position), _fir_step, moved, True, False)
+    elif op == "modal_step":
+        for rows in (1, 8, 32, 128):
+            x = _random(rows, channels, dtype=dtype, device=device)
+            state = torch.randn(rows, channels, 16, device=device)
+            moved = 2 * state.numel() * 4 + 2 * x.numel() * size + 2 * poles.numel() * 4
+            yield Case(f"batch {rows}, 16 states", (x, poles, residues, state), _modal_step, moved, True, False)
+
+
+OPERATORS = ("causal_conv", "gated_conv", "gated_modal_conv", "modal_conv", "fft_conv", "fir_step", "modal_step")
+
+
+def _causal(x: Tensor, w: Tensor, backend: str) -> Tensor:
+    return ops.causal_conv(x, w, backend=backend)
+
+
+def _gated(z: Tensor, p: Tensor, w: Tensor, skip: Tensor, backend: str) -> Tensor:
+    return ops.gated_conv(z, p, w, skip=skip, backend=backend)
+
+
+def _gated_modal(z: Tensor, p: Tensor, poles: Tensor, residues: Tensor, skip: Tensor, backend: str) -> Tensor:
+    return ops.gated_modal_conv(z, p, poles, residues, skip=skip, backend=backend)
+
+
+def _modal(x: Tensor, poles: Tensor, residues: Tensor, backend: str) -> Tensor:
+    return ops.modal_conv(x, poles, residues, backend=backend)
+
+
+def _fft(x: Tensor, w: Tensor, backend: str) -> Tensor:
+    return ops.fft_conv(x, w, causal=True, backend=backend)
+
+
+def _fir_step(x: Tensor, w: Tensor, ring: Tensor, position: Tensor, backend: str) -> Tensor:
+    return ops.fir_step(x, w, ring, position, backend=backend)
+
+
+def _modal_step(x: Tensor, poles: Tensor, residues: Tensor, state: Tensor, backend: str) -> Tensor:
+    return ops.modal_step(x, poles, residues, state, backend=backend)
