@@ -49,7 +49,7 @@ def subquad_library(
     accepted = ["//visibility:public" if name == "subquad" else "//packages:above_" + name]
     if visibility not in (None, accepted):
         fail("%s: who may see a package is said in packages/BUILD; accepted: visibility = %r" % (name, accepted))
-    sources = native.glob(["src/**/*.py"]) + srcs
+    sources = native.glob(["src/**/*.py"], exclude = ["**/*_pb2*"]) + srcs
     _py_library(
         name = name,
         srcs = sources,
@@ -86,10 +86,11 @@ def subquad_tests(
         marked_only = [],
         typecheck = True,
         tags = {},
-        env = {}):
+        env = {},
+        readme_deps = ["//packages/subquad"]):
     """One test target per tests/**/test_*.py, named after its path without `.py`, and a suite of the plain ones.
 
-    Where the package has a README.md, `readme_test` runs its examples, with the same dependencies.
+    Where the package has a README.md, `readme_test` runs its examples.
 
     A file that holds tests of a tier is listed under that tier and gets a further target, `<path>.<tier>`, with the
     tier's tags, which runs exactly those. `conftest.py` and the other .py files under tests/ come with every target.
@@ -98,7 +99,7 @@ def subquad_tests(
       name: of the suite.
       deps: all that the tests import; pytest, jaxtyping and beartype are implied.
       data: files that the tests read.
-      sizes: {file: size}; small (the default) is 60 s, medium 300 s, large 900 s.
+      sizes: {file: size}; small (the default) is up to 60 s on one free core, medium 300 s, large 900 s.
       shards: {file: number of processes that share its tests}.
       gpu: files with tests marked `gpu`.
       multi_gpu: files with tests marked `multi_gpu`.
@@ -109,6 +110,7 @@ def subquad_tests(
       typecheck: check the package's annotations, array shapes included, whenever a test calls it.
       tags: {file: further tags}.
       env: environment variables of every test.
+      readme_deps: what the examples of the README need beside `deps`: the `subquad` command.
     """
     files = native.glob(["tests/**/test_*.py"])
     support = native.glob(["tests/**/*.py"], exclude = ["tests/**/test_*.py"])
@@ -156,6 +158,6 @@ def subquad_tests(
                     **common
                 )
     if native.glob(["README.md"], allow_empty = True):
-        readme_test(name = "readme_test", deps = deps)
+        readme_test(name = "readme_test", deps = deps + [dep for dep in readme_deps if dep not in deps])
     if plain:
         native.test_suite(name = name, tests = plain)

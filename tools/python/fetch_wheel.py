@@ -37,14 +37,28 @@ def run_pip(command: list[str], pin: str, hashes: list[str], scratch: str) -> su
     return subprocess.run([*PIP, *command, *options, "-r", requirement], stderr=subprocess.PIPE, text=True, check=False)
 
 
+def place(path: str) -> str:
+    """Where a file of a wheel belongs below the unpacked folder."""
+    data = re.match(r"[^/]+\.data/(\w+)/(.*)", path)
+    return DATA_FOLDERS[data[1]] + data[2] if data else path
+
+
+def correct_record(site: str) -> None:
+    """Lets RECORD, which ``importlib.metadata`` reads, name files where they lie now."""
+    for name in os.listdir(site):
+        record = os.path.join(site, name, "RECORD")
+        if name.endswith(".dist-info") and os.path.exists(record):
+            with open(record, encoding="utf-8") as file:
+                lines = file.readlines()
+            with open(record, "w", encoding="utf-8") as file:
+                file.writelines(place(line.rstrip("\n")) + "\n" for line in lines)
+
+
 def unpack(wheel: str, out: str) -> None:
     """Lays a wheel out as an importable folder, keeping the executable bits."""
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
-            path = entry.filename
-            data = re.match(r"[^/]+\.data/(\w+)/(.*)", path)
-            if data:
-                path = DATA_FOLDERS[data[1]] + data[2]
+            path = place(entry.filename)
             if not path or path.endswith("/"):
                 continue
             target = os.path.join(out, path)
@@ -81,6 +95,7 @@ def fetch(pin: str, out: str, hashes: list[str]) -> None:
             sys.exit(f"pip cannot fetch {pin}:\n{result.stderr}")
         (wheel,) = [name for name in os.listdir(scratch) if name.endswith(".whl")]
         unpack(os.path.join(scratch, wheel), site)
+    correct_record(site)
     with open(os.path.join(out, "MODULES"), "w") as file:
         file.writelines(name + "\n" for name in provided_modules(site))
     compileall.compile_dir(
