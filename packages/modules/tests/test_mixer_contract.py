@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import subquad.modules
 from subquad.lazy_config import LazyConfig, fields_of
 from subquad.modules import (
+    MLP,
     Attention,
     CKConv,
     FilterFiLM,
@@ -25,6 +26,7 @@ from subquad.modules import (
     Mixer,
     MultiHeadAttention,
     ProjectedMixer,
+    QKVConditionMixer,
     QKVSequenceMixer,
     RandomFourierFilter,
     RMSNorm,
@@ -123,7 +125,7 @@ def test_every_exported_mixer_is_in_the_table() -> None:
         value
         for value in vars(subquad.modules).values()
         if inspect.isclass(value) and issubclass(value, nn.Module) and hasattr(value, "flop_count")
-    } - {QKVSequenceMixer, ShortConvolution, FilterFiLM}
+    } - {QKVSequenceMixer, QKVConditionMixer, ShortConvolution, FilterFiLM, MLP}
     exported = {kind for kind in exported if not issubclass(kind, ImplicitFilter)}
     assert exported == set(MIXERS)
 

@@ -1,5 +1,7 @@
 """Sequence mixers behind one contract, and the networks built of them."""
 
+from subquad.modules.blocks.ada_ln_zero import AdaLNZeroBlock as AdaLNZeroBlock
+from subquad.modules.blocks.condition_mixer import QKVConditionMixer as QKVConditionMixer
 from subquad.modules.blocks.residual import ResidualBlock as ResidualBlock
 from subquad.modules.blocks.sequence_mixer import QKVSequenceMixer as QKVSequenceMixer
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock as AttentionBlock
@@ -40,12 +42,18 @@ from subquad.modules.networks.striped_hyena2_presets import StripedHyena2Preset 
 from subquad.modules.networks.striped_hyena2_presets import striped_hyena2_preset as striped_hyena2_preset
 from subquad.modules.networks.striped_hyena2_state import StripedHyena2State as StripedHyena2State
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding as AxialRotaryEmbedding
+from subquad.modules.parts.drop_path import DropPath as DropPath
 from subquad.modules.parts.gated_mlp import GatedMLP as GatedMLP
 from subquad.modules.parts.global_response_norm import GlobalResponseNorm as GlobalResponseNorm
 from subquad.modules.parts.l2_norm import L2Norm as L2Norm
+from subquad.modules.parts.layer_scale import LayerScale as LayerScale
+from subquad.modules.parts.mlp import MLP as MLP
 from subquad.modules.parts.parameter_tags import ParameterTags as ParameterTags
 from subquad.modules.parts.parameter_tags import parameter_groups as parameter_groups
 from subquad.modules.parts.parameter_tags import parameter_tags as parameter_tags
+from subquad.modules.parts.patches import Patchify as Patchify
+from subquad.modules.parts.patches import Unpatchify as Unpatchify
+from subquad.modules.parts.position_embedding import PositionEmbedding as PositionEmbedding
 from subquad.modules.parts.rms_norm import RMSNorm as RMSNorm
 from subquad.modules.parts.rotary import RotaryEmbedding as RotaryEmbedding
 from subquad.modules.parts.short_convolution import ShortConvolution as ShortConvolution

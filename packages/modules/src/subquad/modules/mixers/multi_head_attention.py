@@ -90,20 +90,28 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         q: Float[Tensor, "batch *space channel"],
-        k: Float[Tensor, "batch *space shared"],
-        v: Float[Tensor, "batch *space shared"],
+        k: Float[Tensor, "batch *points shared"],
+        v: Float[Tensor, "batch *points shared"],
         *,
         state: KeyValueState | None = None,
     ) -> Float[Tensor, "batch *space channel"]:
         """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``.
 
+        Keys may lie on a grid of another size where neither rotary positions nor ``causal`` nor ``window`` compare
+        the two.
+
         Raises:
-          InputMismatch: The input has another number of axes.
+          InputMismatch: The input has another number of axes, or keys another size and positions matter.
           StateCapacityExceeded: A row would grow past the room of ``state``.
         """
         size = q.shape[1:-1]
         if len(size) != self.data_dim:
             raise InputMismatch(f"the input has {len(size)} axes of space, the attention {self.data_dim}")
+        if k.shape[1:-1] != size and (self.rotary is not None or self.causal or self.window is not None):
+            raise InputMismatch(
+                f"keys over {tuple(k.shape[1:-1])} and queries over {tuple(size)} points; attention over two sizes has "
+                "rotary_base None, causal False and window None"
+            )
         if state is not None:
             return self._continue(q, k, v, state, None)
         positions = grid_positions(size, q.device)
@@ -122,7 +130,7 @@ class MultiHeadAttention(nn.Module):
         q: Float[Tensor, "batch head length size"],
         k: Float[Tensor, "batch shared seen size"],
         v: Float[Tensor, "batch shared seen size"],
-        positions: Int[Tensor, "seen axis"],
+        positions: Int[Tensor, "points axis"],
         start: int,
     ) -> Float[Tensor, "batch head length size"]:
         """Attends from positions ``start`` and on; in blocks of queries where each sees only some of the keys."""
