@@ -50,7 +50,9 @@ class QKVSequenceMixer(nn.Module):
                 "a Mixer has forward, init_state, step and flop_count"
             )
         self.hidden_dim = hidden_dim
-        self.stream_channels: tuple[int, int, int] = getattr(mixer, "stream_channels", (hidden_dim,) * 3)
+        self.stream_channels: tuple[int, int, int] = getattr(
+            mixer, "stream_channels", (hidden_dim, hidden_dim, hidden_dim)
+        )
         self.qkv_proj = nn.Linear(hidden_dim, sum(self.stream_channels), bias=qkv_bias, **place)
         self.mixer = mixer.to(device=device, dtype=dtype)
         self.out_proj = nn.Linear(hidden_dim, hidden_dim, bias=out_proj_bias, **place)

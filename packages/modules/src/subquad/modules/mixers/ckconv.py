@@ -111,7 +111,7 @@ class CKConv(nn.Module):
     @property
     def takes_condition(self) -> bool:
         """Whether filters may depend on a condition."""
-        return self.filter.takes_condition
+        return bool(self.filter.takes_condition)
 
     def clear_tap_cache(self) -> None:
         """Forgets the taps kept for eval mode."""
@@ -255,7 +255,7 @@ class CKConv(nn.Module):
             points *= size[axis] if boundary == "circular" else size[axis] + len(span) // (1 if self.causal else 2)
         transform = 2.5 * points * math.log2(max(points, 2))
         convolution = self.channels * ((2 if cached else 3) * transform + 3 * points + 2 * math.prod(size))
-        return round(convolution) + (0 if cached else self.filter.flop_count(taps))
+        return round(convolution) + (0 if cached else self.filter.flop_count(taps))  # pyright: ignore[reportCallIssue]
 
 
 def _reach(size: int, extent: Extent) -> int:

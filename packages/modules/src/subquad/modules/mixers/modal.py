@@ -104,8 +104,9 @@ class HyenaLong(FullPrecisionModule):
         drawn = {"p": p, "gamma": gamma, "log_poles": -torch.exp(p) * torch.exp(gamma), "residues": residues}
         with torch.no_grad():
             for name in self.full_precision_names:
-                if not self._tensor(name).is_meta:
-                    self._tensor(name).copy_(drawn[name])
+                tensor = self._tensor(name)
+                if tensor is not None and not tensor.is_meta:
+                    tensor.copy_(drawn[name])
         reset_uniform(self.D, 1 / self.initial_length, generator)
         reset_uniform(self.projection_taps, 1 / 3, generator)
 

@@ -39,8 +39,8 @@ class PositionEmbedding(nn.Module):
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(size, channels // data_dim, device=device, dtype=dtype)) for size in self.max_size
         )
-        self.no_weight_decay = frozenset(str(axis) for axis in range(data_dim))
-        self.tables.no_weight_decay = self.no_weight_decay  # pyright: ignore[reportAttributeAccessIssue]
+        exempt = frozenset(str(axis) for axis in range(data_dim))
+        self.tables.no_weight_decay = exempt  # pyright: ignore[reportArgumentType]
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
