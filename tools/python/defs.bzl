@@ -87,7 +87,7 @@ def subquad_tests(
         typecheck = True,
         tags = {},
         env = {},
-        readme_deps = ["//packages/subquad"]):
+        readme_deps = []):
     """One test target per tests/**/test_*.py, named after its path without `.py`, and a suite of the plain ones.
 
     Where the package has a README.md, `readme_test` runs its examples.
