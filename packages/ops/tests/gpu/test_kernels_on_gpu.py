@@ -37,7 +37,7 @@ NAMES = (
 def report() -> str:
     path = os.pathsep.join(path for path in sys.path if path)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    program = Path(__file__).parents[1] / "triton" / "kernel_cases.py"
+    program = Path(__file__).parents[1] / "kernels" / "kernel_cases.py"
     command = [sys.executable, str(program), "cuda"]
     result = subprocess.run(
         command, env={**environment, "PYTHONPATH": path}, capture_output=True, text=True, check=False

@@ -1,10 +1,12 @@
 """Which torch form a causal filter takes, forward and backward, and the autograd function that joins them.
 
-Measured on one core of an AVX-512 Xeon with oneDNN and MKL, 64 channels, 1,024 and 8,192 samples, million samples a
-second (forward): taps 7: direct 740; 64: direct 390, Toeplitz 230, FFT 170; 128: overlap-save 230, direct 170,
-Toeplitz 160, FFT 150-190; 512: overlap-save 186, FFT 143, direct 43. The gradient of the taps is a Toeplitz product up
-to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). CUDA follows the operation
-counts: a Toeplitz product costs ``2 (tap + block)`` multiplications a sample and needs no FFT passes over memory.
+Measured on an AVX-512 Xeon with oneDNN and MKL. One core, 64 channels of 8,192 samples, million samples a second: 7
+taps: direct 740; 64: direct 390, Toeplitz 230, FFT 170; 128: overlap-save 230-250, direct 170, Toeplitz 160, FFT
+150-170; 512: overlap-save 186, FFT 143, direct 43. Two cores, 256 channels, milliseconds: 128 taps over 2,048
+samples: FFT 1.6, overlap-save 1.6-1.9; over 8,192: overlap-save 6.4, FFT 7.5. The gradient of the taps is a Toeplitz
+product up to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). CUDA follows the
+operation counts: a Toeplitz product costs ``2 (tap + block)`` multiplications a sample and needs no FFT passes over
+memory.
 """
 
 from typing import Literal
@@ -15,7 +17,7 @@ from torch.nn.functional import pad
 
 from subquad.ops import _checks
 from subquad.ops._autocast import without_autocast
-from subquad.ops.causal_conv.direct import convolve_direct, correlate_direct
+from subquad.ops.causal_conv.direct import convolve_direct, convolve_padded, correlate_direct
 from subquad.ops.causal_conv.fft import convolve_fft, convolve_overlap_save, correlate_fft
 from subquad.ops.causal_conv.toeplitz import convolve_toeplitz, correlate_toeplitz
 
@@ -24,10 +26,11 @@ Form = Literal["direct", "toeplitz", "overlap_save", "fft"]
 _DIRECT_TAPS = {"cpu": 64, "cuda": 16}
 _TOEPLITZ_TAPS = {"cpu": 64, "cuda": 256}
 _TOEPLITZ_BLOCK = 32
+_PADDED_TAPS = 8  # so many taps are memory-bound: the convolution's own padding saves the copy of the stream
 _DIRECT_GRADIENT_TAPS = 4
 _TOEPLITZ_GRADIENT_TAPS = 256
-_WINDOW_PER_TAP = 4  # overlap-save windows are the power of two at or above 4 taps, 512 at least
-_SMALLEST_WINDOW = 512
+_WINDOW_PER_TAP = 4  # overlap-save windows are the power of two at or above 4 taps, 1024 at least
+_SMALLEST_WINDOW = 1024
 
 
 def _window(taps: int) -> int:
@@ -105,5 +108,8 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
     rows = _checks.expand_groups(taps.to(wide), channels)
     if batch == 0 or length == 0 or channels == 0:
         return samples * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
+    recorded = torch.is_grad_enabled() and (samples.requires_grad or rows.requires_grad)
+    if before is None and past < _PADDED_TAPS and not recorded:
+        return convolve_padded(samples, rows)
     joined = join_history(samples, past, before)
     return CausalFilter.apply(joined, rows, choose_form(stream.device.type, past + 1, length))  # type: ignore[return-value]
