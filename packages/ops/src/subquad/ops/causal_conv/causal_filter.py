@@ -46,6 +46,7 @@ def choose_form(device: str, taps: int, length: int) -> Form:
     return "overlap_save" if device == "cpu" and length >= 4 * _window(taps) else "fft"
 
 
+@without_autocast
 def convolve(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
     """Convolves ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]`` in one form; returns the last length."""
     if form == "direct":
@@ -57,6 +58,7 @@ def convolve(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
     return convolve_fft(stream, rows)
 
 
+@without_autocast
 def _correlate(stream: Tensor, gradient: Tensor, taps: int) -> Tensor:
     if taps <= _DIRECT_GRADIENT_TAPS:
         return correlate_direct(stream, gradient, taps)
@@ -80,9 +82,9 @@ class CausalFilter(torch.autograd.Function):
         gradient, past = gradients[0], rows.shape[1] - 1
         to_stream = to_rows = None
         if ctx.needs_input_grad[0]:
-            to_stream = without_autocast(convolve)(pad(gradient, (past, past)), rows.flip(-1), ctx.form)
+            to_stream = convolve(pad(gradient, (past, past)), rows.flip(-1), ctx.form)
         if ctx.needs_input_grad[1]:
-            to_rows = without_autocast(_correlate)(stream, gradient, rows.shape[1])
+            to_rows = _correlate(stream, gradient, rows.shape[1])
         return to_stream, to_rows, None
 
 
