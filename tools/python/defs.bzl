@@ -24,6 +24,11 @@ def _package():
     """The dotted name of the Python package that a BUILD file under packages/ holds."""
     return "subquad." + native.package_name().split("/")[-1]
 
+def _absolute(label):
+    """A label of this workspace in full, so that two spellings compare equal."""
+    text = "//%s%s" % (native.package_name(), label) if label.startswith(":") else label
+    return text if ":" in text else "%s:%s" % (text, text.split("/")[-1])
+
 def subquad_library(
         name,
         deps = [],
@@ -158,6 +163,10 @@ def subquad_tests(
                     **common
                 )
     if native.glob(["README.md"], allow_empty = True):
-        readme_test(name = "readme_test", deps = deps + [dep for dep in readme_deps if dep not in deps])
+        present = [_absolute(dep) for dep in deps]
+        readme_test(
+            name = "readme_test",
+            deps = deps + [dep for dep in readme_deps if _absolute(dep) not in present],
+        )
     if plain:
         native.test_suite(name = name, tests = plain)
