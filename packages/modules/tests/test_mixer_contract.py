@@ -248,3 +248,41 @@ def test_state_rows_are_views_and_reset_forgets(kind: type[nn.Module], extra: di
         state.reset()
         again = mixer.forward(q, k, v, state=state)
         assert_close(again, mixer(q, k, v), relative=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CKConv, Hyena, MultiHeadAttention])
+def test_a_captured_graph_computes_what_the_mixer_computes(kind: type[nn.Module]) -> None:
+    mixer = make(kind, {}, torch.float64).eval()
+    qkv = fit(mixer, streams(dtype=torch.float64))
+    captured = torch.export.export(mixer, tuple(qkv)).module()
+    assert_close(captured(*qkv), mixer(*qkv), relative=1e-12)
+
+
+@every_mixer
+def test_inactive_rows_keep_their_state_and_rows_go_on_from_positions_of_their_own(
+    kind: type[nn.Module], extra: dict[str, Any]
+) -> None:
+    mixer, qkv = make(kind, extra, torch.float64), streams(dtype=torch.float64)
+    state = mixer.init_state(BATCH, max_length=LENGTH, dtype=torch.float64)
+    active, both = torch.tensor([True, False]), torch.tensor([True, True])
+    at = torch.zeros(BATCH, dtype=torch.int64)
+    with torch.inference_mode():
+        for rows in (active, both, active, both):
+            held = {name: value[1].clone() for name, value in state.tensors().items()}
+            now = torch.stack([qkv[:, row, at[row]] for row in range(BATCH)], dim=1)
+            mixer.step(*fit(mixer, now), state, active=rows)
+            state.advance(1, rows)
+            at += rows
+            if not rows[1]:
+                assert all(torch.equal(state.tensors()[name][1], value) for name, value in held.items())
+        chunk = torch.stack([qkv[:, row, at[row] : at[row] + 9] for row in range(BATCH)], dim=1)
+        y = mixer.forward(*fit(mixer, chunk), state=state)
+        whole = mixer(*fit(mixer, qkv))
+        expected = torch.stack([whole[row, at[row] : at[row] + 9] for row in range(BATCH)])
+        assert_close(y, expected, relative=1e-12)
+
+
+@every_mixer
+def test_a_mixer_can_be_made_without_memory(kind: type[nn.Module], extra: dict[str, Any]) -> None:
+    mixer = MIXERS[kind].make(**{"channels": CHANNELS, **MIXERS[kind].options, **extra, "device": "meta"})
+    assert all(value.is_meta for value in (*mixer.parameters(), *mixer.buffers()))

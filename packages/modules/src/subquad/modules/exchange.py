@@ -18,11 +18,6 @@ class SequenceExchange(Protocol):
     ``[batch, segments * length]``. The network folds the runs into the batch axis, **run-major** (row ``run * batch +
     b``), before any method is called, so every ``batch`` below counts folded rows, and the exchange alone knows the
     order of the runs. Every method is differentiable.
-
-    Attributes:
-      size: Number of ranks that share the sequence.
-      rank: This rank, ``0 <= rank < size``.
-      segments: Number of contiguous runs that this rank holds.
     """
 
     @property
@@ -32,7 +27,7 @@ class SequenceExchange(Protocol):
 
     @property
     def rank(self) -> int:
-        """This rank, counted from 0."""
+        """This rank, ``0 <= rank < size``."""
         ...
 
     @property
