@@ -57,14 +57,19 @@ def as_stored(oracle: Tensor, plain: Tensor) -> Tensor:
     return (oracle.float().contiguous().view(torch.int32) & -65536).view(torch.float32).bfloat16()
 
 
+SAMPLES_OF_A_CHANNEL = 64  # one or two sums near zero say nothing about a channel
+
+
 def hold_whole(name: str, got: Tensor, plain: Tensor, oracle: Tensor) -> None:
     """Asserts the error of one result."""
     assert_as_exact_as(name, oracle, as_stored(oracle, plain), got)
 
 
 def hold(name: str, got: Tensor, plain: Tensor, oracle: Tensor) -> None:
-    """Asserts the error of one result, as a whole and for each channel."""
+    """Asserts the error of one result, as a whole and, where a channel has samples enough to measure by, for each."""
     hold_whole(name, got, plain, oracle)
+    if oracle[:, 0].numel() < SAMPLES_OF_A_CHANNEL:
+        return
     for channel, (g, p, o) in enumerate(zip(got.unbind(1), plain.unbind(1), oracle.unbind(1), strict=True)):
         hold_whole(f"{name}, channel {channel}", g, p, o)
 

@@ -95,9 +95,10 @@ def _use_the_service(
     limit = model.limits.max_sequence_tokens
     sequence = sequence[: min(len(sequence), limit)]
     prompt = sequence[: min(200, len(sequence) // 2)]
-    say(f"streaming a generation from {model.model} after {len(prompt)} held-out bases")
+    say(f"streaming a generation from {model.name} after {len(prompt)} held-out bases")
     pieces = []
-    with client.generate(prompt, max_new_tokens=min(120, limit - len(prompt)), temperature=0.8, seed=1) as stream:
+    stream = client.generate(prompt, max_new_tokens=min(120, limit - len(prompt)), temperature=0.8, top_k=4, seed=1)
+    with stream:
         for piece in stream.text_pieces():
             pieces.append(piece)
             if piece:
@@ -107,7 +108,7 @@ def _use_the_service(
     mutant = sequence[:position] + changed + sequence[position + 1 :]
     scores = client.score([sequence, mutant], return_logprobs=True)
     track = folder / "likelihood.png"
-    title = f"Likelihood of {len(sequence)} held-out bases under {model.model}"
+    title = f"Likelihood of {len(sequence)} held-out bases under {model.name}"
     draw_likelihood_track(scores[0].logprobs, track, title=title, first_position=1)
     return QuickstartResult(
         output=folder,

@@ -27,6 +27,23 @@ def modal_taps_kernel(log_poles, residues, taps, states, BLOCK: tl.constexpr, ST
 
 
 @triton.jit
+def leave_tile(entering, updates, g, pole, samples, n, i, BLOCK: tl.constexpr):
+    """The state after the last of a tile's samples, which may stand inside chunk ``samples // BLOCK``."""
+    count = samples // BLOCK
+    rest = samples - count * BLOCK
+    to_end = samples - (n + 1) * BLOCK
+    ahead = tl.exp(pole[None, :] * tl.maximum(to_end, 0).to(tl.float32)[:, None])
+    leaving = entering * tl.exp(pole * samples.to(tl.float32))
+    leaving += tl.sum(tl.where((to_end >= 0)[:, None], ahead * updates, 0.0), axis=0)
+    if rest > 0:
+        chunk = tl.sum(tl.where((n == count)[:, None], g, 0.0), axis=0)
+        remaining = rest - 1 - i
+        decay = tl.exp(pole[None, :] * tl.maximum(remaining, 0).to(tl.float32)[:, None])
+        leaving += tl.sum(tl.where((remaining >= 0)[:, None], decay * chunk[:, None], 0.0), axis=0)
+    return leaving
+
+
+@triton.jit
 def gated_modal_conv_kernel(
     z, projection_taps, log_poles, residues, modal_taps, skip, history, modal_history, y, state,
     length, channels, states, z_batch, z_channel,
@@ -85,17 +102,5 @@ def gated_modal_conv_kernel(
             total *= project_at(stream, before, weights, t, length, first, 0, PROJECTION, HISTORY)
         tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
-        # The state after the last sample of this tile, which may end inside chunk ``count`` (after ``rest`` samples).
-        samples = tl.minimum(length - start, tile)
-        count = samples // BLOCK
-        rest = samples - count * BLOCK
-        to_end = samples - (n + 1) * BLOCK
-        ahead = tl.exp(pole[None, :] * tl.maximum(to_end, 0).to(tl.float32)[:, None])
-        entering = entering * tl.exp(pole * samples.to(tl.float32))
-        entering += tl.sum(tl.where((to_end >= 0)[:, None], ahead * updates, 0.0), axis=0)
-        if rest > 0:
-            chunk = tl.sum(tl.where((n == count)[:, None], g, 0.0), axis=0)
-            remaining = rest - 1 - i
-            decay = tl.exp(pole[None, :] * tl.maximum(remaining, 0).to(tl.float32)[:, None])
-            entering += tl.sum(tl.where((remaining >= 0)[:, None], decay * chunk[:, None], 0.0), axis=0)
+        entering = leave_tile(entering, updates, g, pole, tl.minimum(length - start, tile), n, i, BLOCK)
     tl.store(state + row * states + s, entering, mask=s < states)
