@@ -16,9 +16,7 @@ WRITTEN = (".py", ".pyi", ".bzl", ".sh", ".cu", ".cuh", ".cc", ".cpp", ".h", ".p
 REGISTRY_HOSTS = re.compile(
     "|".join(["pypi" + r"\.org", "python" + "hosted", "deb" + r"\.debian", "npm" + r"js\.(org|com)"])
 )
-MACHINE_PATHS = re.compile(
-    "|".join([r"(?<![\w.}])/(work|farm)" + "/", r"(?<![\w.}])/root" + r"/\.", r"\.lib" + r"rary\b"])
-)
+MACHINE_PATHS = re.compile("|".join([r"(?<![\w.}])/(work|farm)" + "/", r"(?<![\w.}])/root" + r"/\."]))
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error"]) + r")\b")
 
 

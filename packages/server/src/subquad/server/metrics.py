@@ -22,19 +22,29 @@ class SchedulerNumbers(Protocol):
     """The scheduler's numbers at one moment; see `SCHEDULER_GAUGES`."""
 
     @property
-    def running(self) -> int: ...
+    def running(self) -> int:
+        """Requests that hold a slot."""
+        ...
 
     @property
-    def queued(self) -> int: ...
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        ...
 
     @property
-    def queued_tokens(self) -> int: ...
+    def queued_tokens(self) -> int:
+        """Prompt tokens that wait for a slot."""
+        ...
 
     @property
-    def slots_free(self) -> int: ...
+    def slots_free(self) -> int:
+        """Slots that hold no request."""
+        ...
 
     @property
-    def step_seconds(self) -> float: ...
+    def step_seconds(self) -> float:
+        """Time since the engine began its current step, in seconds; 0 while it is idle."""
+        ...
 
 
 class Metrics:
