@@ -72,12 +72,14 @@ class CausalFilter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, stream: Tensor, rows: Tensor, form: Form) -> Tensor:
+        """Filters, and keeps stream and taps for the gradients."""
         ctx.save_for_backward(stream, rows)
         ctx.form = form
         return convolve(stream, rows, form)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Returns the gradients of the stream and of the taps, where they are wanted."""
         stream, rows = ctx.saved_tensors
         gradient, past = gradients[0], rows.shape[1] - 1
         to_stream = to_rows = None

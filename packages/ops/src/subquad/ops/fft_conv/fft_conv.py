@@ -145,6 +145,7 @@ def _canonical(
 def compute_in_torch(
     x: Tensor, taps: Tensor, *, boundary: tuple[Boundary, ...], causal: bool, skip: Tensor | None
 ) -> Tensor:
+    """Computes the checked call in plain torch; returns y alone."""
     wide = _checks.accumulation_dtype(x)
     grid = x.to(wide)
     y = convolve_spectral(grid, taps.to(wide), boundary, causal)

@@ -90,6 +90,7 @@ def compute_in_torch(
     skip: Tensor | None,
     active: Tensor | None,
 ) -> Tensor:
+    """Computes the checked call in plain torch; changes the state in place and returns y."""
     batch, channels = x.shape
     past = taps.shape[1] - 1
     wide = _checks.accumulation_dtype(x)

@@ -156,6 +156,7 @@ def compute_in_torch(
     postgate: bool,
     initial_state: GatedConvState | None,
 ) -> tuple[Tensor, GatedConvState]:
+    """Computes the checked call in plain torch; returns y and the new state."""
     projection, mixer = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
     y, last = filter_stream(g, mixer_taps, mixer), next_history(g, mixer_taps.shape[1] - 1, mixer)

@@ -164,6 +164,7 @@ def compute_in_torch(
     postgate: bool,
     initial_state: GatedModalState | None,
 ) -> tuple[Tensor, GatedModalState]:
+    """Computes the checked call in plain torch; returns y and the new state."""
     projection, modal = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
     y, modal = filter_modal(g, log_poles, residues, modal)

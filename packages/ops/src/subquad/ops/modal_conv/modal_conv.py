@@ -120,6 +120,7 @@ def describe(
 def compute_in_torch(
     x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    """Computes the checked call in plain torch; returns y and the new state."""
     samples = x.to(_checks.accumulation_dtype(x))
     y, state = filter_modal(samples, log_poles, residues, initial_state)
     if skip is not None:

@@ -83,6 +83,7 @@ def compute_in_torch(
     skip: Tensor | None,
     active: Tensor | None,
 ) -> Tensor:
+    """Computes the checked call in plain torch; changes the state in place and returns y."""
     wide = _checks.accumulation_dtype(x)
     current = x.to(wide)
     poles = torch.exp(log_poles.double()).to(wide)
