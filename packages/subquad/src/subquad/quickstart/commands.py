@@ -32,7 +32,8 @@ def quickstart(
     from subquad.quickstart.report import print_report
     from subquad.quickstart.run import OUTPUT_FOLDER, run_quickstart
 
-    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))  # where `bazel run` was called
+    caller = os.environ.get("SUBQUAD_CALLER_FOLDER") or os.environ.get("BUILD_WORKING_DIRECTORY")
+    here = Path(caller or ".")  # under `bazel run` the process starts elsewhere
     console = Console(soft_wrap=True)
     try:
         result = run_quickstart(
