@@ -24,11 +24,6 @@ def _package():
     """The dotted name of the Python package that a BUILD file under packages/ holds."""
     return "subquad." + native.package_name().split("/")[-1]
 
-def _absolute(label):
-    """A label of this workspace in full, so that two spellings compare equal."""
-    text = "//%s%s" % (native.package_name(), label) if label.startswith(":") else label
-    return text if ":" in text else "%s:%s" % (text, text.split("/")[-1])
-
 def subquad_library(
         name,
         deps = [],
@@ -91,8 +86,7 @@ def subquad_tests(
         marked_only = [],
         typecheck = True,
         tags = {},
-        env = {},
-        readme_deps = []):
+        env = {}):
     """One test target per tests/**/test_*.py, named after its path without `.py`, and a suite of the plain ones.
 
     Where the package has a README.md, `readme_test` runs its examples.
@@ -115,7 +109,6 @@ def subquad_tests(
       typecheck: check the package's annotations, array shapes included, whenever a test calls it.
       tags: {file: further tags}.
       env: environment variables of every test.
-      readme_deps: what the examples of the README need beside `deps`: the `subquad` command.
     """
     files = native.glob(["tests/**/test_*.py"])
     support = native.glob(["tests/**/*.py"], exclude = ["tests/**/test_*.py"])
@@ -163,10 +156,6 @@ def subquad_tests(
                     **common
                 )
     if native.glob(["README.md"], allow_empty = True):
-        present = [_absolute(dep) for dep in deps]
-        readme_test(
-            name = "readme_test",
-            deps = deps + [dep for dep in readme_deps if _absolute(dep) not in present],
-        )
+        readme_test(name = "readme_test", deps = deps)
     if plain:
         native.test_suite(name = name, tests = plain)
