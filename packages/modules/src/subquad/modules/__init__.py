@@ -33,9 +33,13 @@ from subquad.modules.mixers.fir import HyenaMedium as HyenaMedium
 from subquad.modules.mixers.fir import HyenaShort as HyenaShort
 from subquad.modules.mixers.hyena import Hyena as Hyena
 from subquad.modules.mixers.hyena import HyenaState as HyenaState
+from subquad.modules.mixers.mamba import Mamba as Mamba
 from subquad.modules.mixers.modal import HyenaLong as HyenaLong
 from subquad.modules.mixers.modal import ModalState as ModalState
 from subquad.modules.mixers.multi_head_attention import MultiHeadAttention as MultiHeadAttention
+from subquad.modules.mixers.register_attention import RegisterAttention as RegisterAttention
+from subquad.modules.mixers.selective_state import SelectiveState as SelectiveState
+from subquad.modules.mixers.state_space import StateSpace as StateSpace
 from subquad.modules.networks.striped_hyena2 import StripedHyena2 as StripedHyena2
 from subquad.modules.networks.striped_hyena2_presets import STRIPED_HYENA2_PRESETS as STRIPED_HYENA2_PRESETS
 from subquad.modules.networks.striped_hyena2_presets import StripedHyena2Preset as StripedHyena2Preset
