@@ -51,6 +51,11 @@ class GridMixer(nn.Module):
         """Channels of q, k and v that the mixer takes."""
         return getattr(self.mixer, "stream_channels", (self.channels, self.channels, self.channels))
 
+    @property
+    def output_channels(self) -> int:
+        """Channels of the output."""
+        return getattr(self.mixer, "output_channels", self.channels)
+
     def forward(
         self,
         q: Float[Tensor, "batch length query"],
