@@ -119,7 +119,7 @@ def write_checkpoint(
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
     network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
     expected = expected_tensors(network)
-    _compare("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
+    compare_tensors("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
     order = {name: index for index, name in enumerate(expected)}
     entries = sorted(entries, key=lambda entry: order[entry.name])
     rows = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
@@ -242,7 +242,7 @@ def check_tensors(summary: CheckpointSummary, expected: dict[str, tuple[torch.Si
                     location[name] = file
         except SafetensorError as error:
             raise CheckpointTensorError(f"{file} is damaged: {error}") from error
-    _compare(str(summary.path), found, expected)
+    compare_tensors(str(summary.path), found, expected)
     return location
 
 
@@ -307,12 +307,16 @@ def _entry(name: str, tensor: Tensor, rule: TensorRule) -> TensorEntry:
     return TensorEntry(disk_name(name, rule), shape, tensor.dtype, lambda: rule.to_disk(tensor))
 
 
-def _compare(
+def compare_tensors(
     where: str,
     found: Mapping[str, tuple[torch.Size, torch.dtype]],
     expected: Mapping[str, tuple[torch.Size, torch.dtype]],
 ) -> None:
-    """Names the first tensor that is missing, unknown or different, and how many more there are."""
+    """Compares shape and type of tensors with what a config asks for.
+
+    Raises:
+      CheckpointTensorError: One is missing, unknown or different; it names the first and counts the others.
+    """
     problems = [f"tensor {n} is missing (expected {_form(expected[n])})" for n in expected if n not in found]
     problems += [f"tensor {n} ({_form(found[n])}) is unknown to the config" for n in found if n not in expected]
     for name in sorted(set(found) & set(expected)):

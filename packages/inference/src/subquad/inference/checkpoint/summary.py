@@ -27,6 +27,7 @@ RESERVED = (
     "files",
     "weights_sha256",
 )
+TRAVELLING = ("max_sequence_tokens",)
 _KINDS: dict[str, type] = {
     "format": str,
     "format_version": int,
