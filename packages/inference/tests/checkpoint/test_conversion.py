@@ -20,7 +20,7 @@ from packages.inference.tests.checkpoint.foreign_checkpoints import (
     write_mbridge,
 )
 from packages.inference.tests.conftest import TINY
-from subquad.inference import load_checkpoint, save_checkpoint
+from subquad.inference import Engine, NucleotideTokenizer, load_checkpoint, save_checkpoint
 from subquad.inference.checkpoint import convert_checkpoint, source_config
 from subquad.inference.errors import (
     CheckpointConfigError,
@@ -408,3 +408,12 @@ def test_memory_holds_a_few_tensors_and_not_the_file(tmp_path, read, write):
     )
     assert total > 190e6
     assert peak - before < total / 4
+
+
+def test_the_tokenizer_of_a_checkpoint_is_chosen_when_it_is_made(savanna, tmp_path):
+    convert(savanna, tmp_path / "native", "savanna", "native", tokenizer="nucleotide")
+    assert load_checkpoint(tmp_path / "native").tokenizer == NucleotideTokenizer(512)
+    assert Engine.from_checkpoint(tmp_path / "native", device="cpu").tokenizer == NucleotideTokenizer(512)
+    with pytest.raises(InvalidOption, match="tokenizer is 'bpe'"):
+        convert(savanna, tmp_path / "other", "savanna", "native", tokenizer="bpe")
+    assert not (tmp_path / "other").exists()

@@ -30,6 +30,7 @@ def convert_checkpoint(
     write: WriteFormat,
     config: Config[Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    tokenizer: str = "byte",
     drop_fp8_scales: bool = False,
     overwrite: bool = False,
     on_progress: Advance | None = None,
@@ -44,6 +45,7 @@ def convert_checkpoint(
       write: The format of ``target``.
       config: The network, see `vortex_config`; None for a native ``source``, which says it itself.
       metadata: More fields for the metadata of a native target, e.g. ``max_sequence_tokens``.
+      tokenizer: Of a native target: ``"byte"`` or ``"nucleotide"``.
       drop_fp8_scales: Go on where scales of FP8 projections would be lost or are missing.
       overwrite: Replace an existing target.
       on_progress: Called with the bytes written so far and those to be written.
@@ -67,7 +69,7 @@ def convert_checkpoint(
         if on_progress is not None:
             opened = _counted(opened, on_progress)
         if write == "native":
-            return _write_native(target, opened, overwrite=overwrite)
+            return _write_native(target, opened, tokenizer=tokenizer, overwrite=overwrite)
         with replaced_file(target) as partial:
             return (write_vortex if write == "vortex" else write_savanna)(partial, opened)
 
@@ -84,7 +86,7 @@ def _opened(
     return opener(source, config, scratch=scratch, drop_fp8_scales=drop_fp8_scales)
 
 
-def _write_native(target: Path, source: TensorSource, *, overwrite: bool) -> list[MappedTensor]:
+def _write_native(target: Path, source: TensorSource, *, tokenizer: str, overwrite: bool) -> list[MappedTensor]:
     network = source.network
     facts = {
         "dtype": str(source.dtype).removeprefix("torch."),
@@ -92,7 +94,9 @@ def _write_native(target: Path, source: TensorSource, *, overwrite: bool) -> lis
         "filter_parameters": network.filter_parameters,
     }
     entries = list(source.entries.values())
-    write_checkpoint(target, source.config, entries, facts, metadata=source.metadata, overwrite=overwrite)
+    write_checkpoint(
+        target, source.config, entries, facts, metadata=source.metadata, tokenizer=tokenizer, overwrite=overwrite
+    )
     return joined(source.report, [MappedTensor(name, name, SAME) for name in source.entries])
 
 

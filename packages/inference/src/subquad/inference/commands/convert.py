@@ -33,6 +33,13 @@ class WritableFormat(StrEnum):
     savanna = "savanna"
 
 
+class TokenizerName(StrEnum):
+    """Tokenizers that a native checkpoint may name."""
+
+    byte = "byte"
+    nucleotide = "nucleotide"
+
+
 def convert(
     source: Annotated[
         str,
@@ -52,6 +59,9 @@ def convert(
             "directory that describes its network needs none."
         ),
     ] = None,
+    tokenizer: Annotated[
+        TokenizerName, typer.Option(help="Of a native OUT; the two differ beyond ASCII only.")
+    ] = TokenizerName.byte,
     drop_fp8_scales: Annotated[
         bool,
         typer.Option(
@@ -79,6 +89,7 @@ def convert(
                 write=write.value,
                 config=tree,
                 metadata=metadata,
+                tokenizer=tokenizer.value,
                 drop_fp8_scales=drop_fp8_scales,
                 overwrite=overwrite,
                 on_progress=advance,
