@@ -14,6 +14,7 @@ from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.modal import HyenaLong, ModalState
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
+from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 from subquad.ops import fir_step
@@ -62,8 +63,8 @@ class StripedHyena2Block(nn.Module, ABC):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
     ) -> Float[Tensor, "batch length channel"]:
         """Transforms whole sequences, or the next chunk of the sequences in ``state``."""
-        x = self.mix(self.pre_norm(x), state) + x
-        return self.mlp(self.post_norm(x)) + x
+        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state))
+        return self.mlp.add_to(total, normed)
 
     def step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, *, active: Bool[Tensor, " batch"] | None = None
@@ -118,9 +119,9 @@ class HyenaBlock(StripedHyena2Block):
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
-        z = self.projections(x).transpose(1, 2)
+        z = product_channels_first(self.projections, x)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
-        return self.out_filter_dense(y.transpose(1, 2))
+        return product_of_channels_first(self.out_filter_dense, y)
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
