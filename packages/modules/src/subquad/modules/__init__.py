@@ -36,6 +36,8 @@ from subquad.modules.mixers.hyena import HyenaState as HyenaState
 from subquad.modules.mixers.modal import HyenaLong as HyenaLong
 from subquad.modules.mixers.modal import ModalState as ModalState
 from subquad.modules.mixers.multi_head_attention import MultiHeadAttention as MultiHeadAttention
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState as PagedKeyValueState
+from subquad.modules.mixers.paged_key_values import PageTable as PageTable
 from subquad.modules.networks.striped_hyena2 import StripedHyena2 as StripedHyena2
 from subquad.modules.networks.striped_hyena2_presets import STRIPED_HYENA2_PRESETS as STRIPED_HYENA2_PRESETS
 from subquad.modules.networks.striped_hyena2_presets import StripedHyena2Preset as StripedHyena2Preset

@@ -1,5 +1,6 @@
 """Subquadratic sequence operators: causal, gated, modal and FFT convolutions, scans and their decode steps."""
 
+from subquad.ops.attention_step import attention_step as attention_step
 from subquad.ops.causal_conv import causal_conv as causal_conv
 from subquad.ops.causal_conv import causal_conv_with_state as causal_conv_with_state
 from subquad.ops.dispatch import Explanation as Explanation

@@ -19,6 +19,7 @@ from torch import Tensor
 from subquad.ops.errors import ArgumentOutOfRange, BackendUnavailable
 
 OPERATORS = (
+    "attention_step",
     "causal_conv",
     "fft_conv",
     "fir_step",

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
-from subquad.modules.mixers.attention import Attention, KeyValueState
+from subquad.modules.mixers.attention import Attention
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.modal import HyenaLong, ModalState
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
@@ -196,7 +197,7 @@ class AttentionBlock(StripedHyena2Block):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, attends and projects back."""
-        assert state is None or isinstance(state, KeyValueState)
+        assert state is None or isinstance(state, PagedKeyValueState)
         y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
@@ -204,7 +205,7 @@ class AttentionBlock(StripedHyena2Block):
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch channel"]:
         """Does the same for one token per row."""
-        assert isinstance(state, KeyValueState)
+        assert isinstance(state, PagedKeyValueState)
         y = self.inner_mha_cls.step_heads(self.inner_mha_cls.project(x), state, active=active)
         return self.inner_mha_cls.out_proj(y.flatten(1))
 
