@@ -15,6 +15,7 @@ from subquad.modules.errors import StateUnsupported as StateUnsupported
 from subquad.modules.exchange import LocalExchange as LocalExchange
 from subquad.modules.exchange import SequenceExchange as SequenceExchange
 from subquad.modules.filters.film import FilterFiLM as FilterFiLM
+from subquad.modules.filters.frequency_bands import frequency_bands as frequency_bands
 from subquad.modules.filters.modulation import ExponentialModulation as ExponentialModulation
 from subquad.modules.filters.modulation import GaussianModulation as GaussianModulation
 from subquad.modules.filters.network import Filter as Filter
