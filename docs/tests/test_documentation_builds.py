@@ -66,7 +66,7 @@ def test_every_public_name_is_on_the_page_of_its_package(package: str, site: Pat
 @pytest.mark.parametrize("package", PACKAGES)
 def test_classes_and_functions_link_to_their_source(package: str, site: Path) -> None:
     text = (site / "reference" / f"{package}.html").read_text()
-    entries = re.findall(rf'<dt class="sig sig-object py" id="(subquad\.[^"]*)">(.*?)</dt>', text, re.DOTALL)
+    entries = re.findall(r'<dt class="sig sig-object py" id="(subquad\.[^"]*)">(.*?)</dt>', text, re.DOTALL)
     own = [name for name, _ in entries if name in exported(package)]
     linked = {name for name, body in entries if "viewcode-link" in body}
     values = re.compile(r'class="py (data|type)">\s*<dt class="sig sig-object py" id="([^"]*)"')

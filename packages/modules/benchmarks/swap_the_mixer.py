@@ -35,6 +35,7 @@ from subquad.modules import (
     HyenaLong,
     HyenaMedium,
     HyenaShort,
+    Mamba,
     MultiHeadAttention,
     QKVSequenceMixer,
     ResidualBlock,
@@ -42,6 +43,7 @@ from subquad.modules import (
     RMSNorm,
     ShortConvolution,
     SIRENFilter,
+    StateSpace,
     flop_counts,
 )
 
@@ -61,6 +63,9 @@ def mixers(length: int) -> dict[str, Config[Any]]:
         "HyenaShort, 7 taps": LazyConfig(HyenaShort)(groups=8, projection_filter_length=3),
         "HyenaMedium, 128 taps": LazyConfig(HyenaMedium)(groups=8, projection_filter_length=3),
         "HyenaLong, 16 modes": LazyConfig(HyenaLong)(projection_filter_length=3, filter_parameters="p_gamma"),
+        "StateSpace, causal": LazyConfig(StateSpace)(causal=True),
+        "Mamba 1": LazyConfig(Mamba)(),
+        "Mamba 2": LazyConfig(Mamba)(version=2, head_size=32),
         "CKConv": long,
         "Hyena": LazyConfig(Hyena)(global_conv_cfg=long, short_conv_cfg=short),
     }

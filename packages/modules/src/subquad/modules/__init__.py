@@ -37,6 +37,8 @@ from subquad.modules.mixers.mamba import Mamba as Mamba
 from subquad.modules.mixers.modal import HyenaLong as HyenaLong
 from subquad.modules.mixers.modal import ModalState as ModalState
 from subquad.modules.mixers.multi_head_attention import MultiHeadAttention as MultiHeadAttention
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState as PagedKeyValueState
+from subquad.modules.mixers.paged_key_values import PageTable as PageTable
 from subquad.modules.mixers.register_attention import RegisterAttention as RegisterAttention
 from subquad.modules.mixers.selective_state import SelectiveState as SelectiveState
 from subquad.modules.mixers.state_space import StateSpace as StateSpace
@@ -46,8 +48,6 @@ from subquad.modules.networks.grid_mixer import GridMixer as GridMixer
 from subquad.modules.networks.hierarchical_vit import HierarchicalViT as HierarchicalViT
 from subquad.modules.networks.residual_network import ResidualClassifier as ResidualClassifier
 from subquad.modules.networks.residual_network import ResidualNetwork as ResidualNetwork
-from subquad.modules.mixers.paged_key_values import PagedKeyValueState as PagedKeyValueState
-from subquad.modules.mixers.paged_key_values import PageTable as PageTable
 from subquad.modules.networks.striped_hyena2 import StripedHyena2 as StripedHyena2
 from subquad.modules.networks.striped_hyena2_presets import STRIPED_HYENA2_PRESETS as STRIPED_HYENA2_PRESETS
 from subquad.modules.networks.striped_hyena2_presets import StripedHyena2Preset as StripedHyena2Preset
