@@ -2,9 +2,10 @@
 
 Every operator describes a call as a ``Call``; a backend offers an ``Implementation`` per operator, whose ``refusal``
 says why it cannot take that call (None: it can). ``backend="torch"`` is the operator's own portable form;
-``"triton"``, ``"cuda"`` and ``"vendor"`` are built in and imported only when a call on their device comes; any other
-name is looked up in the entry point group ``subquad.ops.backends``, whose value is a function without arguments that
-returns Implementations. ``"auto"`` goes through the rules below, measured, and never through third-party backends.
+``"triton"``, ``"cuda"``, ``"vendor"`` and ``"mamba"`` are built in and imported only when a call on their device comes;
+any other name is looked up in the entry point group ``subquad.ops.backends``, whose value is a function without
+arguments that returns Implementations. ``"auto"`` goes through the rules below, measured, and never through third-party
+backends.
 """
 
 import importlib
@@ -34,7 +35,7 @@ OPERATORS = (
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
-BUILT_IN = ("triton", "cuda", "vendor")
+BUILT_IN = ("triton", "cuda", "vendor", "mamba")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
@@ -47,6 +48,8 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "rms_norm": ("triton",),
     "rotary": ("triton",),
 }
+# And the libraries of others that it tries after ours.
+LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {"selective_scan": ("mamba",)}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _automatic(call: Call) -> tuple[Implementation | None, Explanation]:
     if call.device != "cuda":
         return None, Explanation("torch", f"the tensors are on {call.device}")
     reasons = []
-    for name in AUTO_ON_CUDA.get(call.operator, ()):
+    for name in (*AUTO_ON_CUDA.get(call.operator, ()), *LIBRARIES_ON_CUDA.get(call.operator, ())):
         offered, problem = _offers(name, call.operator)
         refusal = problem if offered is None else offered.refusal(call)
         if offered is not None and refusal is None:
@@ -154,6 +157,8 @@ def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
         from subquad.ops import _cuda_backend as module
     elif backend == "vendor":
         from subquad.ops import _vendor_backend as module
+    elif backend == "mamba":
+        from subquad.ops import _mamba_backend as module
     else:
         return None, _third_party(backend)
     problem = module.unavailable()
