@@ -43,6 +43,7 @@ from subquad.modules.networks.striped_hyena2_presets import striped_hyena2_prese
 from subquad.modules.networks.striped_hyena2_state import StripedHyena2State as StripedHyena2State
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding as AxialRotaryEmbedding
 from subquad.modules.parts.drop_path import DropPath as DropPath
+from subquad.modules.parts.fp8_linear import FP8Linear as FP8Linear
 from subquad.modules.parts.gated_mlp import GatedMLP as GatedMLP
 from subquad.modules.parts.global_response_norm import GlobalResponseNorm as GlobalResponseNorm
 from subquad.modules.parts.l2_norm import L2Norm as L2Norm
