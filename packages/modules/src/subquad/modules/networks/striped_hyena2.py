@@ -85,6 +85,7 @@ class StripedHyena2(nn.Module):
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
         self.filter_parameters: FilterParameters = filter_parameters
+        self.fp8_projections = fp8_projections
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)

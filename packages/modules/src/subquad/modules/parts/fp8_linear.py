@@ -48,6 +48,9 @@ class FP8Linear(nn.Linear):
     Args:
       in_features: Channels of the input.
       out_features: Channels of the output; there is no bias.
+
+    Attributes:
+      backend: That of ``fp8_linear``; ``"torch"`` keeps float32 sums on every device.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class FP8Linear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
         self.fp8 = FP8Scales(in_features, device=device)
+        self.backend = "auto"
         self._rounded = TapCache()
 
     def forward(self, input: Float[Tensor, "... channel"]) -> Float[Tensor, "... row"]:
@@ -67,7 +71,10 @@ class FP8Linear(nn.Linear):
         weight = self.weight
         if not (self.training or torch.is_grad_enabled()):
             weight = self._rounded.get(self, "weight", lambda: round_to_e4m3(self.weight, self.fp8.weight_scale))
-        return fp8_linear(input, weight, input_scale=self.fp8.input_scale, weight_scale=self.fp8.weight_scale)
+        scales = self.fp8
+        return fp8_linear(
+            input, weight, input_scale=scales.input_scale, weight_scale=scales.weight_scale, backend=self.backend
+        )
 
 
 def linear_without_bias(in_features: int, out_features: int, *, fp8: bool, place: Placement) -> nn.Linear:
