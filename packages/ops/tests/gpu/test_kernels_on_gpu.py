@@ -39,6 +39,8 @@ NAMES = (
     "refusals",
 )
 
+KERNELS = [name for name, order in AUTO_ON_CUDA.items() if order[0] == "triton"]
+
 
 @pytest.fixture(scope="module")
 def report() -> str:
@@ -75,12 +77,12 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize("name", AUTO_ON_CUDA)
+@pytest.mark.parametrize("name", KERNELS)
 def test_auto_takes_our_kernel_on_a_gpu(name: str) -> None:
     assert ops.explain(name, *_calls()[name]).backend == "triton"
 
 
-@pytest.mark.parametrize("name", AUTO_ON_CUDA)
+@pytest.mark.parametrize("name", KERNELS)
 def test_a_captured_call_replays_with_new_input(name: str) -> None:
     operator, arguments = getattr(ops, name), _calls()[name]
     operator(*arguments)  # compiles the kernel

@@ -73,13 +73,14 @@ class Engine:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        fp8_projections: Literal["auto", "emulate", "off"] = "auto",
         max_running: int = 8,
         prefill_chunk: int = 2048,
     ) -> "Engine":
         """Loads a native checkpoint directory; see `load_checkpoint` for the arguments and the errors."""
         from subquad.inference.checkpoint import load_checkpoint
 
-        loaded = load_checkpoint(path, device=device, dtype=dtype)
+        loaded = load_checkpoint(path, device=device, dtype=dtype, fp8_projections=fp8_projections)
         return cls(
             loaded.model,
             loaded.tokenizer,

@@ -45,6 +45,8 @@ class StripedHyena2(nn.Module):
       eps: See ``RMSNorm``.
       norm_form: See ``RMSNorm``.
       filter_parameters: ``"poles"``, the form of inference checkpoints, or ``"p_gamma"``, the form to train.
+      fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
+        ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
 
     Raises:
@@ -72,6 +74,7 @@ class StripedHyena2(nn.Module):
         eps: float = 1e-6,
         norm_form: NormForm = "vortex",
         filter_parameters: FilterParameters = "poles",
+        fp8_projections: bool = False,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -82,6 +85,7 @@ class StripedHyena2(nn.Module):
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
         self.filter_parameters: FilterParameters = filter_parameters
+        self.fp8_projections = fp8_projections
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
@@ -119,6 +123,7 @@ class StripedHyena2(nn.Module):
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
             options = BlockOptions(inner_size=inner_size, activation=activation, eps=eps, norm_form=norm_form, **place)
+            options["fp8_projections"] = fp8_projections
             if letter != "*":
                 return HyenaBlock(hidden_size, mixer_of(letter), options)
             attention = ProjectedAttention(
