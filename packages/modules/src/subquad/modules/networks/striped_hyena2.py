@@ -188,6 +188,38 @@ class StripedHyena2(nn.Module):
         state.advance(ids.shape[1])
         return self.norm(x)
 
+    def encode_blocks(
+        self, ids: Int[Tensor, "batch length"], count: int, state: StripedHyena2State | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the residual stream after the first ``count`` blocks; later blocks and the final norm are not run.
+
+        Args:
+          ids: Tokens, as in ``encode``; whole sequences, not split over ranks.
+          count: Blocks to run, 1 to the number of layers.
+          state: When given, its sequences are continued and the state of these blocks is updated; it then fits further
+            calls with the same ``count`` only.
+
+        Raises:
+          InputMismatch: ``count`` is outside its range, or ``ids`` is empty or does not fit ``state``.
+          StateCapacityExceeded: A row would grow past ``state.max_length``.
+          ExchangeUnsupported: The sequence is split over ranks.
+        """
+        if not 1 <= count <= len(self.blocks) or ids.shape[1] == 0:
+            accepted = f"accepted are 1 to {len(self.blocks)} blocks, 1 or more tokens"
+            raise InputMismatch(f"{count} blocks and {ids.shape[1]} tokens; {accepted}")
+        if self.exchange.size > 1:
+            raise ExchangeUnsupported(
+                f"single blocks cannot be read on a sequence split over {self.exchange.size} ranks"
+            )
+        if state is not None:
+            state.require_room(ids.shape[0], ids.shape[1])
+        x = self.embedding_layer(ids)
+        for index, block in zip(range(count), self._blocks(), strict=False):
+            x = block(x, None if state is None else state.layers[index])
+        if state is not None:
+            state.advance(ids.shape[1])
+        return x
+
     def unembed(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
         """Returns the logits of hidden vectors that ``encode`` made."""
         return functional.linear(hidden, self.embedding_layer.weight)
