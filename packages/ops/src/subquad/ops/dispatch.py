@@ -24,7 +24,11 @@ OPERATORS = (
     "fft_conv",
     "fir_step",
     "gated_conv",
+    "gated_conv_step",
+    "gated_linear_step",
     "gated_modal_conv",
+    "gated_modal_step",
+    "linear_step",
     "modal_conv",
     "modal_step",
     "rearrange",
@@ -35,10 +39,15 @@ BUILT_IN = ("triton", "cuda", "vendor")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
+    "attention_step": ("triton",),
     "causal_conv": ("triton",),
     "fir_step": ("triton",),
     "gated_conv": ("triton",),
+    "gated_conv_step": ("triton",),
+    "gated_linear_step": ("triton",),
     "gated_modal_conv": ("triton",),
+    "gated_modal_step": ("triton",),
+    "linear_step": ("triton",),
     "modal_step": ("triton",),
 }
 
