@@ -20,10 +20,16 @@ from subquad.ops.fp8_linear import round_to_e4m3 as round_to_e4m3
 from subquad.ops.gated_conv import GatedConvState as GatedConvState
 from subquad.ops.gated_conv import gated_conv as gated_conv
 from subquad.ops.gated_conv import gated_conv_with_state as gated_conv_with_state
+from subquad.ops.gated_conv_step import StepProjection as StepProjection
+from subquad.ops.gated_conv_step import gated_conv_step as gated_conv_step
+from subquad.ops.gated_linear_step import gated_linear_step as gated_linear_step
 from subquad.ops.gated_modal_conv import GatedModalState as GatedModalState
 from subquad.ops.gated_modal_conv import gated_modal_conv as gated_modal_conv
 from subquad.ops.gated_modal_conv import gated_modal_conv_with_state as gated_modal_conv_with_state
+from subquad.ops.gated_modal_step import gated_modal_step as gated_modal_step
 from subquad.ops.gated_product import gated_product as gated_product
+from subquad.ops.linear_step import StepNorm as StepNorm
+from subquad.ops.linear_step import linear_step as linear_step
 from subquad.ops.modal_conv import modal_conv as modal_conv
 from subquad.ops.modal_conv import modal_conv_with_state as modal_conv_with_state
 from subquad.ops.modal_conv import modal_filter as modal_filter
