@@ -40,6 +40,7 @@ NAMES = (
     "rotary bfloat16",
     "rotary far",
     "fir_step",
+    "rings",
     "modal_step",
     "gradients",
     "strides",

@@ -167,6 +167,21 @@ def fir_step() -> None:
             assert torch.equal(rings[0].double(), _stepped(x, rings[2], position, active))
 
 
+def rings() -> None:
+    position = torch.tensor([0, 5, 131], device=DEVICE)
+    for dtype in (torch.float32, torch.bfloat16):
+        for past in (1, 2, 6, 127):
+            history, pool = random(3, 9, 2 * past, dtype=dtype)[..., past:], random(5, 10, past, dtype=dtype)
+            ring = pool[::2, 1:]
+            kept = pool.double()
+            ops.fill_ring(ring, history, position, 4)
+            expected = ops.ring_from_history(history.double(), position + 4)
+            kept[::2, 1:] = expected
+            assert torch.equal(pool.double(), kept)
+            assert torch.equal(ops.ring_from_history(history, position + 4).double(), expected)
+            assert torch.equal(ops.history_from_ring(ring, position + 4), history)
+
+
 def _stepped(x: Tensor, ring: Tensor, position: Tensor, active: Tensor) -> Tensor:
     """The ring after a step, slot by slot."""
     for row, (time, on) in enumerate(zip(position.tolist(), active.tolist(), strict=True)):
@@ -405,7 +420,13 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
     yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
     yield "gated_modal_conv long", long_modal
-    yield from [("fir_step", fir_step), ("modal_step", modal_step), ("gradients", gradients), ("strides", strides)]
+    yield from [
+        ("fir_step", fir_step),
+        ("rings", rings),
+        ("modal_step", modal_step),
+        ("gradients", gradients),
+        ("strides", strides),
+    ]
     yield "rotary far", far_rotation
     yield from [("one graph", one_graph), ("refusals", refusals)]
 

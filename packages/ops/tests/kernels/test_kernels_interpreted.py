@@ -34,6 +34,7 @@ NAMES = (
     "rotary bfloat16",
     "rotary far",
     "fir_step",
+    "rings",
     "modal_step",
     "gradients",
     "strides",

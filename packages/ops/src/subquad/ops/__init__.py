@@ -12,6 +12,7 @@ from subquad.ops.errors import DtypeMismatch as DtypeMismatch
 from subquad.ops.errors import OpsError as OpsError
 from subquad.ops.errors import ShapeMismatch as ShapeMismatch
 from subquad.ops.fft_conv import fft_conv as fft_conv
+from subquad.ops.fir_step import fill_ring as fill_ring
 from subquad.ops.fir_step import fir_step as fir_step
 from subquad.ops.fir_step import history_from_ring as history_from_ring
 from subquad.ops.fir_step import ring_from_history as ring_from_history

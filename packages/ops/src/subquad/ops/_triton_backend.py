@@ -3,6 +3,7 @@
 Environment: ``TRITON_INTERPRET=1`` runs them on the CPU, slowly, for tests.
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -25,9 +26,15 @@ def interpreting() -> bool:
 @torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Says why no Triton kernel can run here, or None."""
+    return _missing(interpreting())
+
+
+@functools.cache
+def _missing(interpreted: bool) -> str | None:
+    """Answers for one process; asking the import system at each call would cost as much as a kernel."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install triton (Linux wheels of torch for CUDA bring it)"
-    if interpreting():
+    if interpreted:
         return None
     if not torch.cuda.is_available():
         return "there is no CUDA device"

@@ -112,6 +112,14 @@ def capturing(x: Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
+def runs_plainly(x: Tensor, *others: Tensor | None) -> bool:
+    """Says whether nothing traces or records a call, so that a kernel may be launched past torch's dispatcher.
+
+    That saves some 30 microseconds of the processor's time a call.
+    """
+    return type(x) is Tensor and not torch.compiler.is_compiling() and not gradient_wanted(x, *others)
+
+
 def choose(call: Call, backend: str) -> tuple[Implementation | None, Explanation]:
     """Chooses the implementation of a call (None: the operator's own torch form).
 

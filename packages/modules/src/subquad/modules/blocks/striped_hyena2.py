@@ -52,7 +52,7 @@ class StripedHyena2Block(nn.Module, ABC):
 
     @abstractmethod
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes normalised input over the sequence."""
 
@@ -63,10 +63,16 @@ class StripedHyena2Block(nn.Module, ABC):
         """Mixes one normalised token per row."""
 
     def forward(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None = None,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Transforms whole sequences, or the next chunk of the sequences in ``state``."""
-        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state))
+        """Transforms whole sequences, or the next chunk of the sequences in ``state``.
+
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
+        """
+        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state, starts))
         return self.mlp.add_to(total, normed)
 
     def step(
@@ -120,7 +126,7 @@ class HyenaBlock(StripedHyena2Block):
         return self.filter.projection_taps
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
@@ -198,11 +204,11 @@ class AttentionBlock(StripedHyena2Block):
         return self.inner_mha_cls
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, attends and projects back."""
         assert state is None or isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state)
+        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     def mix_step(

@@ -181,10 +181,10 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        state.require_room(ids.shape[0], ids.shape[1])
+        starts = state.require_room(ids.shape[0], ids.shape[1])
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block(x, layer)
+            x = block(x, layer, starts)
         state.advance(ids.shape[1])
         return self.norm(x)
 
