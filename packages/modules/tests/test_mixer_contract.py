@@ -12,6 +12,7 @@ from packages.modules.tests.operation_counter import by_definition, count
 from subquad.modules import (
     MLP,
     FilterFiLM,
+    GridMixer,
     ImplicitFilter,
     Mixer,
     MixerState,
@@ -24,7 +25,7 @@ from subquad.modules import (
 from subquad.ops import causal_conv, dispatch, fir_step
 from tools.testing.oracle import assert_close
 
-NO_MIXERS = (QKVSequenceMixer, QKVConditionMixer, ShortConvolution, FilterFiLM, ImplicitFilter, MLP)
+NO_MIXERS = (QKVSequenceMixer, QKVConditionMixer, GridMixer, ShortConvolution, FilterFiLM, ImplicitFilter, MLP)
 every_mixer = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_causal_mixer = pytest.mark.parametrize("case", CAUSAL, ids=lambda case: case.name)
 

@@ -175,6 +175,7 @@ class MultiHeadAttention(nn.Module):
         return blocks
 
     def _dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # fused kernels refuse other strides
         return functional.scaled_dot_product_attention(
             q,
             k,
