@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.attention import Attention, KeyValueState
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
+from subquad.modules.mixers.fused_operators import fused_refusal, mix_one_by_one
 from subquad.modules.mixers.modal import HyenaLong, ModalState
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
@@ -93,6 +95,9 @@ class HyenaBlock(StripedHyena2Block):
       channels: Size of the residual stream.
       mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps; stored as ``filter``.
       options: Sizes and forms of the rest.
+
+    Attributes:
+      use_subquadratic_ops: See ``StripedHyena2``.
     """
 
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
@@ -101,6 +106,7 @@ class HyenaBlock(StripedHyena2Block):
         self.projections = nn.Linear(channels, 3 * channels, bias=False, **place)
         self.filter = mixer
         self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
+        self.use_subquadratic_ops: bool | None = None
 
     @property
     def mixer(self) -> HyenaShort | HyenaMedium | HyenaLong:
@@ -119,8 +125,23 @@ class HyenaBlock(StripedHyena2Block):
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
         z = self.projections(x).transpose(1, 2)
+        if self.use_subquadratic_ops is False:
+            return self.out_filter_dense(mix_one_by_one(self.filter, z, self.projection_taps, state).transpose(1, 2))
+        if self.use_subquadratic_ops:
+            self.require_subquadratic_ops(z)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
         return self.out_filter_dense(y.transpose(1, 2))
+
+    def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:
+        """Refuses projected input that no fused kernel takes.
+
+        Raises:
+          FusedOperatorsUnavailable: Says why.
+        """
+        refusal = fused_refusal(self.filter, z, self.projection_taps)
+        if refusal is not None:
+            kind = type(self.filter).__name__
+            raise FusedOperatorsUnavailable(f"use_subquadratic_ops is True, but {kind} cannot run fused: {refusal}")
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
