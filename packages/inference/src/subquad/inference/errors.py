@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointNotFound",
     "CheckpointTensorError",
     "EngineStopped",
+    "FP8Unavailable",
     "InferenceError",
     "InputFileError",
     "InsufficientMemory",
@@ -23,6 +24,9 @@ __all__ = [
     "StepFailed",
     "UnencodableCharacter",
 ]
+
+COST_OF_EXACT_SUMS = "loss in nats a base: 40b 1.79 instead of 0.92"
+COST_WITHOUT_FP8 = "loss in nats a base: 1b_base 1.2435 instead of 1.0765, 40b 1.70 instead of 0.92, 7b none"
 
 
 class InferenceError(Exception):
@@ -151,6 +155,17 @@ class CheckpointTensorError(CheckpointError):
 
 class CheckpointHashMismatch(CheckpointError):
     """A file's SHA-256 differs from the one written down when the checkpoint was saved."""
+
+
+class FP8Unavailable(CheckpointError):
+    """The network has FP8 projections, and the device adds 8-bit products in another way than it was trained with."""
+
+    def __init__(self, got: str) -> None:
+        super().__init__(
+            f"the network has FP8 projections, which want a GPU of compute capability 9.0 (Hopper); {got}. "
+            f"fp8_projections='emulate' rounds as FP8 does and adds exactly ({COST_OF_EXACT_SUMS}); "
+            f"'off' does not round ({COST_WITHOUT_FP8})"
+        )
 
 
 class CheckpointConfigError(CheckpointError):

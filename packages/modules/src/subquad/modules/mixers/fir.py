@@ -18,11 +18,11 @@ from subquad.ops import (
     GatedConvState,
     causal_conv_with_state,
     explain,
+    fill_ring,
     fir_step,
     gated_conv,
     gated_conv_with_state,
     history_from_ring,
-    ring_from_history,
 )
 
 FilterParameters = Literal["poles", "p_gamma"]
@@ -123,7 +123,7 @@ class HyenaFIR(FullPrecisionModule):
             refuse_split_state(self.exchange)
             history = history_from_ring(state.taps, state.position).to(gated.dtype)
             y, history = causal_conv_with_state(gated, self.filter_taps(), skip=self.D, initial_state=history)
-            state.taps.copy_(ring_from_history(history, state.position + gated.shape[-1]))
+            fill_ring(state.taps, history, state.position, gated.shape[-1])
         return self._gated_after(q, y.transpose(1, 2))
 
     def forward_projected(
@@ -151,9 +151,8 @@ class HyenaFIR(FullPrecisionModule):
                 postgate=self.postgate,
                 initial_state=before,
             )
-            end = state.position + z.shape[-1]
-            state.projection.copy_(ring_from_history(after.projection, end))
-            state.taps.copy_(ring_from_history(after.mixer, end))
+            fill_ring(state.projection, after.projection, state.position, z.shape[-1])
+            fill_ring(state.taps, after.mixer, state.position, z.shape[-1])
             return y, state
         if self.exchange.size == 1:
             y = gated_conv(z, short_taps, taps, skip=self.D, pregate=self.pregate, postgate=self.postgate)

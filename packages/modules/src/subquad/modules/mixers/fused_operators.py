@@ -8,7 +8,7 @@ from torch import Tensor
 from subquad.modules.exchange import SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.split_convolution import split_causal_conv
-from subquad.ops import Explanation, causal_conv_with_state, history_from_ring, ring_from_history
+from subquad.ops import Explanation, causal_conv_with_state, fill_ring, history_from_ring
 
 
 @runtime_checkable
@@ -51,6 +51,6 @@ def mix_one_by_one(
         ring: Tensor = state.projection  # type: ignore[attr-defined]
         history = history_from_ring(ring, state.position).to(z.dtype)
         streams, history = causal_conv_with_state(z, short_taps, initial_state=history)
-        ring.copy_(ring_from_history(history, state.position + z.shape[-1]))
+        fill_ring(ring, history, state.position, z.shape[-1])
     q, k, v = streams.transpose(1, 2).unflatten(2, (mixer.channels, 3)).unbind(3)
     return mixer.forward(q, k, v, state=state).transpose(1, 2)  # type: ignore[attr-defined]

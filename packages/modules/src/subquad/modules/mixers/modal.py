@@ -18,12 +18,12 @@ from subquad.ops import (
     Explanation,
     GatedModalState,
     explain,
+    fill_ring,
     gated_modal_conv,
     gated_modal_conv_with_state,
     history_from_ring,
     modal_conv_with_state,
     modal_step,
-    ring_from_history,
 )
 
 
@@ -164,7 +164,7 @@ class HyenaLong(FullPrecisionModule):
                 postgate=self.postgate,
                 initial_state=before,
             )
-            state.projection.copy_(ring_from_history(after.projection, state.position + z.shape[-1]))
+            fill_ring(state.projection, after.projection, state.position, z.shape[-1])
             state.modal.copy_(after.modal)
             return y, state
         if self.exchange.size == 1:

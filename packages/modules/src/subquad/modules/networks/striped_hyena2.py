@@ -53,6 +53,8 @@ class StripedHyena2(nn.Module):
       use_subquadratic_ops: Whether each Hyena layer runs its projection convolution, gates and filter as one fused
         operator when it reads sequences or chunks: True demands it, False runs them one by one, None takes what is
         faster. Can be set later. Decode steps are the same for all three.
+      fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
+        ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
 
     Raises:
@@ -81,6 +83,7 @@ class StripedHyena2(nn.Module):
         norm_form: NormForm = "vortex",
         filter_parameters: FilterParameters = "poles",
         use_subquadratic_ops: bool | None = None,
+        fp8_projections: bool = False,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -91,6 +94,7 @@ class StripedHyena2(nn.Module):
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
         self.filter_parameters: FilterParameters = filter_parameters
+        self.fp8_projections = fp8_projections
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
@@ -128,6 +132,7 @@ class StripedHyena2(nn.Module):
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
             options = BlockOptions(inner_size=inner_size, activation=activation, eps=eps, norm_form=norm_form, **place)
+            options["fp8_projections"] = fp8_projections
             if letter != "*":
                 return HyenaBlock(hidden_size, mixer_of(letter), options)
             attention = ProjectedAttention(
@@ -215,10 +220,10 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        state.require_room(ids.shape[0], ids.shape[1])
+        starts = state.require_room(ids.shape[0], ids.shape[1])
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block(x, layer)
+            x = block(x, layer, starts)
         state.advance(ids.shape[1])
         return self.norm(x)
 
@@ -245,11 +250,10 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"single blocks cannot be read on a sequence split over {self.exchange.size} ranks"
             )
-        if state is not None:
-            state.require_room(ids.shape[0], ids.shape[1])
+        starts = None if state is None else state.require_room(ids.shape[0], ids.shape[1])
         x = self.embedding_layer(ids)
         for index, block in zip(range(count), self._blocks(), strict=False):
-            x = block(x, None if state is None else state.layers[index])
+            x = block(x, None if state is None else state.layers[index], starts)
         if state is not None:
             state.advance(ids.shape[1])
         return x
@@ -272,9 +276,11 @@ class StripedHyena2(nn.Module):
 
         Raises:
           InputMismatch: ``ids`` does not fit ``state``.
-          StateCapacityExceeded: An active row has reached ``state.max_length``.
+          StateCapacityExceeded: An active row has no room left. On a CUDA device nothing waits for the answer: there
+            the caller counts, or asks ``state.require_room``; a token without room is not stored.
         """
-        state.require_room(ids.shape[0], 1, active)
+        if not ids.is_cuda:
+            state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             x = block.step(x, layer, active=active)
@@ -286,6 +292,7 @@ class StripedHyena2(nn.Module):
         batch_size: int,
         *,
         max_length: int,
+        page_count: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> StripedHyena2State:
@@ -294,15 +301,19 @@ class StripedHyena2(nn.Module):
         Args:
           batch_size: Number of rows.
           max_length: Tokens per row to make room for in attention layers.
+          page_count: Where given, that many pages of 256 tokens for all rows instead, to be handed out by
+            ``StripedHyena2State.hold_pages``.
           device: Where; default is that of the weights.
           dtype: Type of rings, keys and values; default is that of the weights. Modal states are float32 (float64 for
             float64).
         """
         device, dtype = device or self.norm.scale.device, dtype or self.norm.scale.dtype
-        layers: list[MixerState] = [
-            block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
-            for block in self._blocks()
-        ]
+        layers: list[MixerState] = []
+        for block in self._blocks():
+            paged = {"page_count": page_count} if isinstance(block, AttentionBlock) else {}
+            layers.append(
+                block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype, **paged)
+            )
         return StripedHyena2State(position=shared_position(layers), layers=layers, max_length=max_length)
 
     def _blocks(self) -> Iterator[HyenaBlock | AttentionBlock]:
