@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -33,6 +33,13 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step.")] = 2048,
+    use_subquadratic_ops: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-subquadratic-ops/--no-use-subquadratic-ops",
+            help="Demand fused operators in prefill and scoring, or run their parts one by one.",
+        ),
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Loopback port of the Prometheus metrics.")] = None,
     reflection: Annotated[bool, typer.Option(help="Let callers ask for the service's description.")] = True,
     drain_seconds: Annotated[float, typer.Option(help="Time that running requests get on shutdown.")] = 30.0,
@@ -96,7 +103,8 @@ def serve(
         model = _model_name(name, checkpoint)
 
         def load() -> "ServedEngine":
-            return _load(checkpoint, model, device=device, dtype=dtype, prefill_chunk=prefill_chunk, settings=settings)
+            engine = EngineArguments(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops)
+            return _load(engine, model, settings)
 
         def announce(server: "GenomicsServer") -> None:
             if server.metrics_listener is not None:
@@ -108,14 +116,27 @@ def serve(
             raise typer.Exit(status)
 
 
-def _load(
-    checkpoint: Path, name: str, *, device: str, dtype: str, prefill_chunk: int, settings: "ServerSettings"
-) -> "ServedEngine":
+class EngineArguments(NamedTuple):
+    """How the engine is loaded."""
+
+    checkpoint: Path
+    device: str
+    dtype: str
+    prefill_chunk: int
+    use_subquadratic_ops: bool | None
+
+
+def _load(arguments: EngineArguments, name: str, settings: "ServerSettings") -> "ServedEngine":
     """Loads the engine and starts its scheduler."""
     from subquad.inference import Engine, Scheduler, SchedulerLimits
     from subquad.server.service import ServedEngine
 
-    engine = Engine.from_checkpoint(checkpoint, device=device, dtype=dtype)
+    engine = Engine.from_checkpoint(
+        arguments.checkpoint,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        use_subquadratic_ops=arguments.use_subquadratic_ops,
+    )
     limits = settings.limits
     scheduler = Scheduler(
         engine,
@@ -123,7 +144,7 @@ def _load(
             max_running=limits.max_running_requests,
             max_queued=limits.max_queued_requests,
             max_queued_tokens=limits.max_queued_tokens,
-            prefill_chunk=prefill_chunk,
+            prefill_chunk=arguments.prefill_chunk,
             max_sequence_tokens=limits.max_sequence_tokens or None,
         ),
     )
