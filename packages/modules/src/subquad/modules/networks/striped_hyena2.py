@@ -181,12 +181,44 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        state.require_room(ids.shape[0], ids.shape[1])
+        starts = state.require_room(ids.shape[0], ids.shape[1])
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block(x, layer)
+            x = block(x, layer, starts)
         state.advance(ids.shape[1])
         return self.norm(x)
+
+    def encode_blocks(
+        self, ids: Int[Tensor, "batch length"], count: int, state: StripedHyena2State | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the residual stream after the first ``count`` blocks; later blocks and the final norm are not run.
+
+        Args:
+          ids: Tokens, as in ``encode``; whole sequences, not split over ranks.
+          count: Blocks to run, 1 to the number of layers.
+          state: When given, its sequences are continued and the state of these blocks is updated; it then fits further
+            calls with the same ``count`` only.
+
+        Raises:
+          InputMismatch: ``count`` is outside its range, or ``ids`` is empty or does not fit ``state``.
+          StateCapacityExceeded: A row would grow past ``state.max_length``.
+          ExchangeUnsupported: The sequence is split over ranks.
+        """
+        if not 1 <= count <= len(self.blocks) or ids.shape[1] == 0:
+            accepted = f"accepted are 1 to {len(self.blocks)} blocks, 1 or more tokens"
+            raise InputMismatch(f"{count} blocks and {ids.shape[1]} tokens; {accepted}")
+        if self.exchange.size > 1:
+            raise ExchangeUnsupported(
+                f"single blocks cannot be read on a sequence split over {self.exchange.size} ranks"
+            )
+        if state is not None:
+            state.require_room(ids.shape[0], ids.shape[1])
+        x = self.embedding_layer(ids)
+        for index, block in zip(range(count), self._blocks(), strict=False):
+            x = block(x, None if state is None else state.layers[index])
+        if state is not None:
+            state.advance(ids.shape[1])
+        return x
 
     def unembed(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
         """Returns the logits of hidden vectors that ``encode`` made."""
@@ -206,9 +238,11 @@ class StripedHyena2(nn.Module):
 
         Raises:
           InputMismatch: ``ids`` does not fit ``state``.
-          StateCapacityExceeded: An active row has reached ``state.max_length``.
+          StateCapacityExceeded: An active row has no room left. On a CUDA device nothing waits for the answer: there
+            the caller counts, or asks ``state.require_room``; a token without room is not stored.
         """
-        state.require_room(ids.shape[0], 1, active)
+        if not ids.is_cuda:
+            state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             x = block.step(x, layer, active=active)
@@ -220,6 +254,7 @@ class StripedHyena2(nn.Module):
         batch_size: int,
         *,
         max_length: int,
+        page_count: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> StripedHyena2State:
@@ -228,15 +263,19 @@ class StripedHyena2(nn.Module):
         Args:
           batch_size: Number of rows.
           max_length: Tokens per row to make room for in attention layers.
+          page_count: Where given, that many pages of 256 tokens for all rows instead, to be handed out by
+            ``StripedHyena2State.hold_pages``.
           device: Where; default is that of the weights.
           dtype: Type of rings, keys and values; default is that of the weights. Modal states are float32 (float64 for
             float64).
         """
         device, dtype = device or self.norm.scale.device, dtype or self.norm.scale.dtype
-        layers: list[MixerState] = [
-            block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
-            for block in self._blocks()
-        ]
+        layers: list[MixerState] = []
+        for block in self._blocks():
+            paged = {"page_count": page_count} if isinstance(block, AttentionBlock) else {}
+            layers.append(
+                block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype, **paged)
+            )
         return StripedHyena2State(position=shared_position(layers), layers=layers, max_length=max_length)
 
     def _blocks(self) -> Iterator[HyenaBlock | AttentionBlock]:
