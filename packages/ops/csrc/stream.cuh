@@ -9,8 +9,8 @@ namespace subquad {
 
 // Where a warp stands: one channel of one batch row, tiles [first, last).
 struct Place {
-  int64_t batch, row, first, last;
-  int channel;
+  int64_t batch, row;
+  int channel, first, last;
 };
 
 __device__ __forceinline__ Place place_of_warp(const SubquadOpsStream& s) {
@@ -18,16 +18,15 @@ __device__ __forceinline__ Place place_of_warp(const SubquadOpsStream& s) {
   place.channel = static_cast<int>(blockIdx.y);
   place.batch = blockIdx.z;
   place.row = place.batch * s.channel + place.channel;
-  const int64_t tiles = (s.length + kTile - 1) / kTile;
-  place.first = static_cast<int64_t>(blockIdx.x) * s.tiles_a_warp;
-  place.last = place.first + s.tiles_a_warp < tiles ? place.first + s.tiles_a_warp : tiles;
+  place.first = static_cast<int>(blockIdx.x) * s.tiles_a_warp;
+  place.last = min(place.first + s.tiles_a_warp, static_cast<int>((s.length + kTile - 1) / kTile));
   return place;
 }
 
 __device__ __forceinline__ float activate(float x, int32_t activation) {
-  if (activation == SUBQUAD_OPS_SILU) return x / (1.0f + expf(-x));
-  if (activation == SUBQUAD_OPS_GELU) return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
-  return x;
+  if (activation == SUBQUAD_OPS_IDENTITY) return x;
+  if (activation == SUBQUAD_OPS_SILU) return __fdividef(x, 1.0f + __expf(-x));
+  return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
 }
 
 // Produces the stream to be mixed, g, tile by tile, and turns what the mixer makes of it into output.
@@ -40,9 +39,8 @@ class GatedStream {
   __device__ __forceinline__ GatedStream(typename Reader::Copies::Buffer& buffer, const SubquadOpsStream& s, const Place& place)
       : s_(s),
         reader_(buffer, static_cast<const T*>(s.input) + place.batch * s.batch_stride + kStreams * place.channel * s.row_stride,
-                s.row_stride, s.length, is_aligned(s, place)),
-        output_(static_cast<T*>(s.output) + place.row * s.length),
-        output_aligned_(reinterpret_cast<uintptr_t>(output_) % (kRun * sizeof(T)) == 0) {
+                s.row_stride, static_cast<int>(s.length), is_aligned(s)),
+        output_(static_cast<T*>(s.output) + place.row * s.length) {
     skip_ = s.skip == nullptr ? 0.0f : load_parameter(s.skip, place.channel, s.skip_dtype);
     bias_ = s.bias == nullptr ? 0.0f : load_parameter(s.bias, place.channel, s.skip_dtype);
     if constexpr (kGated) {
@@ -62,7 +60,7 @@ class GatedStream {
                    : nullptr;
   }
 
-  __device__ __forceinline__ void start(int64_t tile, int64_t last) {
+  __device__ __forceinline__ void start(int tile, int last) {
     tile_ = tile - 1;
     reader_.start(tile, last, history_, s_.projection_tap - 1);
   }
@@ -71,7 +69,7 @@ class GatedStream {
   __device__ __forceinline__ void next(Runs& g) {
     Runs samples[kStreams];
     float before[kStreams][2][2];
-    reader_.next(samples, before);
+    reader_.template next<kGated>(samples, before);
     ++tile_;
     if constexpr (kGated) {
       project(gate_, samples[0], before[0], taps_[0]);
@@ -96,26 +94,30 @@ class GatedStream {
 
   // Writes the output of the tile taken last; `mixed` as the tensor cores left it.
   __device__ __forceinline__ void store(const float (&mixed)[2][4], const Runs& g) {
+    Runs values;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float values[kRun];
 #pragma unroll
       for (int i = 0; i < kRun; ++i) {
-        float value = mixed[i / 2][2 * half + i % 2];
-        value = fmaf(skip_, g[half][i], value);
-        if constexpr (kGated) {
-          values[i] = s_.postgate ? value * gate_[half][i] : value;
-        } else {
-          values[i] = activate(value + bias_, s_.activation);
-        }
+        const float value = fmaf(skip_, g[half][i], mixed[i / 2][2 * half + i % 2]);
+        values[half][i] = kGated ? (s_.postgate ? value * gate_[half][i] : value) : value + bias_;
       }
-      store_run<T>(output_, tile_ * kTile + run_start(half), s_.length, values, output_aligned_);
     }
+    if (!kGated && s_.activation != SUBQUAD_OPS_IDENTITY) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) values[half][i] = activate(values[half][i], s_.activation);
+      }
+    }
+    store_tile(output_, tile_, static_cast<int>(s_.length), values, reader_.is_whole(tile_));
   }
 
  private:
-  __device__ __forceinline__ static bool is_aligned(const SubquadOpsStream& s, const Place& place) {
-    return (reinterpret_cast<uintptr_t>(s.input) % (kRun * sizeof(T)) | (s.batch_stride | s.row_stride) % kRun) == 0;
+  // Also says it of the output, whose rows are as long as the input's.
+  __device__ __forceinline__ static bool is_aligned(const SubquadOpsStream& s) {
+    return ((reinterpret_cast<uintptr_t>(s.input) | reinterpret_cast<uintptr_t>(s.output)) % (kRun * sizeof(T)) |
+            (s.batch_stride | s.row_stride | s.length) % kRun) == 0;
   }
 
   const SubquadOpsStream& s_;
@@ -125,12 +127,12 @@ class GatedStream {
   float taps_[kStreams][kProjection];
   Runs gate_;
   float skip_, bias_;
-  int64_t tile_;
-  bool output_aligned_;
+  int tile_;
 };
 
 inline int32_t check_stream(const SubquadOpsStream& s) {
   constexpr int64_t kMostRows = 65535;
+  constexpr int64_t kMostSamples = (int64_t{1} << 31) - 2 * kTile;
   if (s.dtype != SUBQUAD_OPS_FLOAT32 && s.dtype != SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   for (const int32_t dtype : {s.projection_dtype, s.skip_dtype}) {
     if (dtype < SUBQUAD_OPS_FLOAT32 || dtype > SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
@@ -139,7 +141,7 @@ inline int32_t check_stream(const SubquadOpsStream& s) {
   if (s.projection_taps != nullptr && (s.projection_tap < 1 || s.projection_tap > kProjection)) {
     return SUBQUAD_OPS_TAP_COUNT_OUT_OF_RANGE;
   }
-  if (s.batch < 0 || s.channel < 1 || s.length < 0 || s.batch > kMostRows || s.channel > kMostRows || s.tiles_a_warp < 0) {
+  if (s.batch < 0 || s.channel < 1 || s.length < 0 || s.length > kMostSamples || s.batch > kMostRows || s.channel > kMostRows || s.tiles_a_warp < 0) {
     return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   }
   if (s.batch * s.length != 0 && (s.input == nullptr || s.output == nullptr)) return SUBQUAD_OPS_NULL_POINTER;

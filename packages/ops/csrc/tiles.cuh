@@ -24,7 +24,8 @@ using Runs = float[2][kRun];
 // Where the first sample of a lane's run lies in a tile.
 __device__ __forceinline__ int run_start(int half) { return half * kHalf + warp::lane() * kRun; }
 
-// Copies tiles of kStreams rows into kSlots slots of shared memory, each lane its own runs.
+// Copies tiles of kStreams rows into kSlots slots of shared memory, each lane its own runs. Positions in a row have 32
+// bits. Rows that begin inside a 4-byte word are copied from the word's start on and shifted when they are read.
 template <typename T, int kStreams, int kSlots>
 class TileCopies {
  public:
@@ -33,61 +34,64 @@ class TileCopies {
 
   struct Buffer {
     alignas(16) uint32_t runs[kSlots][kStreams][2][warp::kLanes][kWords];
-    uint32_t last[kSlots][kStreams][2][warp::kLanes];  // the word behind a run that begins inside a word
+    uint32_t last[kSlots][kStreams];  // the word behind a tile that begins inside a word
   };
 
   // `aligned` says that every run of every row begins at a multiple of its size.
-  __device__ __forceinline__ TileCopies(Buffer& buffer, int64_t length, bool aligned)
-      : buffer_(buffer), length_(length), aligned_(aligned) {}
+  __device__ __forceinline__ TileCopies(Buffer& buffer, int length, bool aligned)
+      : buffer_(buffer), length_(length), whole_(aligned ? length / kTile : 0), aligned_(aligned) {}
 
   __device__ __forceinline__ void set_row(int s, const T* row) { row_[s] = row; }
   __device__ __forceinline__ const T* row(int s) const { return row_[s]; }
 
+  // Says whether a tile lies wholly in the rows and can be moved in whole runs.
+  __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_; }
+
   // Starts the copies of a tile, zeros behind the end of the row.
-  __device__ __forceinline__ void start(int slot, int64_t tile) {
-    const int lane = warp::lane();
+  __device__ __forceinline__ void start(int slot, int tile) {
+    if (is_whole(tile)) {
+      const int time = tile * kTile + run_start(0);
 #pragma unroll
-    for (int s = 0; s < kStreams; ++s) {
+      for (int s = 0; s < kStreams; ++s) {
+        const T* source = row_[s] + time;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t time = tile * kTile + run_start(half);
-        const int64_t left = length_ - time;
-        const T* source = row_[s] + (left > 0 ? time : 0);
-        uint32_t* target = buffer_.runs[slot][s][half][lane];
-        if (aligned_) {
-          warp::copy_async<kRun * sizeof(T)>(target, source, clamp(left * static_cast<int>(sizeof(T)), kRun * sizeof(T)));
-        } else {
-          const int inside = begins_inside_a_word(s) ? 1 : 0;  // samples between the word's start and the run's
-          const char* word = reinterpret_cast<const char*>(source) - inside * static_cast<int>(sizeof(T));
-          const int64_t bytes = (left + (left > 0 ? inside : 0)) * static_cast<int>(sizeof(T));
-#pragma unroll
-          for (int w = 0; w < kWords; ++w) warp::copy_async<4>(target + w, word + 4 * w, clamp(bytes - 4 * w, 4));
-          if (inside != 0) {
-            warp::copy_async<4>(&buffer_.last[slot][s][half][lane], word + 4 * kWords, clamp(bytes - 4 * kWords, 4));
-          }
+        for (int half = 0; half < 2; ++half) {
+          warp::copy_async<kRun * sizeof(T)>(buffer_.runs[slot][s][half][warp::lane()], source + half * kHalf);
         }
       }
+    } else {
+      start_partly(slot, tile);
     }
   }
 
-  // Reads the run of a lane as it lies in memory; another lane's only after warp::synchronize().
-  __device__ __forceinline__ void read(int slot, int s, int half, int lane, uint32_t (&words)[kWords]) const {
-    const uint32_t* source = buffer_.runs[slot][s][half][lane];
-    if constexpr (kWords == 2) {
-      const uint2 pair = *reinterpret_cast<const uint2*>(source);
-      words[0] = pair.x;
-      words[1] = pair.y;
-      if (!aligned_ && begins_inside_a_word(s)) {
-        words[0] = __funnelshift_r(pair.x, pair.y, 16);
-        words[1] = __funnelshift_r(pair.y, buffer_.last[slot][s][half][lane], 16);
+  // Reads the runs of this lane as they lie in memory.
+  __device__ __forceinline__ void read(int slot, int s, uint32_t (&words)[2][kWords]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t* source = buffer_.runs[slot][s][half][warp::lane()];
+      if constexpr (kWords == 2) {
+        const uint2 pair = *reinterpret_cast<const uint2*>(source);
+        words[half][0] = pair.x;
+        words[half][1] = pair.y;
+      } else {
+        const uint4 four = *reinterpret_cast<const uint4*>(source);
+        words[half][0] = four.x;
+        words[half][1] = four.y;
+        words[half][2] = four.z;
+        words[half][kWords - 1] = four.w;
       }
-    } else {
-      const uint4 four = *reinterpret_cast<const uint4*>(source);
-      words[0] = four.x;
-      words[1] = four.y;
-      words[2] = four.z;
-      words[3] = four.w;
     }
+    if constexpr (sizeof(T) == 2) {
+      if (!aligned_) shift(slot, s, words);
+    }
+  }
+
+  // Reads the last two samples of a tile; after warp::synchronize().
+  __device__ __forceinline__ void read_last_pair(int slot, int s, uint32_t (&pair)[kPairWords]) const {
+    const uint32_t* source = buffer_.runs[slot][s][1][warp::kLanes - 1];
+#pragma unroll
+    for (int w = 0; w < kPairWords; ++w) pair[w] = source[kWords - kPairWords + w];
+    if (sizeof(T) == 2 && begins_inside_a_word(s)) pair[0] = __funnelshift_r(pair[0], buffer_.last[slot][s], 16);
   }
 
   __device__ __forceinline__ static void unpack(uint32_t word, float* values, int w) {
@@ -99,24 +103,27 @@ class TileCopies {
     }
   }
 
-  // Unpacks both runs of this lane and the two samples before each; `pair` is what precedes the tile, of which lane 0's
-  // is used, and then the tile's own last two samples.
-  __device__ __forceinline__ void unpack_with_past(const uint32_t (&words)[2][kWords], uint32_t (&pair)[kPairWords], Runs& samples,
-                                                   float (&before)[2][2]) const {
-    const int from = (warp::lane() + warp::kLanes - 1) % warp::kLanes;
-    const bool leads = warp::lane() == 0;
-#pragma unroll
-    for (int w = 0; w < kPairWords; ++w) {
-      const uint32_t earlier[2] = {warp::exchange(words[0][kWords - kPairWords + w], from),
-                                   warp::exchange(words[1][kWords - kPairWords + w], from)};
-      unpack(leads ? pair[w] : earlier[0], before[0], w);
-      unpack(leads ? earlier[0] : earlier[1], before[1], w);
-      pair[w] = earlier[1];
-    }
+  __device__ __forceinline__ static void unpack(const uint32_t (&words)[2][kWords], Runs& samples) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int w = 0; w < kWords; ++w) unpack(words[half][w], samples[half], w);
+    }
+  }
+
+  // The two samples before each run; `pair` is what precedes the tile, of which lane 0's is used, and then the tile's own
+  // last two samples, in lane 0.
+  __device__ __forceinline__ static void unpack_past(const uint32_t (&words)[2][kWords], uint32_t (&pair)[kPairWords],
+                                                     float (&before)[2][2]) {
+    const int from = (warp::lane() + warp::kLanes - 1) % warp::kLanes;
+    const bool leads = warp::lane() == 0;
+#pragma unroll
+    for (int w = 0; w < kPairWords; ++w) {
+      const uint32_t first = warp::exchange(words[0][kWords - kPairWords + w], from);
+      const uint32_t second = warp::exchange(words[1][kWords - kPairWords + w], from);
+      unpack(leads ? pair[w] : first, before[0], w);
+      unpack(leads ? first : second, before[1], w);
+      pair[w] = second;
     }
   }
 
@@ -125,13 +132,49 @@ class TileCopies {
     return sizeof(T) == 2 && (reinterpret_cast<uintptr_t>(row_[s]) & 2) != 0;
   }
 
-  __device__ __forceinline__ static int clamp(int64_t value, int most) {
-    return static_cast<int>(value < 0 ? 0 : value > most ? most : value);
+  __device__ __forceinline__ static int clamp(int value, int most) { return max(0, min(value, most)); }
+
+  __device__ __forceinline__ void start_partly(int slot, int tile) {
+    constexpr int kSize = sizeof(T);
+#pragma unroll 1
+    for (int s = 0; s < kStreams; ++s) {
+      const T* row = row_[0];
+#pragma unroll
+      for (int i = 1; i < kStreams; ++i) row = i == s ? row_[i] : row;
+      const int inside = kSize == 2 && (reinterpret_cast<uintptr_t>(row) & 2) != 0 ? 1 : 0;  // samples before the row
+#pragma unroll 1
+      for (int half = 0; half < 2; ++half) {
+        const int time = tile * kTile + run_start(half);
+        const int left = length_ - time;
+        const char* source = reinterpret_cast<const char*>(row + (left > 0 ? time - inside : -inside));
+        uint32_t* target = buffer_.runs[slot][s][half][warp::lane()];
+        const int bytes = left > 0 ? min(left + inside, 2 * kRun) * kSize : 0;
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) warp::copy_async<4>(target + w, source + 4 * w, clamp(bytes - 4 * w, 4));
+        if (inside != 0 && half == 1 && warp::lane() == warp::kLanes - 1) {
+          warp::copy_async<4>(&buffer_.last[slot][s], source + 4 * kWords, clamp(bytes - 4 * kWords, 4));
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void shift(int slot, int s, uint32_t (&words)[2][kWords]) const {
+    const int lane = warp::lane(), from = (lane + 1) % warp::kLanes;
+    const uint32_t first = warp::exchange(words[0][0], from), second = warp::exchange(words[1][0], from);
+    if (begins_inside_a_word(s)) {
+      const bool ends = lane == warp::kLanes - 1;
+      const uint32_t behind[2] = {ends ? second : first, ends ? buffer_.last[slot][s] : second};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        words[half][0] = __funnelshift_r(words[half][0], words[half][1], 16);
+        words[half][1] = __funnelshift_r(words[half][1], behind[half], 16);
+      }
+    }
   }
 
   Buffer& buffer_;
   const T* row_[kStreams];
-  int64_t length_;
+  int length_, whole_;
   bool aligned_;
 };
 
@@ -142,7 +185,7 @@ class TileReader {
   using Copies = TileCopies<T, kStreams, kSlots>;
 
   // Rows begin at `rows` and are `row_stride` apart.
-  __device__ __forceinline__ TileReader(typename Copies::Buffer& buffer, const T* rows, int64_t row_stride, int64_t length,
+  __device__ __forceinline__ TileReader(typename Copies::Buffer& buffer, const T* rows, int64_t row_stride, int length,
                                         bool aligned)
       : copies_(buffer, length, aligned), length_(length) {
 #pragma unroll
@@ -151,17 +194,19 @@ class TileReader {
 
   // Takes the two samples before the first tile and starts the copies. `history` holds, a row, the `past` samples before
   // time 0, oldest first, or is null.
-  __device__ __forceinline__ void start(int64_t tile, int64_t last_tile, const T* history, int past) {
+  __device__ __forceinline__ void start(int tile, int last_tile, const T* history, int past) {
     issued_ = tile;
     last_tile_ = last_tile;
     slot_ = 0;
     issue_slot_ = 0;
 #pragma unroll
+    for (int slot = 0; slot < kSlots - 1; ++slot) issue();
+#pragma unroll
     for (int s = 0; s < kStreams; ++s) {
       float pair[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int64_t time = tile * kTile - 2 + i;
+        const int time = tile * kTile - 2 + i;
         pair[i] = 0.0f;
         if (time >= 0 && time < length_) pair[i] = to_float(copies_.row(s)[time]);
         if (time < 0 && history != nullptr && past + time >= 0) pair[i] = to_float(history[s * past + past + time]);
@@ -173,19 +218,20 @@ class TileReader {
         pair_[s][Copies::kPairWords - 1] = __float_as_uint(pair[1]);
       }
     }
-#pragma unroll
-    for (int slot = 0; slot < kSlots - 1; ++slot) issue();
   }
 
-  // Takes the next tile: samples[s][half][i], and the two samples before each run.
+  __device__ __forceinline__ bool is_whole(int tile) const { return copies_.is_whole(tile); }
+
+  // Takes the next tile; with kPast also the two samples before each run.
+  template <bool kPast>
   __device__ __forceinline__ void next(Runs (&samples)[kStreams], float (&before)[kStreams][2][2]) {
     warp::wait_for_copies<kSlots - 2>();
 #pragma unroll
     for (int s = 0; s < kStreams; ++s) {
       uint32_t words[2][Copies::kWords];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) copies_.read(slot_, s, half, warp::lane(), words[half]);
-      copies_.unpack_with_past(words, pair_[s], samples[s], before[s]);
+      copies_.read(slot_, s, words);
+      Copies::unpack(words, samples[s]);
+      if constexpr (kPast) Copies::unpack_past(words, pair_[s], before[s]);
     }
     slot_ = slot_ + 1 == kSlots ? 0 : slot_ + 1;
     issue();
@@ -202,9 +248,18 @@ class TileReader {
 
   Copies copies_;
   uint32_t pair_[kStreams][Copies::kPairWords];  // the last two samples of the tile before; lane 0's are used
-  int64_t length_, issued_, last_tile_;
+  int length_, issued_, last_tile_;
   int slot_, issue_slot_;
 };
+
+// The runs of a product's result [block, time in block].
+__device__ __forceinline__ void runs_of(Runs& runs, const float (&product)[2][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) runs[half][i] = product[i / 2][2 * half + i % 2];
+  }
+}
 
 // y[t] = sum(taps[k] x[t - k]) for the runs of one stream.
 __device__ __forceinline__ void project(Runs& y, const Runs& x, const float (&before)[2][2], const float (&taps)[kProjection]) {
@@ -219,20 +274,29 @@ __device__ __forceinline__ void project(Runs& y, const Runs& x, const float (&be
   }
 }
 
-// Writes a run that starts at `time` of a row.
 template <typename T>
-__device__ __forceinline__ void store_run(T* row, int64_t time, int64_t length, const float (&values)[kRun], bool aligned) {
-  if (aligned && time + kRun <= length) {
-    if constexpr (sizeof(T) == 2) {
-      const uint2 pair = make_uint2(warp::pack_bf16(values[0], values[1]), warp::pack_bf16(values[2], values[3]));
-      *reinterpret_cast<uint2*>(row + time) = pair;
-    } else {
-      *reinterpret_cast<float4*>(row + time) = make_float4(values[0], values[1], values[2], values[3]);
-    }
+__device__ __forceinline__ void store_run(T* target, const float (&values)[kRun]) {
+  if constexpr (sizeof(T) == 2) {
+    const uint2 pair = make_uint2(warp::pack_bf16(values[0], values[1]), warp::pack_bf16(values[2], values[3]));
+    *reinterpret_cast<uint2*>(target) = pair;
   } else {
+    *reinterpret_cast<float4*>(target) = make_float4(values[0], values[1], values[2], values[3]);
+  }
+}
+
+// Writes both runs of a tile; `whole` says that the tile lies in the row and begins at a multiple of a run's size.
+template <typename T>
+__device__ __forceinline__ void store_tile(T* row, int tile, int length, const Runs& values, bool whole) {
+  const int time = tile * kTile + run_start(0);
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-      if (time + i < length) row[time + i] = from_float<T>(values[i]);
+  for (int half = 0; half < 2; ++half) {
+    if (whole) {
+      store_run(row + time + half * kHalf, values[half]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) {
+        if (time + half * kHalf + i < length) row[time + half * kHalf + i] = from_float<T>(values[half][i]);
+      }
     }
   }
 }

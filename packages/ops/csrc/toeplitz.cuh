@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   set_matrices(matrices, taps);
 
   T* tail = static_cast<T*>(a.tail) + place.row * a.tail_size;
-  const int64_t tail_start = a.stream.length - a.tail_size;
+  const int length = static_cast<int>(a.stream.length), tail_start = length - static_cast<int>(a.tail_size);
   int base = warm ? kBlock : 0;
-  for (int64_t tile = place.first - (warm ? 1 : 0); tile < place.last; ++tile) {
+  for (int tile = place.first - (warm ? 1 : 0); tile < place.last; ++tile) {
     Runs g;
     stream.next(g);
     uint32_t current[kSamplePieces][4];
@@ -71,10 +71,10 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
       if ((tile + 1) * kTile > tail_start) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int64_t time = tile * kTile + run_start(half);
+          const int time = tile * kTile + run_start(half);
 #pragma unroll
           for (int i = 0; i < kRun; ++i) {
-            if (time + i >= tail_start && time + i < a.stream.length) tail[time + i - tail_start] = from_float<T>(g[half][i]);
+            if (time + i >= tail_start && time + i < length) tail[time + i - tail_start] = from_float<T>(g[half][i]);
           }
         }
       }

@@ -19,7 +19,8 @@ extern "C" int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream* stream_
   using namespace subquad;
   if (stream_of == nullptr) return SUBQUAD_OPS_NULL_POINTER;
   const SubquadOpsStream& s = *stream_of;
-  toeplitz_backward::Arguments a{s, taps, upstream, to_input, to_taps, to_projection, to_skip, to_bias, 1, tap, taps_dtype};
+  const Gradients gradients{upstream, to_input, to_projection, to_skip, to_bias};
+  toeplitz_backward::Arguments a{s, gradients, taps, to_taps, 1, tap, taps_dtype};
   a.channels_per_filter = s.channel / group;
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   return s.projection_taps != nullptr ? toeplitz_backward::launch_for_dtype<true>(a, cuda_stream)

@@ -66,7 +66,14 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&fragment)[4]
       : "memory");
 }
 
-// Starts to copy kBytes from global to shared memory, the first `valid` of them; the rest become zeros.
+// Starts to copy kBytes from global to shared memory.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(global), "n"(kBytes) : "memory");
+}
+
+// The same for the first `valid` bytes; the rest become zeros.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, int valid) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
