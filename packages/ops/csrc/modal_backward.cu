@@ -8,16 +8,16 @@ extern "C" int32_t subquad_ops_modal_backward(const SubquadOpsStream* stream_of,
   using namespace subquad;
   constexpr int kSlots = 4;
   if (stream_of == nullptr) return SUBQUAD_OPS_NULL_POINTER;
-  const SubquadOpsStream& s = *stream_of;
+  SubquadOpsStream s = *stream_of;
+  s.output = to_input;
   const int32_t status = check_stream(s);
   if (status != SUBQUAD_OPS_OK) return status;
   if (s.dtype != SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   if (states < 1 || states > modal::kStates) return SUBQUAD_OPS_STATE_COUNT_OUT_OF_RANGE;
   if (s.batch == 0 || s.length == 0) return SUBQUAD_OPS_OK;
-  for (const void* array : {static_cast<const void*>(log_poles), static_cast<const void*>(residues),
-                            static_cast<const void*>(entries), upstream, static_cast<const void*>(to_input),
-                            static_cast<const void*>(to_log_poles), static_cast<const void*>(to_residues)}) {
-    if (array == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (log_poles == nullptr || residues == nullptr || entries == nullptr || upstream == nullptr ||
+      to_log_poles == nullptr || to_residues == nullptr) {
+    return SUBQUAD_OPS_NULL_POINTER;
   }
   if (s.projection_taps != nullptr && to_projection == nullptr) return SUBQUAD_OPS_NULL_POINTER;
   const Gradients gradients{upstream, to_input, to_projection, to_skip, nullptr};

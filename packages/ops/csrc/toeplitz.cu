@@ -3,9 +3,6 @@
 
 namespace subquad::toeplitz {
 
-constexpr int kFewestTaps = 2;  // one tap is a product that the tensor cores would round
-constexpr int kMostTaps = 129;
-
 int32_t check(const SubquadOpsStream& s, const Arguments& a, int64_t group) {
   const int32_t status = check_stream(s);
   if (status != SUBQUAD_OPS_OK) return status;

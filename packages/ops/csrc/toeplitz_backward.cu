@@ -18,10 +18,21 @@ extern "C" int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream* stream_
                                                  void* stream) {
   using namespace subquad;
   if (stream_of == nullptr) return SUBQUAD_OPS_NULL_POINTER;
-  const SubquadOpsStream& s = *stream_of;
+  SubquadOpsStream s = *stream_of;
+  s.output = to_input;
+  const int32_t status = check_stream(s);
+  if (status != SUBQUAD_OPS_OK) return status;
+  if (s.dtype != SUBQUAD_OPS_BFLOAT16 || taps_dtype < SUBQUAD_OPS_FLOAT32 || taps_dtype > SUBQUAD_OPS_BFLOAT16) {
+    return SUBQUAD_OPS_UNKNOWN_DTYPE;
+  }
+  if (tap < toeplitz::kFewestTaps || tap > toeplitz::kMostTaps) return SUBQUAD_OPS_TAP_COUNT_OUT_OF_RANGE;
+  if (group < 1 || s.tiles_a_warp < 1) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  if (s.channel % group != 0) return SUBQUAD_OPS_GROUPS_DO_NOT_DIVIDE_CHANNELS;
+  if (s.batch == 0 || s.length == 0) return SUBQUAD_OPS_OK;
+  if (taps == nullptr || upstream == nullptr || to_taps == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (s.projection_taps != nullptr && to_projection == nullptr) return SUBQUAD_OPS_NULL_POINTER;
   const Gradients gradients{upstream, to_input, to_projection, to_skip, to_bias};
-  toeplitz_backward::Arguments a{s, gradients, taps, to_taps, 1, tap, taps_dtype};
-  a.channels_per_filter = s.channel / group;
+  const toeplitz_backward::Arguments a{s, gradients, taps, to_taps, s.channel / group, tap, taps_dtype};
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   return s.projection_taps != nullptr ? toeplitz_backward::launch_for_dtype<true>(a, cuda_stream)
                                       : toeplitz_backward::launch_for_dtype<false>(a, cuda_stream);

@@ -14,6 +14,9 @@
 
 namespace subquad::toeplitz {
 
+constexpr int kFewestTaps = 2;  // one tap is a product that the tensor cores would round
+constexpr int kMostTaps = 129;
+
 constexpr int kRing = 32;
 
 // Cuts pairs of numbers into kPieces bfloat16 numbers each.

@@ -147,16 +147,67 @@ def toeplitz_backward(stream: Stream, taps: Tensor, upstream: Tensor) -> Toeplit
     return ToeplitzGradients(to_x, to_projection, to_taps, to_skip, to_bias)
 
 
-def modal(stream: Stream, log_poles: Tensor, residues: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mixes by a sum of 1 to 16 exponentials; returns the output and the states after the last sample, in float32."""
+def modal(
+    stream: Stream, log_poles: Tensor, residues: Tensor, history: Tensor | None, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixes by a sum of 1 to 16 exponentials.
+
+    Returns:
+      The output; the states after the last sample, in float32; and, if they are to be kept for the gradients, the states
+      before each tile ``[batch, channel, tile, 16]`` (else no tile).
+    """
     stream = _settled(stream)
     x, states = stream.x, log_poles.shape[1]
+    batch, _, length = x.shape
     y = _output(stream)
-    state = torch.empty((x.shape[0], stream.channels, states), dtype=torch.float32, device=x.device)
+    state = torch.empty((batch, stream.channels, states), dtype=torch.float32, device=x.device)
+    entries = torch.empty((*y.shape[:2], tiles_kept(length, keep), MOST_STATES), dtype=torch.float32, device=x.device)
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
     before = None if history is None else history.float().contiguous()
     _enqueue(
         "subquad_ops_modal", x,
-        ctypes.byref(_arguments(stream, y)), poles.data_ptr(), weights.data_ptr(), address(before), state.data_ptr(), states,
+        ctypes.byref(_arguments(stream, y)), poles.data_ptr(), weights.data_ptr(), address(before), state.data_ptr(),
+        entries.data_ptr() if keep else None, states,
     )  # fmt: skip
-    return y, state
+    return y, state, entries
+
+
+def tiles_kept(length: int, keep: bool) -> int:
+    """Returns how many tiles' states ``modal`` returns."""
+    return -(-length // TILE) if keep else 0
+
+
+class ModalGradients(NamedTuple):
+    """Gradients of a modal mixer, summed over batch and time where the parameter has neither; in float32 but the first."""
+
+    x: Tensor
+    projection_taps: Tensor  # [3 * channel, projection tap]; empty without projection
+    log_poles: Tensor  # [channel, state]
+    residues: Tensor  # [channel, state]
+    skip: Tensor  # [channel]
+
+
+def modal_backward(
+    stream: Stream, log_poles: Tensor, residues: Tensor, entries: Tensor, upstream: Tensor
+) -> ModalGradients:
+    """Returns the gradients of ``modal`` without history for the gradient of its output and the states it kept."""
+    stream = _settled(stream)
+    x, channels, states = stream.x, stream.channels, log_poles.shape[1]
+    batch, rows, length = x.shape
+
+    def sums(*shape: int) -> Tensor:
+        return torch.empty((batch, *shape), dtype=torch.float32, device=x.device)
+
+    gated = stream.projection_taps is not None
+    projection = sums(rows, stream.projection_taps.shape[1]) if gated else sums(0, 0)
+    results = [projection, sums(channels, states), sums(channels, states), sums(channels)]
+    to_x = torch.empty((batch, rows, length), dtype=x.dtype, device=x.device)
+    poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
+    upstream = upstream.contiguous()
+    _enqueue(
+        "subquad_ops_modal_backward", x,
+        ctypes.byref(_arguments(stream, None)), poles.data_ptr(), weights.data_ptr(), entries.data_ptr(),
+        upstream.data_ptr(), to_x.data_ptr(), results[1].data_ptr(), results[2].data_ptr(),
+        projection.data_ptr() if gated else None, results[3].data_ptr(), states,
+    )  # fmt: skip
+    return ModalGradients(to_x, *(part[0] if batch == 1 else part.sum(dim=0) for part in results))
