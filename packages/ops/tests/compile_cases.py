@@ -23,6 +23,10 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         x, x.abs(), -torch.ones(12, 2), torch.ones(2, 1, 2, 50), torch.ones(2, 1, 2, 50)
     ),
     "rearrange": ops.rearrange,
+    "rms_norm": lambda x: ops.rms_norm(x, torch.ones(50), form="vortex"),
+    "rms_norm_of_sum": lambda x: torch.cat(ops.rms_norm_of_sum(x, x.flip(0), torch.ones(50))),
+    "gated_product": lambda x: ops.gated_product(x, activation="gelu"),
+    "rotary": lambda x: ops.rotary(x.unflatten(-1, (5, 10)), torch.arange(12)[None], torch.ones(5)),
     "fir_step": lambda x: ops.fir_step(x[..., 0], torch.ones(12, 3), torch.zeros(2, 12, 2), torch.tensor([0, 1])),
     "modal_step": lambda x: ops.modal_step(x[..., 0], -torch.ones(12, 4), torch.ones(12, 4), torch.zeros(2, 12, 4)),
 }

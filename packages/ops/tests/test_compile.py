@@ -17,6 +17,10 @@ NAMES = (
     "gated_modal_conv",
     "selective_scan",
     "rearrange",
+    "rms_norm",
+    "rms_norm_of_sum",
+    "gated_product",
+    "rotary",
     "fir_step",
     "modal_step",
 )

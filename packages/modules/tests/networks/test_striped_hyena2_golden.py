@@ -6,9 +6,9 @@ from torch import Tensor
 
 from packages.modules.tests.support import golden_model, golden_run
 from subquad.modules import StripedHyena2
-from subquad.modules.mixers.attention import KeyValueState
 from subquad.modules.mixers.fir import FIRState
 from subquad.modules.mixers.modal import ModalState
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState
 from subquad.ops import history_from_ring
 from tools.testing.oracle import assert_close, relative_error
 
@@ -40,8 +40,9 @@ def decoded(model: StripedHyena2, ids: Tensor, prefill: int) -> tuple[Tensor, di
 def named_states(layers: list) -> dict[str, Tensor]:
     named = {}
     for index, layer in enumerate(layers):
-        if isinstance(layer, KeyValueState):
-            named[f"{index}.kv"] = torch.stack([layer.keys, layer.values], dim=2)
+        if isinstance(layer, PagedKeyValueState):
+            rows = [torch.stack(layer.read(row, layer.pages.size), dim=1) for row in range(len(layer.position))]
+            named[f"{index}.kv"] = torch.stack(rows)
         else:
             assert isinstance(layer, FIRState | ModalState)
             assert layer.projection is not None

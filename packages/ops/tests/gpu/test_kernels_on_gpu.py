@@ -24,6 +24,13 @@ NAMES = (
     "gated_modal_conv bfloat16",
     "gated_modal_conv long",
     "gated_modal_conv gates",
+    "rms_norm float32",
+    "rms_norm bfloat16",
+    "gated_product float32",
+    "gated_product bfloat16",
+    "rotary float32",
+    "rotary bfloat16",
+    "rotary far",
     "fir_step",
     "modal_step",
     "gradients",
@@ -61,7 +68,10 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
         "gated_conv": (z, projection, mixer),
         "gated_modal_conv": (z, projection, poles, residues),
         "fir_step": (step, mixer, ring, position),
+        "gated_product": (z,),
         "modal_step": (step, poles, residues, torch.zeros(batch, 4, 16, device="cuda")),
+        "rms_norm": (z, torch.randn(500, device="cuda")),
+        "rotary": (z[..., None, :], torch.arange(12, device="cuda")[None], torch.rand(250, device="cuda")),
     }
 
 

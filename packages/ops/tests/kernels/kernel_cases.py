@@ -200,7 +200,7 @@ def modal_step() -> None:
             assert torch.equal(states_of[0][1], state[1])
 
 
-def gradients(dtype: torch.dtype) -> None:
+def stream_gradients(dtype: torch.dtype) -> None:
     poles, residues = decaying(2, 16), random(2, 16)
     for length in (60, 1100) if DEVICE.type == "cpu" else (60, 1100, 8192, 20001):
         z, p, skip = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(2, dtype=dtype)
@@ -230,6 +230,87 @@ def hold_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> None:
         allowed = GRADIENT_ALLOWED[inputs[0].dtype]
         error, ordinary = (float((value.double() - o).norm()) for value in (g, p))
         assert error <= max(2 * ordinary, allowed * float(o.norm())), f"gradient {i}: {error:.2e}, torch {ordinary:.2e}"
+
+
+def rms_norm(dtype: torch.dtype) -> None:
+    for channels in (1, 40, 112, 1920):
+        x, addend = random(3, 70, channels, dtype=dtype), random(3, 70, channels, dtype=dtype)
+        scale = random(channels, dtype=dtype)
+        for form in ("standard", "vortex"):
+            compare(ops.rms_norm, x, scale, form=form, eps=1e-3)
+            (_, total), (_, sums) = compare(ops.rms_norm_of_sum, x, addend, scale, form=form)
+            hold_whole("sum", total, sums.to(dtype), sums)
+        compare(ops.rms_norm, x.transpose(0, 1), scale)
+
+
+def gated_product(dtype: torch.dtype) -> None:
+    for activation in (None, "gelu"):
+        for channels in (1, 300, 1024, 1500):
+            x = random(3, 20, 2 * channels, dtype=dtype)
+            compare(ops.gated_product, x, activation=activation)
+            compare(ops.gated_product, *x.chunk(2, dim=-1), activation=activation)
+
+
+def rotary(dtype: torch.dtype) -> None:
+    for length in LENGTHS[:4]:
+        for size in (2, 24, 64, 128):
+            qkv = random(2, length, 3, 3, size, dtype=dtype)
+            frequencies = 1e4 ** -(torch.arange(0, size, 2, device=DEVICE) / size)
+            position = torch.tensor([[7], [90]], device=DEVICE) + torch.arange(length, device=DEVICE)
+            for at in (position, position[1:]):
+                compare(ops.rotary, qkv[:, :, :, 0], at, frequencies, scale=3.0)
+                caches = [random(2, 4, length + 2, 3, size, dtype=dtype) for _ in range(2)]
+                keys, values = caches[0][:, 1, 1:-1], caches[1][:, 1, 1:-1]
+                kept = [cache.clone() for cache in caches]
+                q = ops.rotary_into(qkv, at, frequencies, keys, values, backend="triton")
+                expected = [ops.rotary(qkv[:, :, :, i], at, frequencies, backend="triton") for i in (0, 1)]
+                assert torch.equal(q, expected[0])
+                kept[0][:, 1, 1:-1], kept[1][:, 1, 1:-1] = expected[1], qkv[:, :, :, 2]
+                assert all(torch.equal(a, b) for a, b in zip(caches, kept, strict=True))
+
+
+def far_rotation() -> None:
+    """At position a million the angle in float32 is what counts: both forms make the same one."""
+    x, position = random(1, 50, 2, 128), 1_000_000 + torch.arange(50, device=DEVICE)[None]
+    frequencies = 1e4 ** -(torch.arange(0, 128, 2, device=DEVICE) / 128)
+    got, plain = (ops.rotary(x, position, frequencies, backend=b) for b in ("triton", "torch"))
+    assert_close(got, plain, 1e-6)
+
+
+def gradients() -> None:
+    z, p, w, skip = random(2, 6, 60), random(6, 3), random(2, 9), random(2)
+    poles, residues = decaying(2, 16), random(2, 16)
+    calls: list[tuple[Callable, list[Tensor]]] = [
+        (lambda x, w, s, backend: ops.causal_conv(x, w, skip=s, backend=backend), [z, random(6, 9), random(6)]),
+        (lambda z, p, w, s, backend: ops.gated_conv(z, p, w, skip=s, backend=backend), [z, p, w, skip]),
+        (
+            lambda z, p, e, r, s, backend: ops.gated_modal_conv(z, p, e, r, skip=s, backend=backend),
+            [z, p, poles, residues, skip],
+        ),
+    ]
+    for form in ("standard", "vortex"):
+        calls += [
+            (lambda x, s, backend, f=form: ops.rms_norm(x, s, form=f, backend=backend), [z, random(60)]),
+            (
+                lambda x, a, s, backend, f=form: torch.cat(ops.rms_norm_of_sum(x, a, s, form=f, backend=backend)),
+                [z, random(2, 6, 60), random(60)],
+            ),
+        ]
+    for activation in (None, "gelu"):
+        calls += [
+            (lambda x, backend, a=activation: ops.gated_product(x, activation=a, backend=backend), [z]),
+            (lambda x, y, backend, a=activation: ops.gated_product(x, y, activation=a, backend=backend), [z, z.exp()]),
+        ]
+    turn = (torch.arange(7, 13, device=DEVICE)[None], random(4).abs())
+    calls.append((lambda x, backend: ops.rotary(x, *turn, backend=backend), [random(2, 6, 3, 8)]))
+    for function, inputs in calls:
+        found = []
+        for backend in (BACKEND, "torch"):
+            leaves = [x.clone().requires_grad_() for x in inputs]
+            loss = function(*leaves, backend=backend).square().sum()
+            found.append(torch.autograd.grad(loss, leaves))
+        for a, b in zip(*found, strict=True):
+            assert_close(a, b, 1e-5)
 
 
 def strides() -> None:
@@ -271,15 +352,22 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"causal_conv {name}", lambda dtype=dtype: causal_conv(dtype)
         yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
         yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
-        yield f"modal_conv {name}", lambda dtype=dtype: modal_conv(dtype)
+        if BACKEND == "cuda":
+            yield f"modal_conv {name}", lambda dtype=dtype: modal_conv(dtype)
+            continue
+        yield f"rms_norm {name}", lambda dtype=dtype: rms_norm(dtype)
+        yield f"gated_product {name}", lambda dtype=dtype: gated_product(dtype)
+        yield f"rotary {name}", lambda dtype=dtype: rotary(dtype)
     yield "causal_conv activations", activations
     yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
     yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
     yield "gated_modal_conv long", long_modal
-    for dtype in (torch.float32, torch.bfloat16):
-        yield f"gradients {str(dtype)[6:]}", lambda dtype=dtype: gradients(dtype)
     if BACKEND == "triton":
-        yield from [("fir_step", fir_step), ("modal_step", modal_step)]
+        yield from [("fir_step", fir_step), ("modal_step", modal_step), ("gradients", gradients)]
+        yield "rotary far", far_rotation
+    else:
+        for dtype in (torch.float32, torch.bfloat16):
+            yield f"stream gradients {str(dtype)[6:]}", lambda dtype=dtype: stream_gradients(dtype)
     yield from [("strides", strides), ("one graph", one_graph), ("refusals", refusals)]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from subquad.inference.scoring import reverse_complement as reverse_complement
     from subquad.inference.ticket import Ticket as Ticket
     from subquad.inference.tokenizer import ByteTokenizer as ByteTokenizer
+    from subquad.inference.tokenizer import NucleotideTokenizer as NucleotideTokenizer
 
 _MODULE_OF = {
     "LoadedCheckpoint": "checkpoint",
@@ -55,6 +56,7 @@ _MODULE_OF = {
     "reverse_complement": "scoring",
     "Ticket": "ticket",
     "ByteTokenizer": "tokenizer",
+    "NucleotideTokenizer": "tokenizer",
 }
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -31,6 +31,13 @@ def job_tokens(job: Job) -> int:
     return len(job.prompt_ids) if isinstance(job, GenerateJob) else sum(len(ids) for ids in job.sequences)
 
 
+def reserved_tokens(job: Job, most: int) -> int:
+    """Returns how many tokens a row of this job may come to hold, ``most`` at most."""
+    if isinstance(job, GenerateJob):
+        return min(len(job.prompt_ids) + job.options.max_new_tokens, most)
+    return min(max(len(ids) for ids in job.sequences) + 1, most)
+
+
 @dataclass
 class Counters:
     """What was done so far."""
@@ -83,6 +90,7 @@ class ContinuousBatch:
       slots: Rows of the pool and of every decode step.
       max_sequence_tokens: Prompt and new tokens of one sequence at most.
       prefill_chunk: Tokens of a chunk; chunk ``i`` of a prompt is ``ids[i * C : (i + 1) * C]``.
+      page_count: Pages of keys and values in the pool; default: enough for the longest sequence in every slot.
       poison_freed: Fill freed rows with NaN (for tests).
       clock: Seconds, for timings.
     """
@@ -95,12 +103,13 @@ class ContinuousBatch:
         slots: int,
         max_sequence_tokens: int,
         prefill_chunk: int,
+        page_count: int | None = None,
         poison_freed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._network, self._tokenizer, self._clock = network, tokenizer, clock
         self._chunk, self._max_sequence_tokens = prefill_chunk, max_sequence_tokens
-        self.pool = StatePool(network, slots, max_sequence_tokens, poison_freed=poison_freed)
+        self.pool = StatePool(network, slots, max_sequence_tokens, page_count=page_count, poison_freed=poison_freed)
         self._rows = DecodeRows(network, self.pool)
         self._device = self.pool.state.position.device
         self._queue: deque[_Request] = deque()
@@ -180,7 +189,7 @@ class ContinuousBatch:
         admitted = False
         while self._queue:
             request = self._queue[0]
-            slots = self.pool.acquire(request.wanted_slots)
+            slots = self.pool.acquire(request.wanted_slots, reserved_tokens(request.job, self._max_sequence_tokens))
             if slots is None:
                 break
             self._queue.popleft()

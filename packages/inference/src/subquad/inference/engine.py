@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subquad.inference.checks import check_generate_job, check_ids, check_score_job
-from subquad.inference.continuous_batch import ContinuousBatch
+from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
 from subquad.inference.network import Network
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
+from subquad.inference.state_pool import pages_for
 from subquad.inference.ticket import Ticket
 from subquad.inference.tokenizer import Tokenizer
 
@@ -192,7 +193,7 @@ class Engine:
         return self._stream(job)
 
     def _stream(self, job: GenerateJob) -> Iterator[StreamEvent]:
-        batch = self._batch(self._needed_tokens([job]))
+        batch = self._batch([job])
         ticket = Ticket(1, buffer_capacity=1)  # each token is handed over before the next is computed
         batch.submit(ticket, job)
         seed, count = 0, 0
@@ -332,7 +333,7 @@ class Engine:
 
     def _run(self, jobs: Sequence[GenerateJob]) -> Iterator[Generation]:
         """Runs all jobs and yields results in order."""
-        batch = self._batch(self._needed_tokens(jobs))
+        batch = self._batch(jobs)
         waiting: deque[_Result] = deque()
         for job in jobs:
             result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
@@ -343,18 +344,17 @@ class Engine:
                 batch.step()
             yield waiting.popleft().generation(self.tokenizer)
 
-    def _batch(self, max_sequence_tokens: int) -> ContinuousBatch:
+    def _batch(self, jobs: Sequence[GenerateJob]) -> ContinuousBatch:
+        """Makes a batch with pages for the longest of the jobs that can run at once."""
+        needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
         return ContinuousBatch(
             self.network,
             self.tokenizer,
             slots=self.max_running,
-            max_sequence_tokens=max_sequence_tokens,
+            max_sequence_tokens=needed[0],
             prefill_chunk=self.prefill_chunk,
+            page_count=sum(pages_for(tokens) for tokens in needed[: self.max_running]),
         )
-
-    def _needed_tokens(self, jobs: Sequence[GenerateJob]) -> int:
-        longest = max(len(job.prompt_ids) + job.options.max_new_tokens for job in jobs)
-        return min(longest, self.max_sequence_tokens)
 
     def _check(self, job: GenerateJob, field: str) -> None:
         check_generate_job(

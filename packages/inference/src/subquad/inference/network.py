@@ -1,16 +1,22 @@
 """What the engine needs of a network, so that another one can take the place of StripedHyena2."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+PAGE_TOKENS = 256
+
 
 @runtime_checkable
 class RecurrentState(Protocol):
-    """The state of a batch of sequences: every tensor has the batch axis first."""
+    """The state of a batch of sequences.
+
+    Attributes:
+      position: Tokens already seen by each row, int64 on the device of the network.
+    """
 
     position: Tensor
 
@@ -24,6 +30,14 @@ class RecurrentState(Protocol):
 
     def copy_(self, source: Any) -> None:
         """Takes over another state of the same shape."""
+        ...
+
+    def hold_pages(self, row: int, pages: Sequence[int]) -> None:
+        """Gives a row the pages that its tokens go to, in order."""
+        ...
+
+    def fill_(self, value: float) -> None:
+        """Overwrites all that the rows hold with one number."""
         ...
 
 
@@ -56,22 +70,13 @@ class Network(Protocol):
         batch_size: int,
         *,
         max_length: int,
+        page_count: int | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> RecurrentState:
-        """Returns an empty state for sequences of up to ``max_length`` tokens."""
+        """Returns an empty state for sequences of up to ``max_length`` tokens.
+
+        With ``page_count`` what grows with the sequence lies in that many pages of ``PAGE_TOKENS`` tokens, which rows
+        get by ``RecurrentState.hold_pages``.
+        """
         ...
-
-
-def state_tensors(state: object) -> Iterator[Tensor]:
-    """Yields every tensor of a state, in an order that is the same for two states of one network."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from state_tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from state_tensors(value)
-    elif hasattr(state, "__dict__"):
-        yield from state_tensors(vars(state))

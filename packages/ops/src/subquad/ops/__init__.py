@@ -1,5 +1,6 @@
 """Subquadratic sequence operators: causal, gated, modal and FFT convolutions, scans and their decode steps."""
 
+from subquad.ops.attention_step import attention_step as attention_step
 from subquad.ops.causal_conv import causal_conv as causal_conv
 from subquad.ops.causal_conv import causal_conv_with_state as causal_conv_with_state
 from subquad.ops.dispatch import Explanation as Explanation
@@ -20,9 +21,14 @@ from subquad.ops.gated_conv import gated_conv_with_state as gated_conv_with_stat
 from subquad.ops.gated_modal_conv import GatedModalState as GatedModalState
 from subquad.ops.gated_modal_conv import gated_modal_conv as gated_modal_conv
 from subquad.ops.gated_modal_conv import gated_modal_conv_with_state as gated_modal_conv_with_state
+from subquad.ops.gated_product import gated_product as gated_product
 from subquad.ops.modal_conv import modal_conv as modal_conv
 from subquad.ops.modal_conv import modal_conv_with_state as modal_conv_with_state
 from subquad.ops.modal_conv import modal_filter as modal_filter
 from subquad.ops.modal_step import modal_step as modal_step
 from subquad.ops.rearrange import rearrange as rearrange
+from subquad.ops.rms_norm import rms_norm as rms_norm
+from subquad.ops.rms_norm import rms_norm_of_sum as rms_norm_of_sum
+from subquad.ops.rotary import rotary as rotary
+from subquad.ops.rotary import rotary_into as rotary_into
 from subquad.ops.selective_scan import selective_scan as selective_scan

@@ -67,19 +67,33 @@ def _modal_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _norm_refusal(call: Call) -> str | None:
+    from subquad.ops.rms_norm.triton.launch import MOST_CHANNELS
+
+    if call.channels > MOST_CHANNELS:
+        return f"{call.channels} channels; accepted: 1 to {MOST_CHANNELS}"
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
     from subquad.ops.causal_conv.triton.launch import run as causal_conv
     from subquad.ops.fir_step.triton.launch import run as fir_step
     from subquad.ops.gated_conv.triton.launch import run as gated_conv
     from subquad.ops.gated_modal_conv.triton.launch import run as gated_modal_conv
+    from subquad.ops.gated_product.triton.launch import run as gated_product
     from subquad.ops.modal_step.triton.launch import run as modal_step
+    from subquad.ops.rms_norm.triton.launch import run as rms_norm
+    from subquad.ops.rotary.triton.launch import run as rotary
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("causal_conv", _filter_refusal, causal_conv),
         ("fir_step", _filter_refusal, fir_step),
         ("gated_conv", _filter_refusal, gated_conv),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
+        ("gated_product", _refusal, gated_product),
         ("modal_step", _modal_refusal, modal_step),
+        ("rms_norm", _norm_refusal, rms_norm),
+        ("rotary", _refusal, rotary),
     ]
     return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)

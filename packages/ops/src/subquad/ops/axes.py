@@ -19,6 +19,7 @@ Sequence = Float[Tensor, "batch _ _"]  # [batch, channel, length], or [batch, le
 Grid = Float[Tensor, "..."]  # [batch, channel, *space], or [batch, *space, channel] with layout="BLH"; filters alike
 Taps = Float[Tensor, "group tap"]  # row channel // (channels / group); tap 0 multiplies the current sample
 ProjectionTaps = Float[Tensor, "row projection_tap"]  # of the 3 rows a channel of a gated operator
+Rows = Float[Tensor, "*rows channel"]  # any axes, channels last
 PerChannel = Float[Tensor, " channel"]
 History = Float[Tensor, "_ channel past"]  # [batch or packed sequence, channel, tap - 1], oldest first
 Modes = Float[Tensor, "channel state"]  # log poles or residues
@@ -27,3 +28,8 @@ Step = Float[Tensor, "batch channel"]  # one sample of each stream
 Position = Int[Tensor, " batch"]  # tokens that a row has already seen
 Boundaries = Int[Tensor, " sequences_and_one"]  # offsets of packed sequences
 Active = Bool[Tensor, " batch"]
+ProjectedHeads = Float[Tensor, "batch head 3 size"]  # query, key and value of one token a row
+HeadStep = Float[Tensor, "batch head size"]
+Slots = Float[Tensor, "slot head size"]  # keys or values; page p holds slots p * page_size to (p + 1) * page_size - 1
+PageNumbers = Int[Tensor, "batch page"]
+Frequencies = Float[Tensor, " half"]

@@ -19,14 +19,18 @@ from torch import Tensor
 from subquad.ops.errors import ArgumentOutOfRange, BackendUnavailable
 
 OPERATORS = (
+    "attention_step",
     "causal_conv",
     "fft_conv",
     "fir_step",
     "gated_conv",
     "gated_modal_conv",
+    "gated_product",
     "modal_conv",
     "modal_step",
     "rearrange",
+    "rms_norm",
+    "rotary",
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
@@ -38,7 +42,10 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "fir_step": ("triton",),
     "gated_conv": ("triton",),
     "gated_modal_conv": ("triton",),
+    "gated_product": ("triton",),
     "modal_step": ("triton",),
+    "rms_norm": ("triton",),
+    "rotary": ("triton",),
 }
 
 

@@ -27,7 +27,7 @@ from subquad.inference.checkpoint.summary import (
     read_summary,
 )
 from subquad.inference.errors import CheckpointConfigError, CheckpointTensorError, InvalidOption
-from subquad.inference.tokenizer import ByteTokenizer
+from subquad.inference.tokenizer import ByteTokenizer, NucleotideTokenizer, tokenizer_of
 from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
 from subquad.lazy_config.errors import LazyConfigError
 
@@ -49,7 +49,7 @@ class LoadedCheckpoint:
 
     model: nn.Module
     config: Config[Any]
-    tokenizer: ByteTokenizer
+    tokenizer: ByteTokenizer | NucleotideTokenizer
     metadata: dict[str, Any]
 
 
@@ -59,6 +59,7 @@ def save_checkpoint(
     config: Config[Any],
     *,
     metadata: Mapping[str, Any] | None = None,
+    tokenizer: str = "byte",
     overwrite: bool = False,
     max_shard_bytes: int = _SHARD_BYTES,
 ) -> None:
@@ -69,6 +70,7 @@ def save_checkpoint(
       model: The network; tensors keep their types.
       config: The tree that builds it; it must describe exactly this network.
       metadata: More fields for ``metadata.json``, e.g. ``{"max_sequence_tokens": 8192}``.
+      tokenizer: ``"byte"`` or ``"nucleotide"``; what `load_checkpoint` will give.
       overwrite: Replace an existing checkpoint; the old one stays until the new one is complete.
       max_shard_bytes: Above this size the weights are split into several files with an index.
 
@@ -76,6 +78,7 @@ def save_checkpoint(
       CheckpointExists: ``path`` exists and may not be replaced.
       CheckpointConfigError: The config cannot be written or built, or ``metadata`` uses a reserved field.
       CheckpointTensorError: The config describes another network.
+      InvalidOption: The tokenizer is unknown, or needs more rows of the embedding than there are.
     """
     named = model.state_dict()
     dtype = next(model.parameters()).dtype
@@ -86,7 +89,14 @@ def save_checkpoint(
         "filter_parameters": getattr(model, "filter_parameters", "poles"),
     }
     write_checkpoint(
-        path, config, entries, facts, metadata=metadata, overwrite=overwrite, max_shard_bytes=max_shard_bytes
+        path,
+        config,
+        entries,
+        facts,
+        metadata=metadata,
+        tokenizer=tokenizer,
+        overwrite=overwrite,
+        max_shard_bytes=max_shard_bytes,
     )
 
 
@@ -97,13 +107,14 @@ def write_checkpoint(
     facts: Mapping[str, Any],
     *,
     metadata: Mapping[str, Any] | None = None,
+    tokenizer: str = "byte",
     overwrite: bool = False,
     max_shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Writes a checkpoint directory from tensors that need not be in memory.
 
     Args:
-      path, config, metadata, overwrite, max_shard_bytes: See `save_checkpoint`.
+      path, config, metadata, tokenizer, overwrite, max_shard_bytes: See `save_checkpoint`.
       entries: The tensors under their names on disk.
       facts: The fields ``dtype``, ``parameters`` and ``filter_parameters`` of the metadata.
 
@@ -119,16 +130,16 @@ def write_checkpoint(
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
     network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
     expected = expected_tensors(network)
-    _compare("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
+    compare_tensors("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
     order = {name: index for index, name in enumerate(expected)}
     entries = sorted(entries, key=lambda entry: order[entry.name])
-    rows = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
+    rows: int = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": {name: _version(name) for name in ("subquad-inference", "torch")},
         **facts,
-        "tokenizer": {"name": "byte", "vocab_size": rows},
+        "tokenizer": {"name": tokenizer, "vocab_size": tokenizer_of(tokenizer, rows).vocab_size},
         **extra,
     }
     with atomic_directory(Path(path), overwrite=overwrite, marker=METADATA_FILE) as folder:
@@ -242,7 +253,7 @@ def check_tensors(summary: CheckpointSummary, expected: dict[str, tuple[torch.Si
                     location[name] = file
         except SafetensorError as error:
             raise CheckpointTensorError(f"{file} is damaged: {error}") from error
-    _compare(str(summary.path), found, expected)
+    compare_tensors(str(summary.path), found, expected)
     return location
 
 
@@ -307,12 +318,16 @@ def _entry(name: str, tensor: Tensor, rule: TensorRule) -> TensorEntry:
     return TensorEntry(disk_name(name, rule), shape, tensor.dtype, lambda: rule.to_disk(tensor))
 
 
-def _compare(
+def compare_tensors(
     where: str,
     found: Mapping[str, tuple[torch.Size, torch.dtype]],
     expected: Mapping[str, tuple[torch.Size, torch.dtype]],
 ) -> None:
-    """Names the first tensor that is missing, unknown or different, and how many more there are."""
+    """Compares shape and type of tensors with what a config asks for.
+
+    Raises:
+      CheckpointTensorError: One is missing, unknown or different; it names the first and counts the others.
+    """
     problems = [f"tensor {n} is missing (expected {_form(expected[n])})" for n in expected if n not in found]
     problems += [f"tensor {n} ({_form(found[n])}) is unknown to the config" for n in found if n not in expected]
     for name in sorted(set(found) & set(expected)):

@@ -1,7 +1,7 @@
-"""Progress of a job on stderr: records, tokens, tokens a second, time."""
+"""Progress on stderr: records, tokens, tokens a second and time of a job; bytes and time of a conversion."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -43,6 +43,21 @@ def shown_progress(title: str, *, show: bool | None) -> Iterator[Advance]:
             bar.update(task, rate=state.completed / state.elapsed if state.elapsed else 0.0)
 
         yield advance
+
+
+@contextmanager
+def shown_bytes(title: str, *, show: bool | None) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of bytes done and bytes in all, and shows them; ``show=None`` shows them on a terminal only."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _count_nothing(*, records: int, tokens: int) -> None:

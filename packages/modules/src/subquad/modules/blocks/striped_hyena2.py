@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
-from subquad.modules.mixers.attention import Attention, KeyValueState
+from subquad.modules.mixers.attention import Attention
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.modal import HyenaLong, ModalState
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
+from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 from subquad.ops import fir_step
@@ -62,8 +64,8 @@ class StripedHyena2Block(nn.Module, ABC):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
     ) -> Float[Tensor, "batch length channel"]:
         """Transforms whole sequences, or the next chunk of the sequences in ``state``."""
-        x = self.mix(self.pre_norm(x), state) + x
-        return self.mlp(self.post_norm(x)) + x
+        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state))
+        return self.mlp.add_to(total, normed)
 
     def step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, *, active: Bool[Tensor, " batch"] | None = None
@@ -118,9 +120,9 @@ class HyenaBlock(StripedHyena2Block):
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
-        z = self.projections(x).transpose(1, 2)
+        z = product_channels_first(self.projections, x)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
-        return self.out_filter_dense(y.transpose(1, 2))
+        return product_of_channels_first(self.out_filter_dense, y)
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
@@ -195,7 +197,7 @@ class AttentionBlock(StripedHyena2Block):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, attends and projects back."""
-        assert state is None or isinstance(state, KeyValueState)
+        assert state is None or isinstance(state, PagedKeyValueState)
         y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
@@ -203,7 +205,7 @@ class AttentionBlock(StripedHyena2Block):
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch channel"]:
         """Does the same for one token per row."""
-        assert isinstance(state, KeyValueState)
+        assert isinstance(state, PagedKeyValueState)
         y = self.inner_mha_cls.step_heads(self.inner_mha_cls.project(x), state, active=active)
         return self.inner_mha_cls.out_proj(y.flatten(1))
 

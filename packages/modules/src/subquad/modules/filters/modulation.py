@@ -67,6 +67,11 @@ class ExponentialModulation(FullPrecisionModule):
         position = filter_positions(offsets, self.trained_reach, self.rate.device, self.rate.dtype)
         return torch.exp(-(position.abs() @ self.rate.abs().T)).movedim(-1, 0)
 
+    def flop_count(self, taps: int) -> int:
+        """Counts the exponents and exponentials of ``taps`` taps of every channel."""
+        channels, axes = self.rate.shape
+        return taps * (channels * (2 * axes + 2) + axes)
+
 
 class GaussianModulation(FullPrecisionModule):
     """The envelope ``exp(-sum((p[a] / deviation[c, a]) ** 2 for a in axes) / 2)``, with ``p`` of ``filter_positions``.
@@ -154,6 +159,11 @@ class GaussianModulation(FullPrecisionModule):
         """Returns the envelope of every channel at all combinations of offsets."""
         position = filter_positions(offsets, self.trained_reach, self.parameter.device, self.parameter.dtype)
         return torch.exp(-0.5 * (position.square() @ self.deviations().square().reciprocal().T)).movedim(-1, 0)
+
+    def flop_count(self, taps: int) -> int:
+        """Counts the exponents and exponentials of ``taps`` taps of every channel."""
+        channels, axes = self.parameter.shape
+        return taps * (channels * (2 * axes + 2) + axes)
 
 
 def _deviation(left: float, position: float) -> float:

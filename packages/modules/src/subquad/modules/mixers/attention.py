@@ -10,7 +10,9 @@ from torch.nn import functional
 from subquad.modules.errors import ConfigurationError, StateCapacityExceeded
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState, paged_state
 from subquad.modules.parts.rotary import RotaryEmbedding
+from subquad.ops import attention_step
 
 _QUERY_BLOCK = 256
 
@@ -74,14 +76,14 @@ class Attention(torch.nn.Module):
         k: Float[Tensor, "batch length channel"],
         v: Float[Tensor, "batch length channel"],
         *,
-        state: KeyValueState | None = None,
+        state: PagedKeyValueState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes whole sequences, or the next chunk of the sequences in ``state``; see ``Mixer``."""
         qkv = torch.stack([x.unflatten(-1, (self.num_heads, self.head_size)) for x in (q, k, v)], dim=3)
         return self.attend(qkv, state).flatten(2)
 
     def attend(
-        self, qkv: Float[Tensor, "batch length head 3 size"], state: KeyValueState | None = None
+        self, qkv: Float[Tensor, "batch length head 3 size"], state: PagedKeyValueState | None = None
     ) -> Float[Tensor, "batch length head size"]:
         """Attends with queries, keys and values that lie beside each other, not yet rotated.
 
@@ -99,21 +101,17 @@ class Attention(torch.nn.Module):
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.exchange.scatter_heads(y.transpose(1, 2))
 
-    def _continue(self, qkv: Tensor, state: KeyValueState, active: Tensor | None = None) -> Tensor:
+    def _continue(self, qkv: Tensor, state: PagedKeyValueState) -> Tensor:
         """Attends row by row over that row's own length, so that no row's result depends on its neighbours."""
         length = qkv.shape[1]
         starts = state.position.tolist()
-        wanted = [True] * len(starts) if active is None else active.tolist()
-        check_capacity(starts, wanted, length, state.keys.shape[1])
+        state.require_room(starts, length, [True] * len(starts))
         position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
         q, k = self.rotary_emb(qkv[:, :, :, 0], position), self.rotary_emb(qkv[:, :, :, 1], position)
-        y = torch.zeros_like(q)
-        for row, (start, is_wanted) in enumerate(zip(starts, wanted, strict=True)):
-            if is_wanted:
-                end = start + length
-                state.keys[row, start:end] = k[row]
-                state.values[row, start:end] = qkv[row, :, :, 2]
-                y[row] = _attend_row(q[row], state.keys[row, :end], state.values[row, :end], start)
+        y = torch.empty_like(q)
+        for row, start in enumerate(starts):
+            state.append(row, start, k[row], qkv[row, :, :, 2])
+            y[row] = _attend_row(q[row], *state.read(row, start + length), start)
         return y
 
     def init_state(
@@ -121,16 +119,21 @@ class Attention(torch.nn.Module):
         batch_size: int,
         *,
         max_length: int,
+        page_count: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> KeyValueState:
-        """Returns room for the keys and values of ``max_length`` tokens per row, in torch's default type by default."""
-        device, dtype = device or self.rotary_emb.inv_freq.device, dtype or torch.get_default_dtype()
-        shape = (batch_size, max_length, self.num_heads, self.head_size)
-        return KeyValueState(
-            position=torch.zeros(batch_size, dtype=torch.int64, device=device),
-            keys=torch.zeros(shape, device=device, dtype=dtype),
-            values=torch.zeros(shape, device=device, dtype=dtype),
+    ) -> PagedKeyValueState:
+        """Returns room for the keys and values of ``max_length`` tokens per row, in torch's default type by default.
+
+        With ``page_count`` there are that many pages for all rows instead, and every row has to be assigned some.
+        """
+        return paged_state(
+            batch_size,
+            max_length=max_length,
+            heads=(self.num_heads, self.head_size),
+            page_count=page_count,
+            device=device or self.rotary_emb.inv_freq.device,
+            dtype=dtype or torch.get_default_dtype(),
         )
 
     def step(
@@ -138,23 +141,42 @@ class Attention(torch.nn.Module):
         q: Float[Tensor, "batch channel"],
         k: Float[Tensor, "batch channel"],
         v: Float[Tensor, "batch channel"],
-        state: KeyValueState,
+        state: PagedKeyValueState,
         *,
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
-        """Mixes one more token per row; rows where ``active`` is false keep their state and return zeros."""
+        """Mixes one more token per row; rows where ``active`` is false keep their state, their output means nothing."""
         qkv = torch.stack([x.unflatten(-1, (self.num_heads, self.head_size)) for x in (q, k, v)], dim=2)
         return self.step_heads(qkv, state, active=active).flatten(1)
 
     def step_heads(
         self,
         qkv: Float[Tensor, "batch head 3 size"],
-        state: KeyValueState,
+        state: PagedKeyValueState,
         *,
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch head size"]:
-        """Does ``step`` on queries, keys and values that lie beside each other."""
-        return self._continue(qkv.unsqueeze(1), state, active).squeeze(1)
+        """Does ``step`` on queries, keys and values that lie beside each other.
+
+        Nothing waits for a device: there, a row without room stores nothing (see ``StripedHyena2State.require_room``).
+
+        Raises:
+          StateCapacityExceeded: An active row on the CPU has no room for another token.
+        """
+        if not qkv.is_cuda:
+            wanted = [True] * len(qkv) if active is None else active.tolist()
+            state.require_room(state.position.tolist(), 1, wanted)
+        return attention_step(
+            qkv,
+            state.keys,
+            state.values,
+            state.pages.numbers,
+            state.position,
+            self.rotary_emb.inv_freq,
+            page_size=state.pages.size,
+            position_scale=self.rotary_emb.scale,
+            active=active,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts both matrix products over the full square, as profilers do, on one sequence."""

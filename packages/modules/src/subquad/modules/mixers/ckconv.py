@@ -19,6 +19,7 @@ from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import fft_conv
+from subquad.ops.fft_sizes import fast_fft_size
 
 Boundary = Literal["zero", "circular"]
 Extent = Literal["double", "single"]
@@ -170,6 +171,8 @@ class CKConv(nn.Module):
         """Convolves v, or the next chunk of the sequences in ``state``; q and k are not looked at."""
         if state is None:
             return self.convolve(v, condition)
+        if condition is not None:
+            refuse_state(self, "a condition makes another filter")
         return self.continue_with(v.transpose(1, 2), state).transpose(1, 2)
 
     def continue_with(
@@ -244,18 +247,22 @@ class CKConv(nn.Module):
         return end
 
     def flop_count(self, length: int | tuple[int, ...], *, cached: bool = False) -> int:
-        """Counts the filter (unless ``cached``), three real transforms (two), their product and the skip term.
+        """Counts filter and envelope (unless ``cached``), three real transforms (two), their product and the skip term.
 
         A transform of ``n`` real points counts ``2.5 * n * log2(n)``; axes with a zero boundary are padded.
         """
         size = (length,) if isinstance(length, int) else tuple(length)
-        taps = math.prod(len(span) for span in self._offsets(size))
-        points = 1
-        for axis, (boundary, span) in enumerate(zip(self.boundary, self._offsets(size), strict=True)):
-            points *= size[axis] if boundary == "circular" else size[axis] + len(span) // (1 if self.causal else 2)
+        spans = self._offsets(size)
+        taps, points = math.prod(len(span) for span in spans), 1
+        for axis, (boundary, span) in enumerate(zip(self.boundary, spans, strict=True)):
+            beyond = len(span) - 1 if self.causal else len(span) // 2
+            points *= size[axis] if boundary == "circular" else fast_fft_size(size[axis] + beyond)
         transform = 2.5 * points * math.log2(max(points, 2))
         convolution = self.channels * ((2 if cached else 3) * transform + 3 * points + 2 * math.prod(size))
-        return round(convolution) + (0 if cached else self.filter.flop_count(taps))  # pyright: ignore[reportCallIssue]
+        made = 0 if cached else self.filter.flop_count(taps)  # pyright: ignore[reportCallIssue]
+        if self.modulation is not None and not cached:
+            made += self.modulation.flop_count(taps) + taps * self.channels
+        return round(convolution) + made
 
 
 def _reach(size: int, extent: Extent) -> int:

@@ -201,9 +201,11 @@ class StripedHyena2(nn.Module):
 
         Raises:
           InputMismatch: ``ids`` does not fit ``state``.
-          StateCapacityExceeded: An active row has reached ``state.max_length``.
+          StateCapacityExceeded: An active row has no room left. On a CUDA device nothing waits for the answer: there
+            the caller counts, or asks ``state.require_room``; a token without room is not stored.
         """
-        state.require_room(ids.shape[0], 1, active)
+        if not ids.is_cuda:
+            state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             x = block.step(x, layer, active=active)
@@ -215,6 +217,7 @@ class StripedHyena2(nn.Module):
         batch_size: int,
         *,
         max_length: int,
+        page_count: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> StripedHyena2State:
@@ -223,15 +226,19 @@ class StripedHyena2(nn.Module):
         Args:
           batch_size: Number of rows.
           max_length: Tokens per row to make room for in attention layers.
+          page_count: Where given, that many pages of 256 tokens for all rows instead, to be handed out by
+            ``StripedHyena2State.hold_pages``.
           device: Where; default is that of the weights.
           dtype: Type of rings, keys and values; default is that of the weights. Modal states are float32 (float64 for
             float64).
         """
         device, dtype = device or self.norm.scale.device, dtype or self.norm.scale.dtype
-        layers: list[MixerState] = [
-            block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
-            for block in self._blocks()
-        ]
+        layers: list[MixerState] = []
+        for block in self._blocks():
+            paged = {"page_count": page_count} if isinstance(block, AttentionBlock) else {}
+            layers.append(
+                block.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype, **paged)
+            )
         return StripedHyena2State(position=shared_position(layers), layers=layers, max_length=max_length)
 
     def _blocks(self) -> Iterator[HyenaBlock | AttentionBlock]:

@@ -1,13 +1,14 @@
 """What a StripedHyena 2 carries of a batch of sequences while it reads or writes them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from subquad.modules.errors import InputMismatch
 from subquad.modules.mixer import MixerState
-from subquad.modules.mixers.attention import KeyValueState, check_capacity
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState, PageTable, wanted_rows
 
 
 @dataclasses.dataclass
@@ -54,9 +55,18 @@ class StripedHyena2State:
         index = slice(None) if rows is None else rows
         self.position[index] = 0
         for layer in self.layers:
-            if not isinstance(layer, KeyValueState):
+            if not isinstance(layer, PagedKeyValueState):
                 for tensor in layer.tensors().values():
                     tensor[index] = 0
+
+    def fill_(self, value: float) -> None:
+        """Overwrites all that the rows hold, rings, modal states, keys and values, with one number (for tests)."""
+        for layer in self.layers:
+            if isinstance(layer, PagedKeyValueState):
+                layer.fill_(value)
+            else:
+                for tensor in layer.tensors().values():
+                    tensor.fill_(value)
 
     def copy_(self, source: "StripedHyena2State") -> None:
         """Takes over the rows of ``source``; a single row is copied to every row.
@@ -71,6 +81,10 @@ class StripedHyena2State:
             )
         self.position.copy_(source.position.expand_as(self.position))
         for mine, theirs in zip(self.layers, source.layers, strict=True):
+            if isinstance(mine, PagedKeyValueState):
+                assert isinstance(theirs, PagedKeyValueState)
+                mine.copy_(theirs)
+                continue
             for target, value in zip(mine.tensors().values(), theirs.tensors().values(), strict=True):
                 target.copy_(value.expand_as(target))
 
@@ -81,28 +95,39 @@ class StripedHyena2State:
         else:
             self.position.add_(active.to(self.position.dtype), alpha=count)
 
+    @property
+    def pages(self) -> PageTable | None:
+        """Which pages of the attention layers each row holds; None without such layers."""
+        return next((layer.pages for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
+
     def require_room(self, batch_size: int, length: int, active: Bool[Tensor, " batch"] | None = None) -> None:
-        """Refuses an input that does not fit, before any of the state is touched.
+        """Refuses an input that does not fit, before any of the state is touched. Waits for the device.
 
         Raises:
           InputMismatch: ``batch_size`` is not that of the state.
-          StateCapacityExceeded: A row would grow past ``max_length`` although the network has attention layers.
+          StateCapacityExceeded: A row would grow past ``max_length``, or past the pages that it holds, although the
+            network has attention layers.
         """
         if batch_size != self.batch_size:
             raise InputMismatch(f"ids have {batch_size} rows, the state has {self.batch_size}; they must agree")
-        if any(isinstance(layer, KeyValueState) for layer in self.layers):
-            wanted = [True] * batch_size if active is None else active.tolist()
-            check_capacity(self.position.tolist(), wanted, length, self.max_length)
+        paged = next((layer for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
+        if paged is not None:
+            paged.require_room(self.position.tolist(), length, wanted_rows(batch_size, active))
+
+    def hold_pages(self, row: int, pages: Sequence[int]) -> None:
+        """Gives a row of a state that was made with ``page_count`` these pages in every attention layer."""
+        if self.pages is not None:
+            self.pages.assign(row, pages)
 
     @property
     def recurrent_nbytes(self) -> int:
         """Bytes of the states that do not grow with the sequence: rings and modal states."""
-        return sum(layer.nbytes for layer in self.layers if not isinstance(layer, KeyValueState))
+        return sum(layer.nbytes for layer in self.layers if not isinstance(layer, PagedKeyValueState))
 
     @property
     def key_value_nbytes(self) -> int:
         """Bytes of the keys and values, with room for ``max_length`` tokens per row."""
-        return sum(layer.nbytes for layer in self.layers if isinstance(layer, KeyValueState))
+        return sum(layer.nbytes for layer in self.layers if isinstance(layer, PagedKeyValueState))
 
     @property
     def nbytes(self) -> int:
@@ -111,8 +136,12 @@ class StripedHyena2State:
 
 
 def shared_position(layers: list[MixerState]) -> Int[Tensor, " batch"]:
-    """Makes all layers use the position of the first, and returns it."""
+    """Makes all layers use the position of the first and the pages of the first of attention; returns the position."""
     position = layers[0].position
+    pages = next((layer.pages for layer in layers if isinstance(layer, PagedKeyValueState)), None)
     for layer in layers:
         layer.position = position
+        if isinstance(layer, PagedKeyValueState):
+            assert pages is not None
+            layer.pages = pages
     return position
