@@ -6,8 +6,8 @@ namespace subquad::modal {
 template <typename T>
 int32_t launch(const Arguments& a, cudaStream_t stream) {
   const dim3 grid = grid_of(a.stream);
-  if (a.stream.projection_taps != nullptr) return warp::launch(run<T, true, 4>, grid, a, stream);
-  return warp::launch(run<T, false, 6>, grid, a, stream);
+  if (a.stream.projection_taps != nullptr) return warp::launch(run<T, true, 3>, grid, a, stream);
+  return warp::launch(run<T, false, 4>, grid, a, stream);
 }
 
 }  // namespace subquad::modal

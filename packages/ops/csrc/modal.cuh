@@ -22,7 +22,8 @@ struct Arguments {
 
 template <typename T, bool kGated, int kStages>
 __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
-  constexpr int kOutputHalves = sizeof(T) == 4 ? 2 : 1;
+  constexpr bool kExact = sizeof(T) == 4;
+  constexpr int kOutputHalves = kExact ? 2 : 1;
   using Stream = GatedStream<T, kGated, kStages>;
   __shared__ typename Stream::Reader::Copies::Buffer buffer;
   __shared__ Modes modes;
@@ -68,11 +69,11 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
     float samples[2][4], before[2][4];
     time_fragments(samples, g);
     Rows updates = {}, states, mixed = {};
-    multiply(updates, samples, collect);
-    multiply(mixed, samples, local);
+    multiply<kExact>(updates, samples, collect);
+    multiply<kExact>(mixed, samples, local);
     scan.run(states, updates, carry);
     state_fragments(before, states);
-    multiply(mixed, before, spread);
+    multiply<kExact>(mixed, before, spread);
     stream.store(mixed, g);
   }
 

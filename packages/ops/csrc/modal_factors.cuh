@@ -28,9 +28,11 @@ struct Factor {
   }
 };
 
-// c += a factor, where a[rows] are the fragments of a matrix [16, 16].
-template <int kHalves>
+// c += a factor, where a[rows] are the fragments of a matrix [16, 16]. With kExact the products with a later half are
+// summed on their own: the tensor cores cut sums off, so that a small addend costs as much exactness as a large one.
+template <bool kExact = false, int kHalves>
 __device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const Factor<kHalves>& factor) {
+  Rows rest = {};
 #pragma unroll
   for (int rows = 0; rows < 2; ++rows) {
     float high[4], low[4];
@@ -45,10 +47,16 @@ __device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const 
       warp::multiply_tf32(c[columns], high, first[0], first[1]);
       if constexpr (kHalves == 2) {
         const float(&second)[2] = factor.part[kHalves - 1][rows][columns];
-        warp::multiply_tf32(c[columns], low, first[0], first[1]);
-        warp::multiply_tf32(c[columns], high, second[0], second[1]);
+        float(&sum)[4] = kExact ? rest[columns] : c[columns];
+        warp::multiply_tf32(sum, low, first[0], first[1]);
+        warp::multiply_tf32(sum, high, second[0], second[1]);
       }
     }
+  }
+#pragma unroll
+  for (int columns = 0; columns < 2; ++columns) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[columns][i] += kExact ? rest[columns][i] : 0.0f;
   }
 }
 

@@ -16,15 +16,13 @@ int32_t check(const SubquadOpsStream& s, const Arguments& a, int64_t group) {
   return SUBQUAD_OPS_OK;
 }
 
-// One warp takes the whole of a channel where the channels alone fill the GPU, else a part of it that is long against
-// the tile that is read twice.
+// One warp takes 32 tiles, or fewer where that would leave multiprocessors without work; it reads one more before them.
 int32_t tiles_a_warp(const SubquadOpsStream& s) {
-  constexpr int64_t kWarps = 4096;
-  constexpr int64_t kFewest = 8;
+  constexpr int64_t kWarps = 1848;  // 14 on each of 132 multiprocessors
+  constexpr int64_t kMost = 32, kFewest = 4;
   const int64_t tiles = (s.length + kTile - 1) / kTile;
-  const int64_t parts = (kWarps + s.batch * s.channel - 1) / (s.batch * s.channel);
-  const int64_t each = (tiles + parts - 1) / parts;
-  return static_cast<int32_t>(each < kFewest ? kFewest : each);
+  const int64_t each = tiles * s.batch * s.channel / kWarps;
+  return static_cast<int32_t>(each < kFewest ? kFewest : each > kMost ? kMost : each);
 }
 
 template <bool kGated>

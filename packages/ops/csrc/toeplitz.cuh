@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
 
 template <typename T, bool kGated, int kSamplePieces, int kTapPieces>
 int32_t launch(const Arguments& a, cudaStream_t stream) {
-  constexpr int kStages = kGated ? 4 : 6;
+  constexpr int kStages = kGated ? 3 : 4;
   const dim3 grid = grid_of(a.stream);
   if (a.tap <= 17) return warp::launch(run<T, kGated, 2, kSamplePieces, kTapPieces, kStages>, grid, a, stream);
   if (a.tap <= 65) return warp::launch(run<T, kGated, 5, kSamplePieces, kTapPieces, kStages>, grid, a, stream);

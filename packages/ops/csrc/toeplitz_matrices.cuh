@@ -94,13 +94,15 @@ __device__ __forceinline__ void set_matrices(Matrices<kDiagonals, kPieces>& matr
 }
 
 // mixed += sum of the products of the blocks d rows before (kDirection -1) or behind (1) those at `base`, which are
-// `current`, with matrix d.
+// `current`, with matrix d. Products with a later piece are summed on their own: the tensor cores cut sums off, so that a
+// small addend costs as much exactness as a large one.
 template <int kDirection, int kDiagonals, int kSamplePieces, int kTapPieces>
 __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&current)[kSamplePieces][4],
                                          const Ring<kSamplePieces>& ring, int base,
                                          const Matrices<kDiagonals, kTapPieces>& matrices) {
   constexpr int kPieces = kSamplePieces > kTapPieces ? kSamplePieces : kTapPieces;
   const int lane = warp::lane();
+  float rest[2][4] = {};
 #pragma unroll
   for (int d = 0; d < kDiagonals; ++d) {
     const int row = (base + lane % 8 + 8 * (lane / 8 % 2) + kDirection * d) & (kRing - 1);
@@ -113,11 +115,17 @@ __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&
         if (p + t < kPieces) {
 #pragma unroll
           for (int columns = 0; columns < 2; ++columns) {
-            warp::multiply_bf16(mixed[columns], samples, matrices[d][t][columns][0], matrices[d][t][columns][1]);
+            float(&sum)[4] = kPieces > 2 && p + t > 0 ? rest[columns] : mixed[columns];
+            warp::multiply_bf16(sum, samples, matrices[d][t][columns][0], matrices[d][t][columns][1]);
           }
         }
       }
     }
+  }
+#pragma unroll
+  for (int columns = 0; columns < 2; ++columns) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) mixed[columns][i] += kPieces > 2 ? rest[columns][i] : 0.0f;
   }
 }
 

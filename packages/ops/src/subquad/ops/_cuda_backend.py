@@ -1,11 +1,12 @@
 """Which calls the CUDA kernel library of this package takes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from subquad.ops._cuda_library import load_cuda_library
+from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
@@ -50,6 +51,12 @@ def _filter_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _causal_refusal(call: Call) -> str | None:
+    if call.dtype == torch.float16 and MIN_TAP <= call.taps <= MAX_TAP and "activation" not in call.options:
+        return _filter_refusal(replace(call, dtype=torch.bfloat16))  # the kernel of few taps takes all three dtypes
+    return _filter_refusal(call)
+
+
 def _modal_refusal(call: Call) -> str | None:
     if call.taps > MOST_STATES:
         return f"{call.taps} states; accepted: 1 to {MOST_STATES}"
@@ -64,7 +71,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.modal_conv.cuda.launch import run as modal_conv
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
-        ("causal_conv", _filter_refusal, causal_conv),
+        ("causal_conv", _causal_refusal, causal_conv),
         ("gated_conv", _filter_refusal, gated_conv),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
         ("modal_conv", _modal_refusal, modal_conv),

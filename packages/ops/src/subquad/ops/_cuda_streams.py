@@ -95,7 +95,7 @@ def _enqueue(name: str, x: Tensor, *arguments: object) -> None:
 
 
 def toeplitz(stream: Stream, taps: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mixes by a causal filter of 2 to 129 taps; returns the output and the last ``min(tap - 1, length)`` samples mixed."""
+    """Mixes by a filter of 2 to 129 taps; returns the output and the last ``min(tap - 1, length)`` samples mixed."""
     stream = _settled(stream)
     x, size = stream.x, taps.shape[1]
     y = _output(stream)
@@ -111,7 +111,7 @@ def toeplitz(stream: Stream, taps: Tensor, history: Tensor | None) -> tuple[Tens
 
 
 class ToeplitzGradients(NamedTuple):
-    """Gradients of a Toeplitz mixer, summed over batch and time where the parameter has neither; in float32 but the first."""
+    """Gradients of a Toeplitz mixer, those of the parameters in float32."""
 
     x: Tensor
     projection_taps: Tensor  # [3 * channel, projection tap]; empty without projection
@@ -166,7 +166,8 @@ def modal(
     before = None if history is None else history.float().contiguous()
     _enqueue(
         "subquad_ops_modal", x,
-        ctypes.byref(_arguments(stream, y)), poles.data_ptr(), weights.data_ptr(), address(before), state.data_ptr(),
+        ctypes.byref(_arguments(stream, y)), poles.data_ptr(), weights.data_ptr(), address(before),
+        state.data_ptr(),
         entries.data_ptr() if keep else None, states,
     )  # fmt: skip
     return y, state, entries
@@ -178,7 +179,7 @@ def tiles_kept(length: int, keep: bool) -> int:
 
 
 class ModalGradients(NamedTuple):
-    """Gradients of a modal mixer, summed over batch and time where the parameter has neither; in float32 but the first."""
+    """Gradients of a modal mixer, those of the parameters in float32."""
 
     x: Tensor
     projection_taps: Tensor  # [3 * channel, projection tap]; empty without projection

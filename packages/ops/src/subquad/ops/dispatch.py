@@ -38,11 +38,12 @@ BUILT_IN = ("triton", "cuda", "vendor")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
-    "causal_conv": ("triton",),
+    "causal_conv": ("cuda", "triton"),
     "fir_step": ("triton",),
-    "gated_conv": ("triton",),
-    "gated_modal_conv": ("triton",),
+    "gated_conv": ("cuda", "triton"),
+    "gated_modal_conv": ("cuda", "triton"),
     "gated_product": ("triton",),
+    "modal_conv": ("cuda",),
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),

@@ -3,16 +3,11 @@
 import torch
 from torch import Tensor
 
-from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
-from subquad.ops._cuda_streams import Stream, time_contiguous, toeplitz, toeplitz_backward
+from subquad.ops._cuda_library import load_cuda_library
+from subquad.ops._cuda_streams import Stream, toeplitz, toeplitz_backward
 from subquad.ops.causal_conv.causal_conv import compute_in_torch
 from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.dispatch import gradients_by_recomputing
-
-
-def fits_short_kernel(taps: int, activation: str) -> bool:
-    """Says whether the kernel of few taps, one product a tap, takes such a call; the Toeplitz kernel takes the rest."""
-    return MIN_TAP <= taps <= MAX_TAP and activation in ("", "silu")
 
 
 @torch.library.custom_op("subquad::causal_conv_cuda", mutates_args=())
@@ -25,11 +20,10 @@ def causal_conv_cuda(
     initial_state: Tensor | None,
 ) -> Tensor:
     """Filters ``[batch, channel, length]``; arguments as in causal_conv, activation ``""`` for none."""
-    if fits_short_kernel(taps.shape[1], activation):
+    if x.dtype == torch.float16:
         return load_cuda_library().causal_fir(
-            time_contiguous(x), taps, bias=bias, skip=skip, initial_state=initial_state,
-            activation="silu" if activation else None,
-        )  # fmt: skip
+            x, taps, bias=bias, skip=skip, initial_state=initial_state, activation="silu" if activation else None
+        )
     stream = Stream(x, skip=skip, bias=bias, activation=activation)
     return toeplitz(stream, taps, initial_state)[0]
 

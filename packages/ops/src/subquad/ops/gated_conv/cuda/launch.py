@@ -42,7 +42,7 @@ def gated_conv_backward_cuda(
     pregate: bool,
     postgate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of z, of every row's projection taps, of the mixer taps and of skip; all but z's in float32."""
+    """Returns the gradients of z and, in float32, of every row's projection taps, of the mixer taps and of skip."""
     found = toeplitz_backward(Stream(z, projection_taps, None, skip, None, pregate, postgate), mixer_taps, upstream)
     return found.x, found.projection_taps, found.taps, found.skip
 

@@ -22,7 +22,7 @@ def gated_modal_conv_cuda(
     postgate: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns y ``[batch, channel, length]``, the modal state and, with ``keep``, the states that the gradients need."""
+    """Returns y, the modal state ``[batch, channel, state]`` and, with ``keep``, the states that gradients need."""
     stream = Stream(z, projection_taps, projection_state, skip, None, pregate, postgate)
     return modal(stream, log_poles, residues, modal_state, keep=keep)
 
@@ -50,7 +50,7 @@ def gated_modal_conv_backward_cuda(
     pregate: bool,
     postgate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of z, of every row's projection taps, log_poles, residues and skip; all but z's in float32."""
+    """Returns the gradients of z and, in float32, of every row's projection taps, log_poles, residues and skip."""
     stream = Stream(z, projection_taps, None, skip, None, pregate, postgate)
     return tuple(modal_backward(stream, log_poles, residues, entries, upstream))
 
