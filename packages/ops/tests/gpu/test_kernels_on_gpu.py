@@ -48,7 +48,7 @@ NAMES = (
     "refusals",
 )
 
-KERNELS = [name for name, order in AUTO_ON_CUDA.items() if order[0] == "triton"]
+KERNELS = [name for name, order in AUTO_ON_CUDA.items() if "triton" in order]
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +88,17 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_auto_takes_our_kernel_on_a_gpu(name: str) -> None:
-    assert ops.explain(name, *_calls()[name]).backend == "triton"
+    assert ops.explain(name, *_calls()[name]).backend in ("triton", "cuda")
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_captured_call_replays_with_new_input(name: str) -> None:
     operator, arguments = getattr(ops, name), _calls()[name]
-    operator(*arguments)  # compiles the kernel
+    operator(*arguments, backend="triton")  # compiles the kernel
     kept = [tensor.clone() for tensor in arguments]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = operator(*arguments)
+        y = operator(*arguments, backend="triton")
     for tensor, value in zip(arguments, kept, strict=True):
         tensor.copy_(value)
     arguments[0].normal_()

@@ -130,15 +130,16 @@ def toeplitz_backward(stream: Stream, taps: Tensor, upstream: Tensor) -> Toeplit
     def sums(*shape: int) -> Tensor:
         return torch.empty((parts, *shape), dtype=torch.float32, device=x.device)
 
-    gated = stream.projection_taps is not None
-    projection = sums(rows, stream.projection_taps.shape[1]) if gated else sums(0, 0)
+    filters = stream.projection_taps
+    projection = sums(0, 0) if filters is None else sums(rows, filters.shape[1])
     results = [sums(channels, size), projection, sums(channels), sums(channels)]
     to_x = torch.empty((batch, rows, length), dtype=x.dtype, device=x.device)
     upstream, taps = upstream.contiguous(), _parameter(taps)
     _enqueue(
         "subquad_ops_toeplitz_backward", x,
         ctypes.byref(_arguments(stream, None, _BACKWARD_TILES)), taps.data_ptr(), upstream.data_ptr(), to_x.data_ptr(),
-        results[0].data_ptr(), projection.data_ptr() if gated else None, results[2].data_ptr(), results[3].data_ptr(),
+        results[0].data_ptr(), None if filters is None else projection.data_ptr(), results[2].data_ptr(),
+        results[3].data_ptr(),
         taps.shape[0], size, DTYPE_CODES[taps.dtype],
     )  # fmt: skip
     to_taps, to_projection, to_skip, to_bias = (part[0] if parts == 1 else part.sum(dim=0) for part in results)
@@ -153,15 +154,16 @@ def modal(
     """Mixes by a sum of 1 to 16 exponentials.
 
     Returns:
-      The output; the states after the last sample, in float32; and, if they are to be kept for the gradients, the states
-      before each tile ``[batch, channel, tile, 16]`` (else no tile).
+      The output; the states after the last sample, in float32; and the states before each tile ``[batch, channel, tile,
+      16]``, which the gradients need (no tile without ``keep``).
     """
     stream = _settled(stream)
     x, states = stream.x, log_poles.shape[1]
     batch, _, length = x.shape
     y = _output(stream)
     state = torch.empty((batch, stream.channels, states), dtype=torch.float32, device=x.device)
-    entries = torch.empty((*y.shape[:2], tiles_kept(length, keep), MOST_STATES), dtype=torch.float32, device=x.device)
+    shape = (batch, stream.channels, tiles_kept(length, keep), MOST_STATES)
+    entries = torch.empty(shape, dtype=torch.float32, device=x.device)
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
     before = None if history is None else history.float().contiguous()
     _enqueue(
@@ -199,8 +201,8 @@ def modal_backward(
     def sums(*shape: int) -> Tensor:
         return torch.empty((batch, *shape), dtype=torch.float32, device=x.device)
 
-    gated = stream.projection_taps is not None
-    projection = sums(rows, stream.projection_taps.shape[1]) if gated else sums(0, 0)
+    filters = stream.projection_taps
+    projection = sums(0, 0) if filters is None else sums(rows, filters.shape[1])
     results = [projection, sums(channels, states), sums(channels, states), sums(channels)]
     to_x = torch.empty((batch, rows, length), dtype=x.dtype, device=x.device)
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
@@ -209,6 +211,6 @@ def modal_backward(
         "subquad_ops_modal_backward", x,
         ctypes.byref(_arguments(stream, None)), poles.data_ptr(), weights.data_ptr(), entries.data_ptr(),
         upstream.data_ptr(), to_x.data_ptr(), results[1].data_ptr(), results[2].data_ptr(),
-        projection.data_ptr() if gated else None, results[3].data_ptr(), states,
+        None if filters is None else projection.data_ptr(), results[3].data_ptr(), states,
     )  # fmt: skip
     return ModalGradients(to_x, *(part[0] if batch == 1 else part.sum(dim=0) for part in results))

@@ -7,11 +7,10 @@ from subquad.ops._cuda_library import load_cuda_library
 from subquad.ops._cuda_streams import Stream, toeplitz, toeplitz_backward
 from subquad.ops.causal_conv.causal_conv import compute_in_torch
 from subquad.ops.causal_conv.causal_filter import next_history
-from subquad.ops.dispatch import gradients_by_recomputing
+from subquad.ops.dispatch import gradients_by_recomputing, runs_plainly
 
 
-@torch.library.custom_op("subquad::causal_conv_cuda", mutates_args=())
-def causal_conv_cuda(
+def _launch(
     x: Tensor,
     taps: Tensor,
     bias: Tensor | None,
@@ -26,6 +25,9 @@ def causal_conv_cuda(
         )
     stream = Stream(x, skip=skip, bias=bias, activation=activation)
     return toeplitz(stream, taps, initial_state)[0]
+
+
+causal_conv_cuda = torch.library.custom_op("subquad::causal_conv_cuda", mutates_args=())(_launch)
 
 
 @causal_conv_cuda.register_fake
@@ -85,5 +87,6 @@ def run(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Does what causal_conv's torch form does."""
-    y = torch.ops.subquad.causal_conv_cuda(x, taps, bias, skip, activation or "", initial_state)
+    launch = _launch if runs_plainly(x, taps, bias, skip, initial_state) else torch.ops.subquad.causal_conv_cuda
+    y = launch(x, taps, bias, skip, activation or "", initial_state)
     return y, next_history(x, taps.shape[1] - 1, initial_state)

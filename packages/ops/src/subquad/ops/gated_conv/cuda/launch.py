@@ -5,12 +5,11 @@ from torch import Tensor
 
 from subquad.ops._cuda_streams import Stream, toeplitz, toeplitz_backward
 from subquad.ops.causal_conv.causal_filter import next_history
-from subquad.ops.dispatch import gradients_by_recomputing
+from subquad.ops.dispatch import gradients_by_recomputing, runs_plainly
 from subquad.ops.gated_conv.gated_conv import GatedConvState, compute_in_torch
 
 
-@torch.library.custom_op("subquad::gated_conv_cuda", mutates_args=())
-def gated_conv_cuda(
+def _launch(
     z: Tensor,
     projection_taps: Tensor,
     mixer_taps: Tensor,
@@ -23,6 +22,9 @@ def gated_conv_cuda(
     """Returns y and the last ``min(mixer tap - 1, length)`` gated samples."""
     stream = Stream(z, projection_taps, projection_state, skip, None, pregate, postgate)
     return toeplitz(stream, mixer_taps, mixer_state)
+
+
+gated_conv_cuda = torch.library.custom_op("subquad::gated_conv_cuda", mutates_args=())(_launch)
 
 
 @gated_conv_cuda.register_fake
@@ -104,8 +106,11 @@ def run(
 ) -> tuple[Tensor, GatedConvState]:
     """Does what gated_conv's torch form does."""
     projection, mixer = initial_state if initial_state is not None else (None, None)
-    y, tail = torch.ops.subquad.gated_conv_cuda(
-        z, projection_taps, mixer_taps, skip, projection, mixer, pregate, postgate
+    launch = (
+        _launch
+        if runs_plainly(z, projection_taps, mixer_taps, skip, projection, mixer)
+        else torch.ops.subquad.gated_conv_cuda
     )
+    y, tail = launch(z, projection_taps, mixer_taps, skip, projection, mixer, pregate, postgate)
     history = next_history(z, projection_taps.shape[1] - 1, projection)
     return y, GatedConvState(history, next_history(tail, mixer_taps.shape[1] - 1, mixer))

@@ -5,12 +5,11 @@ from torch import Tensor
 
 from subquad.ops._cuda_streams import MOST_STATES, Stream, modal, modal_backward, tiles_kept
 from subquad.ops.causal_conv.causal_filter import next_history
-from subquad.ops.dispatch import gradient_wanted, gradients_by_recomputing
+from subquad.ops.dispatch import gradient_wanted, gradients_by_recomputing, runs_plainly
 from subquad.ops.gated_modal_conv.gated_modal_conv import GatedModalState, compute_in_torch
 
 
-@torch.library.custom_op("subquad::gated_modal_conv_cuda", mutates_args=())
-def gated_modal_conv_cuda(
+def _launch(
     z: Tensor,
     projection_taps: Tensor,
     log_poles: Tensor,
@@ -25,6 +24,9 @@ def gated_modal_conv_cuda(
     """Returns y, the modal state ``[batch, channel, state]`` and, with ``keep``, the states that gradients need."""
     stream = Stream(z, projection_taps, projection_state, skip, None, pregate, postgate)
     return modal(stream, log_poles, residues, modal_state, keep=keep)
+
+
+gated_modal_conv_cuda = torch.library.custom_op("subquad::gated_modal_conv_cuda", mutates_args=())(_launch)
 
 
 @gated_modal_conv_cuda.register_fake
@@ -52,7 +54,8 @@ def gated_modal_conv_backward_cuda(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Returns the gradients of z and, in float32, of every row's projection taps, log_poles, residues and skip."""
     stream = Stream(z, projection_taps, None, skip, None, pregate, postgate)
-    return tuple(modal_backward(stream, log_poles, residues, entries, upstream))
+    found = modal_backward(stream, log_poles, residues, entries, upstream)
+    return found.x, found.projection_taps, found.log_poles, found.residues, found.skip
 
 
 @gated_modal_conv_backward_cuda.register_fake
@@ -116,8 +119,11 @@ def run(
 ) -> tuple[Tensor, GatedModalState]:
     """Does what gated_modal_conv's torch form does."""
     projection, state = initial_state if initial_state is not None else (None, None)
-    keep = z.dtype == torch.bfloat16 and gradient_wanted(z, projection_taps, log_poles, residues, skip)
-    y, state, _ = torch.ops.subquad.gated_modal_conv_cuda(
-        z, projection_taps, log_poles, residues, skip, projection, state, pregate, postgate, keep
+    launch = (
+        _launch
+        if runs_plainly(z, projection_taps, log_poles, residues, skip, projection, state)
+        else torch.ops.subquad.gated_modal_conv_cuda
     )
+    keep = z.dtype == torch.bfloat16 and gradient_wanted(z, projection_taps, log_poles, residues, skip)
+    y, state, _ = launch(z, projection_taps, log_poles, residues, skip, projection, state, pregate, postgate, keep)
     return y, GatedModalState(next_history(z, projection_taps.shape[1] - 1, projection), state)

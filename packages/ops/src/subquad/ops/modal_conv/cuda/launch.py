@@ -4,16 +4,18 @@ import torch
 from torch import Tensor
 
 from subquad.ops._cuda_streams import MOST_STATES, Stream, modal, modal_backward, tiles_kept
-from subquad.ops.dispatch import gradient_wanted, gradients_by_recomputing
+from subquad.ops.dispatch import gradient_wanted, gradients_by_recomputing, runs_plainly
 from subquad.ops.modal_conv.modal_conv import compute_in_torch
 
 
-@torch.library.custom_op("subquad::modal_conv_cuda", mutates_args=())
-def modal_conv_cuda(
+def _launch(
     x: Tensor, log_poles: Tensor, residues: Tensor, skip: Tensor | None, initial_state: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns y ``[batch, channel, length]``, the state and, with ``keep``, the states that the gradients need."""
     return modal(Stream(x, skip=skip), log_poles, residues, initial_state, keep=keep)
+
+
+modal_conv_cuda = torch.library.custom_op("subquad::modal_conv_cuda", mutates_args=())(_launch)
 
 
 @modal_conv_cuda.register_fake
@@ -70,6 +72,7 @@ def run(
     x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Does what modal_conv's torch form does."""
+    launch = _launch if runs_plainly(x, log_poles, residues, skip, initial_state) else torch.ops.subquad.modal_conv_cuda
     keep = x.dtype == torch.bfloat16 and gradient_wanted(x, log_poles, residues, skip)
-    y, state, _ = torch.ops.subquad.modal_conv_cuda(x, log_poles, residues, skip, initial_state, keep)
+    y, state, _ = launch(x, log_poles, residues, skip, initial_state, keep)
     return y, state
