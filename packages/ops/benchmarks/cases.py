@@ -38,7 +38,7 @@ _CHECKED_CHANNELS = 32  # enough to measure an error by, few enough for float64
 
 
 def _last_rows(*arrays: Tensor) -> tuple[Tensor, ...]:
-    """What the last channels have of ``[row, ...]`` and ``[batch, row, length]``, three rows a channel where z has them."""
+    """What the last channels have of ``[row, ...]`` and ``[batch, row, length]``, where z has three rows a channel."""
     channels = arrays[-1].shape[0]
     count = min(channels, _CHECKED_CHANNELS)
     return tuple(

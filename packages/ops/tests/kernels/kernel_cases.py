@@ -460,6 +460,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"causal_conv {name}", lambda dtype=dtype: causal_conv(dtype)
         yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
         yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
+        yield f"modal_conv {name}", lambda dtype=dtype: modal_conv(dtype)
         yield f"rms_norm {name}", lambda dtype=dtype: rms_norm(dtype)
         yield f"gated_product {name}", lambda dtype=dtype: gated_product(dtype)
         yield f"rotary {name}", lambda dtype=dtype: rotary(dtype)

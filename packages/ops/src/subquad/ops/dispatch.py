@@ -55,7 +55,7 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "gated_product": ("triton",),
     "gated_modal_step": ("triton",),
     "linear_step": ("triton",),
-    "modal_conv": ("cuda",),
+    "modal_conv": ("cuda", "triton"),
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),
