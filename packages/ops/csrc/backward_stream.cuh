@@ -142,9 +142,9 @@ class BackwardStream {
       if constexpr (kGated) {
         Runs result;
         unproject(i, flow[i], result, counts);
-        if (counts) store_tile(to_input_ + i * s_.length, tile, static_cast<int>(s_.length), result, copies_.is_whole(tile));
+        if (counts) store(to_input_ + i * s_.length, tile, result);
       } else {
-        if (counts) store_tile(to_input_, tile, static_cast<int>(s_.length), flow[i], copies_.is_whole(tile));
+        if (counts) store(to_input_, tile, flow[i]);
       }
     }
     warp::synchronize();
@@ -176,6 +176,10 @@ class BackwardStream {
     const uintptr_t starts = reinterpret_cast<uintptr_t>(s.input) | reinterpret_cast<uintptr_t>(gradients.upstream) |
                              reinterpret_cast<uintptr_t>(gradients.to_input);
     return (starts % (kRun * sizeof(T)) | (s.batch_stride | s.row_stride | s.length) % kRun) == 0;
+  }
+
+  __device__ __forceinline__ void store(T* row, int tile, const Runs& values) const {
+    store_tile(row, tile, static_cast<int>(s_.length), values, copies_.is_whole(tile), copies_.is_aligned());
   }
 
   __device__ __forceinline__ float gated(const Runs (&rows)[kInputs], int half, int i) const {

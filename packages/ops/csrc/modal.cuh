@@ -10,6 +10,9 @@
 
 namespace subquad::modal {
 
+// Warps that a multiprocessor holds at once, which bounds their registers: 1920 channels are then one wave on an H100.
+constexpr int kResident = 16;
+
 struct Arguments {
   SubquadOpsStream stream;
   const float* log_poles;
@@ -21,7 +24,7 @@ struct Arguments {
 };
 
 template <typename T, bool kGated, int kStages>
-__global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
+__global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a) {
   constexpr bool kExact = sizeof(T) == 4;
   constexpr int kOutputHalves = kExact ? 2 : 1;
   using Stream = GatedStream<T, kGated, kStages>;

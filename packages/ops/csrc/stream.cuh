@@ -110,7 +110,8 @@ class GatedStream {
         for (int i = 0; i < kRun; ++i) values[half][i] = activate(values[half][i], s_.activation);
       }
     }
-    store_tile(output_, tile_, static_cast<int>(s_.length), values, reader_.is_whole(tile_));
+    store_tile(output_, tile_, static_cast<int>(s_.length), values, reader_.copies().is_whole(tile_),
+               reader_.copies().is_aligned());
   }
 
  private:

@@ -39,28 +39,42 @@ class TileCopies {
 
   // `aligned` says that every run of every row begins at a multiple of its size.
   __device__ __forceinline__ TileCopies(Buffer& buffer, int length, bool aligned)
-      : buffer_(buffer), length_(length), whole_(aligned ? length / kTile : 0), aligned_(aligned) {}
+      : buffer_(buffer), length_(length), whole_(length / kTile), aligned_(aligned) {}
 
   __device__ __forceinline__ void set_row(int s, const T* row) { row_[s] = row; }
   __device__ __forceinline__ const T* row(int s) const { return row_[s]; }
 
-  // Says whether a tile lies wholly in the rows and can be moved in whole runs.
+  // Says whether a tile lies wholly in the rows.
   __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_; }
+  __device__ __forceinline__ bool is_aligned() const { return aligned_; }
 
   // Starts the copies of a tile, zeros behind the end of the row.
   __device__ __forceinline__ void start(int slot, int tile) {
-    if (is_whole(tile)) {
-      const int time = tile * kTile + run_start(0);
+    if (!is_whole(tile)) return start_partly(slot, tile);
+    const int time = tile * kTile + run_start(0);
 #pragma unroll
-      for (int s = 0; s < kStreams; ++s) {
-        const T* source = row_[s] + time;
+    for (int s = 0; s < kStreams; ++s) {
+      const T* source = row_[s] + time;
+      if (aligned_) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           warp::copy_async<kRun * sizeof(T)>(buffer_.runs[slot][s][half][warp::lane()], source + half * kHalf);
         }
+      } else {
+        const bool inside = begins_inside_a_word(s);
+        source -= inside ? 1 : 0;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t* target = buffer_.runs[slot][s][half][warp::lane()];
+#pragma unroll
+          for (int w = 0; w < kWords; ++w) {
+            warp::copy_async<4>(target + w, reinterpret_cast<const char*>(source + half * kHalf) + 4 * w);
+          }
+        }
+        if (inside && warp::lane() == warp::kLanes - 1) {
+          warp::copy_async<4>(&buffer_.last[slot][s], source + kHalf + kRun);
+        }
       }
-    } else {
-      start_partly(slot, tile);
     }
   }
 
@@ -220,7 +234,7 @@ class TileReader {
     }
   }
 
-  __device__ __forceinline__ bool is_whole(int tile) const { return copies_.is_whole(tile); }
+  __device__ __forceinline__ const Copies& copies() const { return copies_; }
 
   // Takes the next tile; with kPast also the two samples before each run.
   template <bool kPast>
@@ -284,15 +298,49 @@ __device__ __forceinline__ void store_run(T* target, const float (&values)[kRun]
   }
 }
 
-// Writes both runs of a tile; `whole` says that the tile lies in the row and begins at a multiple of a run's size.
+// Writes both runs of a lane, 2-byte samples that begin anywhere, in words of 4 bytes: those of a row that begins inside a
+// word hold samples 1 and 2, or sample 3 and the next lane's first; the ends of the tile are left over.
 template <typename T>
-__device__ __forceinline__ void store_tile(T* row, int tile, int length, const Runs& values, bool whole) {
-  const int time = tile * kTile + run_start(0);
+__device__ __forceinline__ void store_words(T* target, const Runs& values) {
+  const int lane = warp::lane(), from = (lane + 1) % warp::kLanes;
+  if ((reinterpret_cast<uintptr_t>(target) & 2) == 0) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kRun; i += 2) {
+        *reinterpret_cast<uint32_t*>(target + half * kHalf + i) = warp::pack_bf16(values[half][i], values[half][i + 1]);
+      }
+    }
+    return;
+  }
+  const float first = warp::exchange(values[0][0], from), second = warp::exchange(values[1][0], from);
+  const bool ends = lane == warp::kLanes - 1;
+  if (lane == 0) target[0] = from_float<T>(values[0][0]);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (whole) {
-      store_run(row + time + half * kHalf, values[half]);
+    const float behind = half == 0 && !ends ? first : second;
+    *reinterpret_cast<uint32_t*>(target + half * kHalf + 1) = warp::pack_bf16(values[half][1], values[half][2]);
+    if (half == 0 || !ends) {
+      *reinterpret_cast<uint32_t*>(target + half * kHalf + 3) = warp::pack_bf16(values[half][3], behind);
     } else {
+      target[kHalf + 3] = from_float<T>(values[1][3]);
+    }
+  }
+}
+
+// Writes both runs of a tile; `whole` says that it lies in the row, `aligned` that its runs begin at multiples of their
+// size.
+template <typename T>
+__device__ __forceinline__ void store_tile(T* row, int tile, int length, const Runs& values, bool whole, bool aligned) {
+  const int time = tile * kTile + run_start(0);
+  if (whole && aligned) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) store_run(row + time + half * kHalf, values[half]);
+  } else if (sizeof(T) == 2 && whole) {
+    store_words(row + time, values);
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < kRun; ++i) {
         if (time + half * kHalf + i < length) row[time + half * kHalf + i] = from_float<T>(values[half][i]);
