@@ -95,7 +95,7 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz(const SubquadOpsStream* stream_o
 // gradient of the output. `to_input` [batch, rows, length] holds dtype. The others are sums over parts of the work, to be
 // added up by the caller: [parts, channel, tap], [parts, 3 * channel, projection_tap], [parts, channel], [parts, channel]
 // in float32, parts = batch * stretches, stretches = ceil(ceil(length / 256) / tiles_a_warp); tiles_a_warp must be given.
-// to_skip and to_bias may be null. Streams of bfloat16.
+// to_skip and to_bias may be null. Streams of float32 and bfloat16.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream* stream_of, const void* taps,
                                                          const void* upstream, void* to_input, float* to_taps,
                                                          float* to_projection, float* to_skip, float* to_bias,

@@ -58,7 +58,7 @@ def _keep(ctx, inputs, output) -> None:
 
 def _backward(ctx, gradient):
     x, taps, bias, skip, before = ctx.saved_tensors
-    if x.dtype == torch.bfloat16 and not ctx.activation and before is None:
+    if x.dtype != torch.float16 and not ctx.activation and before is None:
         to_x, to_taps, to_bias, to_skip = torch.ops.subquad.causal_conv_backward_cuda(x, taps, skip, gradient)
         to_bias = None if bias is None else to_bias.to(bias.dtype)
         return to_x, to_taps.to(taps.dtype), to_bias, None if skip is None else to_skip.to(skip.dtype), None, None

@@ -65,7 +65,7 @@ def _keep(ctx, inputs, output) -> None:
 
 def _backward(ctx, to_y, to_tail):
     z, projection_taps, mixer_taps, skip, before, _ = ctx.saved_tensors
-    if z.dtype == torch.bfloat16 and before is None and to_y is not None and to_tail is None:
+    if before is None and to_y is not None and to_tail is None:
         to_z, to_projection, to_taps, to_skip = torch.ops.subquad.gated_conv_backward_cuda(
             z, projection_taps, mixer_taps, skip, to_y, ctx.pregate, ctx.postgate
         )
