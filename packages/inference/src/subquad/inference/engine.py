@@ -35,8 +35,8 @@ class Engine:
       metadata: What the checkpoint says of itself; ``max_sequence_tokens`` and ``weights_sha256`` are read from it.
       max_running: Rows of the decode batch. Every decode step has this many, used or not: results then do not depend on
         how many prompts run together. Fewer rows suit a single prompt, more a long list.
-      prefill_chunk: Tokens read at once; default: 8192 on a GPU, 2048 elsewhere. Chunks lie on an absolute grid, so that
-        results do not depend on the load; peak memory grows with the chunk, not with the prompt.
+      prefill_chunk: Tokens read at once; default: 8192 on a GPU, 2048 elsewhere. Chunks lie on an absolute grid, so
+        that results do not depend on the load; peak memory grows with the chunk, not with the prompt.
       max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
 
     Raises:
