@@ -1,7 +1,7 @@
 """The two kinds of residual block of StripedHyena 2: around a Hyena mixer, and around attention."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from subquad.modules.mixers.attention import Attention
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.modal import HyenaLong, ModalState
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState
+from subquad.modules.parts.fp8_linear import linear_without_bias
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
@@ -28,6 +29,7 @@ class BlockOptions(Placement):
     activation: Literal["gelu", "identity"]
     eps: float
     norm_form: NormForm
+    fp8_projections: NotRequired[bool]
 
 
 class StripedHyena2Block(nn.Module, ABC):
@@ -106,7 +108,9 @@ class HyenaBlock(StripedHyena2Block):
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
         super().__init__(channels, options)
         place = Placement(device=options["device"], dtype=options["dtype"])
-        self.projections = nn.Linear(channels, 3 * channels, bias=False, **place)
+        self.projections = linear_without_bias(
+            channels, 3 * channels, fp8=options.get("fp8_projections", False), place=place
+        )
         self.filter = mixer
         self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
 
