@@ -67,7 +67,7 @@ def mixers(length: int) -> dict[str, Config[Any]]:
         "HyenaLong, 16 modes": LazyConfig(HyenaLong)(projection_filter_length=3, filter_parameters="p_gamma"),
         "StateSpace, causal": LazyConfig(StateSpace)(causal=True),
         "Mamba 1": LazyConfig(Mamba)(),
-        "Mamba 2": LazyConfig(Mamba)(version=2, head_size=32),
+        "Mamba 2": LazyConfig(Mamba)(version=2, head_size=32, state_size=16),
         "CKConv": long,
         "Hyena": LazyConfig(Hyena)(global_conv_cfg=long, short_conv_cfg=short),
     }
@@ -179,7 +179,7 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             try:
                 row |= measure(network(mixers(length)[name], arguments.width), length, arguments.device, dtype)
             except RuntimeError as error:  # out of memory, or a kernel that does not run here
-                row["problem"] = str(error).splitlines()[0][:200]
+                row["problem"] = str(error).splitlines()[0].split(". ")[0][:200]
             yield row
 
 
@@ -205,7 +205,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     words = ["FILE" if word == str(arguments.json) else word for word in sys.argv[1:]]
     record = {
-        "title": "One network, every mixer",
+        "title": f"One network, every mixer, on a {'GPU' if arguments.device == 'cuda' else 'CPU'}",
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python3 packages/modules/benchmarks/swap_the_mixer.py", *words]),
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
