@@ -12,11 +12,12 @@ import argparse
 import datetime
 import json
 import platform
+import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from subquad.modules import (
     HyenaLong,
     HyenaMedium,
     HyenaShort,
+    Mamba,
     MultiHeadAttention,
     QKVSequenceMixer,
     ResidualBlock,
@@ -42,6 +44,7 @@ from subquad.modules import (
     RMSNorm,
     ShortConvolution,
     SIRENFilter,
+    StateSpace,
     flop_counts,
 )
 
@@ -61,6 +64,9 @@ def mixers(length: int) -> dict[str, Config[Any]]:
         "HyenaShort, 7 taps": LazyConfig(HyenaShort)(groups=8, projection_filter_length=3),
         "HyenaMedium, 128 taps": LazyConfig(HyenaMedium)(groups=8, projection_filter_length=3),
         "HyenaLong, 16 modes": LazyConfig(HyenaLong)(projection_filter_length=3, filter_parameters="p_gamma"),
+        "StateSpace, causal": LazyConfig(StateSpace)(causal=True),
+        "Mamba 1": LazyConfig(Mamba)(),
+        "Mamba 2": LazyConfig(Mamba)(version=2, head_size=32),
         "CKConv": long,
         "Hyena": LazyConfig(Hyena)(global_conv_cfg=long, short_conv_cfg=short),
     }
@@ -159,9 +165,9 @@ def measure(cfg: Config[ResidualNetwork], length: int, device: str, dtype: torch
     }
 
 
-def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measures every mixer at every length; one that fails has a row that says why."""
-    dtype, rows = getattr(torch, arguments.dtype), []
+    dtype = getattr(torch, arguments.dtype)
     for name in arguments.mixer or mixers(TASK_LENGTH):
         loss = None
         if arguments.steps:
@@ -172,9 +178,14 @@ def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 row |= measure(network(mixers(length)[name], arguments.width), length, arguments.device, dtype)
             except RuntimeError as error:  # out of memory, or a kernel that does not run here
                 row["problem"] = str(error).splitlines()[0][:200]
-            print(row, flush=True)
-            rows.append(row)
-    return rows
+            yield row
+
+
+def processor() -> str:
+    """Names the processor and the number of threads used."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", path.read_text() if path.exists() else "")
+    return f"{found[1] if found else platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 def main() -> int:
@@ -188,23 +199,24 @@ def main() -> int:
     parser.add_argument("--mixer", nargs="+", choices=list(mixers(TASK_LENGTH)))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = rows_of(arguments)
-    cuda = arguments.device == "cuda"
+    rows: list[dict[str, Any]] = []
+    words = ["FILE" if word == str(arguments.json) else word for word in sys.argv[1:]]
     record = {
         "title": "One network, every mixer",
         "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python3 packages/modules/benchmarks/swap_the_mixer.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name()
-        if cuda
-        else f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "command": " ".join(["python3 packages/modules/benchmarks/swap_the_mixer.py", *words]),
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "width": arguments.width,
         "dtype": arguments.dtype,
         "plot": {"x": "length", "y": "step_milliseconds", "series": "mixer"},
         "rows": rows,
     }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    for row in rows_of(arguments):
+        print(row, flush=True)
+        rows.append(row)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if any(row["problem"] for row in rows) else 0
 
 

@@ -16,6 +16,9 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "causal_conv medium": lambda x: ops.causal_conv(x, torch.ones(12, 90)),
     "causal_conv long": lambda x: ops.causal_conv(x, torch.ones(12, 300)),
     "fft_conv": lambda x: ops.fft_conv(x, torch.ones(12, 9), boundary="circular"),
+    "fp8_linear": lambda x: ops.fp8_linear(
+        x, torch.ones(7, 50), input_scale=torch.tensor(16.0), weight_scale=torch.tensor(8.0)
+    ),
     "gated_conv": lambda x: ops.gated_conv(x, torch.ones(12, 3), torch.ones(4, 7)),
     "modal_conv": lambda x: ops.modal_conv(x, -torch.ones(12, 4), torch.ones(12, 4)),
     "gated_modal_conv": lambda x: ops.gated_modal_conv(x, torch.ones(12, 3), -torch.ones(4, 4), torch.ones(4, 4)),

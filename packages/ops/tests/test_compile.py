@@ -12,6 +12,7 @@ NAMES = (
     "causal_conv medium",
     "causal_conv long",
     "fft_conv",
+    "fp8_linear",
     "gated_conv",
     "modal_conv",
     "gated_modal_conv",

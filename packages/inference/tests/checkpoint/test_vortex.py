@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from packages.inference.tests.conftest import TINY
 from subquad.inference import load_checkpoint, save_checkpoint
 from subquad.inference.checkpoint import convert_checkpoint, vortex_config
-from subquad.inference.checkpoint.fp8_scales import Fp8Scales, extra_state
 from subquad.inference.commands import register
 from subquad.inference.errors import (
     CheckpointConfigError,
@@ -160,15 +159,6 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds more than tensors and is not read.*mkdir"):
         import_vortex(tmp_path / "evil.pt", tmp_path / "c", tiny_config())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pt"]
-
-
-def test_scales_of_fp8_projections_are_dropped_only_when_allowed(vortex, tmp_path):
-    state = extra_state(Fp8Scales(torch.tensor(16.0), torch.tensor(512.0)))
-    changed(vortex, lambda t: t.update({"blocks.0.projections._extra_state": state}))
-    with pytest.raises(CheckpointTensorError, match=r"_extra_state .* hold scales of FP8 projections"):
-        import_vortex(vortex, tmp_path / "c", tiny_config())
-    report = import_vortex(vortex, tmp_path / "c", tiny_config(), drop_fp8_scales=True)
-    assert [row.how for row in report if "_extra_state" in row.source] == ["left out: FP8 scales"]
 
 
 @pytest.mark.parametrize(

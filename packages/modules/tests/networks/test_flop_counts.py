@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from packages.modules.tests.networks.mixer_table import (
+from packages.modules.tests.mixer_table import CASES, CHANNELS, Case
+from packages.modules.tests.networks.small_configurations import (
     MLP_CFG,
     NORM,
-    SEQUENCE_MIXERS,
     WIDTH,
     attention,
     block,
@@ -31,6 +31,7 @@ from subquad.modules import (
     Patchify,
     QKVConditionMixer,
     QKVSequenceMixer,
+    ResidualBlock,
     ResidualNetwork,
     RMSNorm,
     StripedHyena2,
@@ -130,11 +131,19 @@ def test_parts_are_counted_by_name_and_add_up() -> None:
     assert sum(flop_counts(model, torch.randn(1, 16, 16, 1)).values()) * 2 == sum(counts.values())
 
 
-@pytest.mark.parametrize("kind", SEQUENCE_MIXERS)
-def test_every_mixer_counts_in_a_network(kind: type[nn.Module]) -> None:
-    model = instantiate(block(SEQUENCE_MIXERS[kind]))
-    expected = model.sequence_mixer.flop_count(30) + model.mlp.flop_count(30)
-    assert sum(flop_counts(model, torch.randn(1, 30, WIDTH)).values()) == expected
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_mixer_counts_in_a_network(case: Case) -> None:
+    mixing = LazyConfig(QKVSequenceMixer)(hidden_dim=CHANNELS, mixer_cfg=case.config)
+    model = instantiate(
+        LazyConfig(ResidualBlock)(
+            sequence_mixer_cfg=mixing,
+            norm_cfg=LazyConfig(RMSNorm)(channels=CHANNELS),
+            mlp_cfg=LazyConfig(MLP)(channels=CHANNELS),
+        )
+    )
+    size = case.space[0] if len(case.space) == 1 else case.space
+    expected = model.sequence_mixer.flop_count(size) + model.mlp.flop_count(size)
+    assert sum(flop_counts(model, torch.randn(1, *case.space, CHANNELS)).values()) == expected
 
 
 def test_tokens_behind_a_grid_count_as_rows() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from packages.modules.tests.networks.mixer_table import NORM, SEQUENCE_MIXERS, WIDTH, attention, block, hyena
+from packages.modules.tests.networks.small_configurations import NORM, SEQUENCE_MIXERS, WIDTH, attention, block, hyena
 from subquad.lazy_config import Config, LazyConfig, instantiate
 from subquad.modules import (
     MLP,

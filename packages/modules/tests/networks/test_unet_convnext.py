@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from packages.modules.tests.networks.mixer_table import assert_falls, losses
+from packages.modules.tests.networks.small_configurations import assert_falls, losses
 from subquad.lazy_config import LazyConfig, apply_overrides, instantiate
 from subquad.modules import ConfigurationError, ConvNeXtBlock, InputMismatch, UNetConvNeXt
 from tools.testing.oracle import assert_close

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from packages.modules.tests.networks.mixer_table import (
+from packages.modules.tests.networks.small_configurations import (
     SEQUENCE_MIXERS,
     WIDTH,
     assert_falls,
@@ -25,8 +25,11 @@ from subquad.modules import (
     HierarchicalViT,
     HyenaLong,
     InputMismatch,
+    Mamba,
     PositionEmbedding,
+    RegisterAttention,
     RMSNorm,
+    StateSpace,
     StateUnsupported,
     ViT5,
     parameter_tags,
@@ -38,6 +41,9 @@ MIXERS: dict[str, Config[Any]] = {
     "H": LazyConfig(GridMixer)(mixer_cfg=hyena(2), grid=(8, 8)),
     "C": LazyConfig(GridMixer)(mixer_cfg=ckconv(2), grid=(8, 8)),
     "L": SEQUENCE_MIXERS[HyenaLong],
+    "R": LazyConfig(RegisterAttention)(num_heads=2, grid_size=(8, 8)),
+    "M": LazyConfig(Mamba)(bidirectional=True),
+    "S": LazyConfig(GridMixer)(mixer_cfg=LazyConfig(StateSpace)(data_dim=2), grid=(8, 8)),
 }
 PARTS: dict[str, Any] = {"norm_cfg": LazyConfig(RMSNorm)(), "mlp_cfg": LazyConfig(MLP)(activation="swiglu")}
 
@@ -47,7 +53,7 @@ def vit(**options: Any) -> Config[ViT5]:
     return LazyConfig(ViT5)(in_channels=1, num_classes=2, mixer_cfg=MIXERS, **PARTS, **given)
 
 
-@pytest.mark.parametrize("pattern", ["AA", "HH", "HA", "CHLA"])
+@pytest.mark.parametrize("pattern", ["AA", "HH", "HR", "MR", "CSLA"])
 def test_the_loss_falls_with_every_pattern(pattern: str) -> None:
     torch.manual_seed(0)
     model = instantiate(vit(pattern=pattern, position_cfg=LazyConfig(PositionEmbedding)(max_size=8)))
@@ -136,7 +142,7 @@ def test_the_pyramid_halves_its_grid_and_learns(data_dim: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pattern": "HX"}, "pattern is 'HX'; it takes one or more of the letters of mixer_cfg: A, H, C, L"),
+        ({"pattern": "HX"}, "pattern is 'HX'; it takes one or more of the letters of mixer_cfg: A, H, C, L, R, M, S"),
         ({"pattern": ""}, "pattern is ''"),
         ({"patch_size": 3}, "image_size is \\(16, 16\\), patch_size \\(3, 3\\)"),
         ({"class_token": False}, "readout is 'class' with class_token False"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from packages.modules.tests.networks.mixer_table import block, hyena
+from packages.modules.tests.networks.small_configurations import block, hyena
 from subquad.lazy_config import instantiate
 from subquad.modules import ConfigurationError, Initializer, SmallInit, TruncatedNormal, WangInit, initialize_linears
 

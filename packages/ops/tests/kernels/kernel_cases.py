@@ -24,6 +24,7 @@ TAPS = (
     if DEVICE.type == "cpu"
     else (*range(1, 20), 31, 33, 34, 64, 65, 127, 128, 129, 255, 256)
 )
+BFLOAT16_OR_FLOAT16 = torch.float16 if DEVICE.type == "cpu" else torch.bfloat16
 # Relative error of a float32 state, whatever the dtype of the stream.
 STATE_ALLOWED = 5e-6
 
@@ -72,6 +73,11 @@ def hold(name: str, got: Tensor, plain: Tensor, oracle: Tensor) -> None:
         return
     for channel, (g, p, o) in enumerate(zip(got.unbind(1), plain.unbind(1), oracle.unbind(1), strict=True)):
         hold_whole(f"{name}, channel {channel}", g, p, o)
+
+
+def scaled(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A matrix whose products with normal vectors are about as large as these."""
+    return (torch.randn(shape, device=DEVICE) / shape[-1] ** 0.5).to(dtype)
 
 
 def compare(function: Callable, *inputs: object, **options: object) -> tuple[tuple, tuple]:
@@ -161,6 +167,21 @@ def fir_step() -> None:
             assert torch.equal(rings[0].double(), _stepped(x, rings[2], position, active))
 
 
+def rings() -> None:
+    position = torch.tensor([0, 5, 131], device=DEVICE)
+    for dtype in (torch.float32, torch.bfloat16):
+        for past in (1, 2, 6, 127):
+            history, pool = random(3, 9, 2 * past, dtype=dtype)[..., past:], random(5, 10, past, dtype=dtype)
+            ring = pool[::2, 1:]
+            kept = pool.double()
+            ops.fill_ring(ring, history, position, 4)
+            expected = ops.ring_from_history(history.double(), position + 4)
+            kept[::2, 1:] = expected
+            assert torch.equal(pool.double(), kept)
+            assert torch.equal(ops.ring_from_history(history, position + 4).double(), expected)
+            assert torch.equal(ops.history_from_ring(ring, position + 4), history)
+
+
 def _stepped(x: Tensor, ring: Tensor, position: Tensor, active: Tensor) -> Tensor:
     """The ring after a step, slot by slot."""
     for row, (time, on) in enumerate(zip(position.tolist(), active.tolist(), strict=True)):
@@ -228,6 +249,90 @@ def far_rotation() -> None:
     frequencies = 1e4 ** -(torch.arange(0, 128, 2, device=DEVICE) / 128)
     got, plain = (ops.rotary(x, position, frequencies, backend=b) for b in ("triton", "torch"))
     assert_close(got, plain, 1e-6)
+
+
+def _norms(size: int, dtype: torch.dtype) -> Iterator[ops.StepNorm | None]:
+    yield None
+    yield ops.StepNorm(random(size, dtype=dtype), 1e-3, "vortex")
+    yield ops.StepNorm(random(size, dtype=dtype), 1e-3, "standard")
+
+
+def linear_step(dtype: torch.dtype) -> None:
+    for rows in (1, 3, 8) if dtype == torch.float32 else (1, 3, 8, 9, 33):
+        for inputs, outputs in ((96, 10), (1200, 33)):
+            x, weight = random(rows, inputs, dtype=dtype), scaled(outputs, inputs, dtype=dtype)
+            bias, residual = random(outputs, dtype=dtype), random(rows, outputs, dtype=dtype)
+            for norm in _norms(inputs, dtype):
+                compare(ops.linear_step, x, weight, norm=norm, bias=bias, residual=residual)
+                compare(ops.linear_step, x, weight, norm=norm)
+
+
+def gated_linear_step(dtype: torch.dtype) -> None:
+    for rows in (1, 3, 8) if dtype == torch.float32 else (1, 3, 8, 9, 33):
+        for inputs, outputs in ((96, 10), (1200, 33)):
+            x = random(rows, inputs, dtype=dtype)
+            gate, value = scaled(outputs, inputs, dtype=dtype), scaled(outputs, inputs, dtype=dtype)
+            for norm in _norms(inputs, dtype):
+                compare(ops.gated_linear_step, x, gate, value, norm=norm, activation="gelu")
+                compare(ops.gated_linear_step, x, gate, value, norm=norm)
+
+
+def gated_steps(dtype: torch.dtype) -> None:
+    channels, inputs = 10, 96
+    for rows in (1, 3) if dtype == torch.float32 else (1, 3, 9):
+        position = torch.tensor([0, 5, 131] * 3, device=DEVICE)[:rows]
+        active = torch.tensor([True, False, True] * 3, device=DEVICE)[:rows]
+        short, skip = random(3 * channels, 3, dtype=dtype), random(channels, dtype=dtype)
+        weight = scaled(3 * channels, inputs, dtype=dtype)
+        ring = random(rows, 3 * channels, 2, dtype=dtype)
+        mixers: list[tuple[Callable, tuple[Tensor, ...], Tensor]] = [
+            (ops.gated_conv_step, (random(5, taps, dtype=dtype),), random(rows, channels, taps - 1, dtype=dtype))
+            for taps in (2, 7, 128)
+        ]
+        mixers.append(
+            (ops.gated_modal_step, (decaying(channels, 16), random(channels, 16)), random(rows, channels, 16))
+        )
+        for step, parameters, memory in mixers:
+            for norm in _norms(inputs, dtype):
+                vectors = random(rows, inputs, dtype=dtype)
+                options = {"projection": ops.StepProjection(weight, norm), "skip": skip, "active": active}
+                _hold_step(step, (vectors, short, *parameters), (ring, memory), position, options)
+            options = {"skip": skip, "active": active}
+            _hold_step(step, (vectors @ weight.T, short, *parameters), (ring, memory), position, options)
+
+
+def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, options: dict) -> None:
+    """Compares output and states of a gated step in its three forms."""
+    got, plain, oracle = ([state.clone() for state in states] for _ in range(3))
+    oracle = [state.double() for state in oracle]
+    y = step(*inputs, *got, position, **options, backend="triton")
+    expected = step(*inputs, *plain, position, **options, backend="torch")
+    exactly = step(*map(wide, inputs), *oracle, position, **{k: wide(v) for k, v in options.items()}, backend="torch")
+    on = options["active"]
+    hold_whole(step.__name__, y[on], expected[on], exactly[on])
+    for one, other, true, before in zip(got, plain, oracle, states, strict=True):
+        hold_whole(f"{step.__name__} state", one, other, true)
+        assert torch.equal(one[~on], before[~on])
+
+
+def attention_step(dtype: torch.dtype) -> None:
+    pages = torch.tensor([[5, 0, 3], [1, 2, 4], [6, 8, 7]], dtype=torch.int32, device=DEVICE)
+    active = torch.tensor([True, True, False], device=DEVICE)
+    for page, heads, size in ((4, 2, 8), (7, 3, 16)) if DEVICE.type == "cpu" else ((4, 2, 16), (256, 15, 128)):
+        inv_freq = 10.0 ** -torch.arange(size // 2, device=DEVICE)
+        for moment in ((0, 2 * page - 1, 3), (3 * page - 1, page, 0)):
+            position, qkv = torch.tensor(moment, device=DEVICE), random(3, heads, 3, size, dtype=dtype)
+            start = random(9 * page, heads, size, dtype=dtype)
+            for mask in (None, active):
+                options = {"page_size": page, "position_scale": 4.0, "active": mask}
+                pools = [[start.clone(), start.flip(0)] for _ in range(2)] + [[wide(start), wide(start.flip(0))]]
+                y = ops.attention_step(qkv, *pools[0], pages, position, inv_freq, **options, backend="triton")
+                plain = ops.attention_step(qkv, *pools[1], pages, position, inv_freq, **options, backend="torch")
+                oracle = ops.attention_step(wide(qkv), *pools[2], pages, position, wide(inv_freq), **options)
+                rows = slice(None) if mask is None else mask
+                hold_whole(f"attention_step {size}", y[rows], plain[rows], oracle[rows])
+                for one, other, true in zip(*pools, strict=True):
+                    hold_whole("attention_step pool", one, other, true)
 
 
 def gradients() -> None:
@@ -305,11 +410,23 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"rms_norm {name}", lambda dtype=dtype: rms_norm(dtype)
         yield f"gated_product {name}", lambda dtype=dtype: gated_product(dtype)
         yield f"rotary {name}", lambda dtype=dtype: rotary(dtype)
+    # The interpreter cuts bfloat16 off, once too often for these, and has no bfloat16 matrix product.
+    for name, dtype in {"float32": torch.float32, "16 bits": BFLOAT16_OR_FLOAT16}.items():
+        yield f"linear_step {name}", lambda dtype=dtype: linear_step(dtype)
+        yield f"gated_linear_step {name}", lambda dtype=dtype: gated_linear_step(dtype)
+        yield f"gated steps {name}", lambda dtype=dtype: gated_steps(dtype)
+        yield f"attention_step {name}", lambda dtype=dtype: attention_step(dtype)
     yield "causal_conv activations", activations
     yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
     yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
     yield "gated_modal_conv long", long_modal
-    yield from [("fir_step", fir_step), ("modal_step", modal_step), ("gradients", gradients), ("strides", strides)]
+    yield from [
+        ("fir_step", fir_step),
+        ("rings", rings),
+        ("modal_step", modal_step),
+        ("gradients", gradients),
+        ("strides", strides),
+    ]
     yield "rotary far", far_rotation
     yield from [("one graph", one_graph), ("refusals", refusals)]
 

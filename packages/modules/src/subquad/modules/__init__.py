@@ -15,6 +15,7 @@ from subquad.modules.errors import StateUnsupported as StateUnsupported
 from subquad.modules.exchange import LocalExchange as LocalExchange
 from subquad.modules.exchange import SequenceExchange as SequenceExchange
 from subquad.modules.filters.film import FilterFiLM as FilterFiLM
+from subquad.modules.filters.frequency_bands import frequency_bands as frequency_bands
 from subquad.modules.filters.modulation import ExponentialModulation as ExponentialModulation
 from subquad.modules.filters.modulation import GaussianModulation as GaussianModulation
 from subquad.modules.filters.network import Filter as Filter
@@ -58,6 +59,7 @@ from subquad.modules.networks.unet_convnext import UNetConvNeXt as UNetConvNeXt
 from subquad.modules.networks.vit5 import ViT5 as ViT5
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding as AxialRotaryEmbedding
 from subquad.modules.parts.drop_path import DropPath as DropPath
+from subquad.modules.parts.fp8_linear import FP8Linear as FP8Linear
 from subquad.modules.parts.gated_mlp import GatedMLP as GatedMLP
 from subquad.modules.parts.global_response_norm import GlobalResponseNorm as GlobalResponseNorm
 from subquad.modules.parts.initializers import Initializer as Initializer

@@ -22,7 +22,7 @@ class MixerState:
     position: Int[Tensor, " batch"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns what the mixer itself holds, by name (without ``position``, which layers share)."""
+        """Returns what the mixer holds, by name: ``[batch, ...]`` (without ``position``, which layers share)."""
         held = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "position"}
         return {name: value for name, value in held.items() if value is not None}
 

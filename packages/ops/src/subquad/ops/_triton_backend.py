@@ -3,6 +3,7 @@
 Environment: ``TRITON_INTERPRET=1`` runs them on the CPU, slowly, for tests.
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -25,9 +26,15 @@ def interpreting() -> bool:
 @torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Says why no Triton kernel can run here, or None."""
+    return _missing(interpreting())
+
+
+@functools.cache
+def _missing(interpreted: bool) -> str | None:
+    """Answers for one process; asking the import system at each call would cost as much as a kernel."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install triton (Linux wheels of torch for CUDA bring it)"
-    if interpreting():
+    if interpreted:
         return None
     if not torch.cuda.is_available():
         return "there is no CUDA device"
@@ -75,23 +82,58 @@ def _norm_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _product_refusal(call: Call) -> str | None:
+    from subquad.ops.linear_step.triton.launch import MOST_ROWS, MOST_STREAMED_ROWS
+
+    most = MOST_ROWS if call.dtype != torch.float32 else MOST_STREAMED_ROWS
+    if call.batch > most:
+        return f"{call.batch} rows of {str(call.dtype)[6:]}; accepted: up to {most}"
+    return _refusal(call)
+
+
+def _gated_step_refusal(call: Call) -> str | None:
+    most = 128 if call.operator == "gated_conv_step" else 64
+    if not 2 <= call.taps <= most or not 2 <= call.projection_taps <= 8:
+        return (
+            f"a mixer filter of {call.taps} and a projection filter of {call.projection_taps}; accepted: 2 to {most} "
+            "and 2 to 8"
+        )
+    return _product_refusal(call) if "projection" in call.options else _refusal(call)
+
+
+def _attention_refusal(call: Call) -> str | None:
+    if call.taps & (call.taps - 1) or call.taps > 256:
+        return f"heads of size {call.taps}; accepted: powers of two up to 256"
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
+    from subquad.ops.attention_step.triton.launch import run as attention_step
     from subquad.ops.causal_conv.triton.launch import run as causal_conv
     from subquad.ops.fir_step.triton.launch import run as fir_step
     from subquad.ops.gated_conv.triton.launch import run as gated_conv
+    from subquad.ops.gated_conv_step.triton.launch import run as gated_conv_step
+    from subquad.ops.gated_linear_step.triton.launch import run as gated_linear_step
     from subquad.ops.gated_modal_conv.triton.launch import run as gated_modal_conv
+    from subquad.ops.gated_modal_step.triton.launch import run as gated_modal_step
     from subquad.ops.gated_product.triton.launch import run as gated_product
+    from subquad.ops.linear_step.triton.launch import run as linear_step
     from subquad.ops.modal_step.triton.launch import run as modal_step
     from subquad.ops.rms_norm.triton.launch import run as rms_norm
     from subquad.ops.rotary.triton.launch import run as rotary
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
+        ("attention_step", _attention_refusal, attention_step),
         ("causal_conv", _filter_refusal, causal_conv),
         ("fir_step", _filter_refusal, fir_step),
         ("gated_conv", _filter_refusal, gated_conv),
+        ("gated_conv_step", _gated_step_refusal, gated_conv_step),
+        ("gated_linear_step", _product_refusal, gated_linear_step),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
         ("gated_product", _refusal, gated_product),
+        ("gated_modal_step", _gated_step_refusal, gated_modal_step),
+        ("linear_step", _product_refusal, linear_step),
         ("modal_step", _modal_refusal, modal_step),
         ("rms_norm", _norm_refusal, rms_norm),
         ("rotary", _refusal, rotary),

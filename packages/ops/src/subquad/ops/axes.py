@@ -33,3 +33,4 @@ HeadStep = Float[Tensor, "batch head size"]
 Slots = Float[Tensor, "slot head size"]  # keys or values; page p holds slots p * page_size to (p + 1) * page_size - 1
 PageNumbers = Int[Tensor, "batch page"]
 Frequencies = Float[Tensor, " half"]
+Weight = Float[Tensor, "output input"]  # of a linear layer

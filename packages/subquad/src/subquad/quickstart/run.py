@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from subquad.inference import Track, draw_tracks
 from subquad.lazy_config import Config, apply_overrides, instantiate
 from subquad.quickstart.errors import NothingLearned, QuickstartError
-from subquad.quickstart.likelihood_track import draw_likelihood_track
 from subquad.quickstart.serving import server_process
 from subquad.recipes.configs.small import config as small_config
 from subquad.recipes.training import TrainingConfig, TrainingResult, train
@@ -120,7 +120,7 @@ def _use_the_service(
     scores = client.score([sequence, mutant], return_logprobs=True)
     track = folder / "likelihood.png"
     title = f"Likelihood of {len(sequence)} held-out bases under {model.name}"
-    draw_likelihood_track(scores[0].logprobs, track, title=title, first_position=1)
+    draw_tracks([Track(model.name, scores[0].logprobs, first_position=1)], track, title=title)
     return QuickstartResult(
         output=folder,
         training=training,

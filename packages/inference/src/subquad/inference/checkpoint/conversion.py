@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from subquad.inference.checkpoint.files import check_new_file, replaced_file
+from subquad.inference.checkpoint.fp8_option import plain_config
+from subquad.inference.checkpoint.fp8_projections import without_scales
 from subquad.inference.checkpoint.mbridge import open_mbridge
 from subquad.inference.checkpoint.native import write_checkpoint
 from subquad.inference.checkpoint.report import SAME, MappedTensor, joined
@@ -31,7 +33,7 @@ def convert_checkpoint(
     config: Config[Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     tokenizer: str = "byte",
-    drop_fp8_scales: bool = False,
+    without_fp8: bool = False,
     overwrite: bool = False,
     on_progress: Advance | None = None,
 ) -> list[MappedTensor]:
@@ -46,7 +48,7 @@ def convert_checkpoint(
       config: The network, see `vortex_config`; None for a native ``source``, which says it itself.
       metadata: More fields for the metadata of a native target, e.g. ``max_sequence_tokens``.
       tokenizer: Of a native target: ``"byte"`` or ``"nucleotide"``.
-      drop_fp8_scales: Go on where scales of FP8 projections would be lost or are missing.
+      without_fp8: Make a network of plain projections, whatever the source and the config say.
       overwrite: Replace an existing target.
       on_progress: Called with the bytes written so far and those to be written.
 
@@ -58,13 +60,17 @@ def convert_checkpoint(
       CheckpointExists: ``target`` exists and may not be replaced.
       CheckpointNotFound: ``source`` or a part of it is not there.
       CheckpointError: It is no checkpoint, or would run code; it is not read then.
-      CheckpointTensorError: A tensor does not fit the config, or FP8 scales are missing or would be lost.
+      CheckpointTensorError: A tensor does not fit the config, or FP8 scales are missing.
     """
     _check(read, write, config)
     target = Path(target)
     if write != "native":
         check_new_file(target, overwrite=overwrite)
-    with _opened(Path(source), target, read, config, drop_fp8_scales=drop_fp8_scales) as opened:
+    if without_fp8 and config is not None:
+        config = plain_config(config)
+    with _opened(Path(source), target, read, config) as opened:
+        if without_fp8:
+            opened = without_scales(opened)
         opened = replace(opened, metadata={**opened.metadata, **(metadata or {})})
         if on_progress is not None:
             opened = _counted(opened, on_progress)
@@ -75,15 +81,15 @@ def convert_checkpoint(
 
 
 def _opened(
-    source: Path, target: Path, read: ReadFormat, config: Config[Any] | None, *, drop_fp8_scales: bool
+    source: Path, target: Path, read: ReadFormat, config: Config[Any] | None
 ) -> AbstractContextManager[TensorSource]:
     if config is None:
         return open_native(source)
     if read == "mbridge":
-        return open_mbridge(source, config, drop_fp8_scales=drop_fp8_scales)
+        return open_mbridge(source, config)
     scratch = target.absolute().parent
     opener = open_vortex if read == "vortex" else open_savanna
-    return opener(source, config, scratch=scratch, drop_fp8_scales=drop_fp8_scales)
+    return opener(source, config, scratch=scratch)
 
 
 def _write_native(target: Path, source: TensorSource, *, tokenizer: str, overwrite: bool) -> list[MappedTensor]:

@@ -135,7 +135,7 @@ def _piece(path: Path, folder: Path, index: Any, info: Any) -> Piece:
             f"{file} has {file.stat().st_size:,} bytes, {index.fqn} ends at {info.offset + info.length:,}; "
             "the file is truncated"
         )
-    return Piece(file, info.offset, info.length, tuple(index.offset or ()))
+    return Piece(file, info.offset, info.length, tuple(getattr(index, "offset", None) or ()))
 
 
 def _tensor(path: Path, name: str, record: Any, pieces: list[Piece]) -> TensorEntry:

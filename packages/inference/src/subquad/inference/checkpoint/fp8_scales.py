@@ -20,7 +20,7 @@ from subquad.inference.checkpoint.report import MappedTensor
 from subquad.inference.checkpoint.restricted_pickle import load_inert
 from subquad.inference.checkpoint.saved_archive import load_archive
 from subquad.inference.checkpoint.stream import TensorEntry
-from subquad.inference.errors import CheckpointError, CheckpointTensorError
+from subquad.inference.errors import COST_WITHOUT_FP8, CheckpointError, CheckpointTensorError
 
 HISTORY_LENGTH = 16
 _ZIP = b"PK\x03\x04"
@@ -62,43 +62,42 @@ def read_scales(where: str, value: object) -> Fp8Scales | None:
 
 
 def scale_entries(
-    where: str,
-    states: Mapping[str, tuple[str, object]],
-    forms: Mapping[str, tuple[torch.Size, torch.dtype]],
-    *,
-    drop: bool,
+    where: str, states: Mapping[str, tuple[str, object]], forms: Mapping[str, tuple[torch.Size, torch.dtype]]
 ) -> tuple[dict[str, TensorEntry], list[MappedTensor]]:
-    """Makes the native tensors ``projections.fp8.*`` of stored states.
+    """Makes the native tensors ``projections.fp8.*`` of stored states, where the network has a place for them.
 
     Args:
       where: What errors call the file.
       states: Name and value of the stored state of each projection, by the projection's native name.
       forms: Shape and type of every native tensor of the network.
-      drop: Leave scales out that the network has no use for.
 
     Raises:
-      CheckpointTensorError: The network needs scales that are not there, or scales would be lost.
+      CheckpointTensorError: The network needs scales that are not there.
     """
     entries: dict[str, TensorEntry] = {}
     report: list[MappedTensor] = []
-    lost = []
     for projection, (name, value) in states.items():
         scales = read_scales(f"{where}: {name}", value)
-        for end, scale in () if scales is None else scales._asdict().items():
+        wanted = f"{projection}.fp8.input_scale" in forms
+        if scales is None or not wanted:
+            why = "left out: empty" if scales is None else "left out: FP8 scales, which the config does not use"
+            report.append(MappedTensor(name, None, why))
+            continue
+        for index, (end, scale) in enumerate(scales._asdict().items()):
             target = f"{projection}.fp8.{end}"
-            if target not in forms:
-                lost.append(name)
-                continue
             entries[target] = TensorEntry(target, scale.shape, scale.dtype, partial(_given, scale))
-            report.append(MappedTensor(name, target, f"scale_fwd[{len(report) % 2}]"))
-        if name not in {row.source for row in report}:
-            report.append(MappedTensor(name, None, "left out: FP8 scales" if scales else "left out: empty"))
-    if lost and not drop:
+            report.append(MappedTensor(name, target, f"scale_fwd[{index}]"))
+    if missing := [name for name in forms if _is_scale(name) and name not in entries]:
+        layers = {name.rpartition(".fp8.")[0] for name in missing}
         raise CheckpointTensorError(
-            f"{where}: {lost[0]} and {len(set(lost)) - 1} more hold scales of FP8 projections, which the config has no "
-            "place for; drop_fp8_scales goes on without (no loss for 7b; 1b, 20b and 40b predict worse)"
+            f"{where}: the config has FP8 projections, and {len(layers)} of them have no scales, e.g. {min(layers)}; "
+            f"without_fp8 goes on with plain ones ({COST_WITHOUT_FP8})"
         )
     return entries, report
+
+
+def _is_scale(name: str) -> bool:
+    return ".projections.fp8." in name
 
 
 def _given(scale: Tensor) -> Tensor:

@@ -77,7 +77,6 @@ def read_foreign(
     embedding: str,
     naming: Naming,
     states: Mapping[str, tuple[str, Any]],
-    drop_fp8_scales: bool,
 ) -> TensorSource:
     """Makes the native tensors of a network in the training form of those of another format.
 
@@ -88,7 +87,6 @@ def read_foreign(
       embedding: The name of the embedding there, whose type decides that of the network.
       naming: Gives the name there of a native tensor.
       states: Name and value of the stored FP8 state of each projection, by the projection's native name.
-      drop_fp8_scales: See `scale_entries`.
 
     Raises:
       CheckpointTensorError: A tensor is missing, unknown or has another shape.
@@ -100,7 +98,7 @@ def read_foreign(
     dtype = entry_of(embedding, tensors[embedding], where=where).dtype
     network = striped_hyena2_of(config, dtype, where)
     forms = expected_tensors(network)
-    entries, report = scale_entries(where, states, forms, drop=drop_fp8_scales)
+    entries, report = scale_entries(where, states, forms)
     used = set()
     for name, form in forms.items():
         if name.endswith(FREQUENCIES):

@@ -39,7 +39,7 @@ _STATE = re.compile(r"decoder\.layers\.(\d+)\.mixer\.dense_projection\._extra_st
 
 
 @contextmanager
-def open_mbridge(path: Path, config: Config[Any], *, drop_fp8_scales: bool) -> Iterator[TensorSource]:
+def open_mbridge(path: Path, config: Config[Any]) -> Iterator[TensorSource]:
     """Opens a checkpoint directory, or one ``iter_*`` folder of it.
 
     Raises:
@@ -61,7 +61,6 @@ def open_mbridge(path: Path, config: Config[Any], *, drop_fp8_scales: bool) -> I
         embedding=_WORDS,
         naming=partial(_foreign, fused=any(name.endswith(_FUSED_NORMS) for name in tensors)),
         states=_fp8_states(folder, stored),
-        drop_fp8_scales=drop_fp8_scales,
     )
 
 

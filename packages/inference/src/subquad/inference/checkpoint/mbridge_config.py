@@ -34,7 +34,7 @@ def mbridge_config(path: Path) -> tuple[Config[Any], dict[str, Any]]:
         raise CheckpointConfigError(
             f"{folder / RUN_CONFIG}: num_groups_hyena_short and num_groups_hyena_medium differ; they must agree"
         )
-    values: dict[str, Any] = {"pattern": pattern}
+    values: dict[str, Any] = {"pattern": pattern, "fp8_projections": model.get("vortex_style_fp8") is True}
     for ours, theirs in _NUMBERS.items():
         if type(model.get(theirs)) is not int:
             raise _missing(folder, theirs, model.get(theirs))

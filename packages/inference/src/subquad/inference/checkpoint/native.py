@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from subquad.inference.checkpoint.files import atomic_directory, sha256_of
+from subquad.inference.checkpoint.fp8_option import FP8Projections, add_exactly, check_fp8_option, plain_config
 from subquad.inference.checkpoint.names import FULL_PRECISION, TensorRule, disk_name, rule_of
 from subquad.inference.checkpoint.stream import DTYPE_OF_CODE, TensorEntry, write_safetensors
 from subquad.inference.checkpoint.summary import (
@@ -156,6 +157,7 @@ def load_checkpoint(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     verify: bool = True,
+    fp8_projections: FP8Projections = "auto",
     allowed_targets: tuple[str, ...] = ALLOWED_TARGETS,
 ) -> LoadedCheckpoint:
     """Reads a checkpoint directory after checking all of it: config, names, shapes, types, then digests.
@@ -165,11 +167,15 @@ def load_checkpoint(
       device: ``"auto"`` takes a CUDA device where there is one, else the CPU.
       dtype: ``"auto"`` takes the stored type, on the CPU float32 in place of a 16-bit one. Poles stay float32.
       verify: Compare the SHA-256 of every file, which reads all of it once more.
+      fp8_projections: Of a network that has them, as published 1b, 20b and 40b ones do: ``"auto"`` runs them on a GPU
+        of compute capability 9.0 and nowhere else, ``"emulate"`` on any device with the same rounding and exact sums,
+        ``"off"`` makes plain projections of them.
       allowed_targets: Beginnings of the class names that ``config.yaml`` may build.
 
     Raises:
       CheckpointNotFound, CheckpointConfigError, CheckpointTensorError, CheckpointHashMismatch: See each.
-      InvalidOption: The device or the dtype is not known or not there.
+      FP8Unavailable: The network wants a device that this one is not; the text says what each way out costs.
+      InvalidOption: The device, the dtype or ``fp8_projections`` is not known or not there.
     """
     summary = read_summary(Path(path))
     tokenizer = summary.tokenizer
@@ -181,12 +187,18 @@ def load_checkpoint(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, stored, place)
-    expected = expected_tensors(build(config, "meta", stored, summary.path))
-    location = check_tensors(summary, expected)
+    network = build(config, "meta", stored, summary.path)
+    has_fp8 = bool(getattr(network, "fp8_projections", False))
+    check_fp8_option(fp8_projections, place, used=has_fp8)
+    location = check_tensors(summary, expected_tensors(network))
     if verify:
         summary.verify_hashes()
+    if has_fp8 and fp8_projections == "off":
+        config = plain_config(config)
     model = build(config, place, kind, summary.path)
     fill(model, read_tensors(summary, location))
+    if fp8_projections == "emulate":
+        add_exactly(model)
     return LoadedCheckpoint(model.eval(), config, tokenizer, summary.metadata)
 
 
@@ -275,8 +287,9 @@ def fill(model: nn.Module, tensors: Iterator[tuple[str, Tensor]]) -> None:
         rule = rule_of(name, named)
         targets[disk_name(name, rule)] = (tensor, rule)
     for name, tensor in tensors:
-        target, rule = targets[name]
-        target.copy_(rule.to_memory(tensor))
+        if name in targets:  # scales have no place in a network whose FP8 projections are off
+            target, rule = targets[name]
+            target.copy_(rule.to_memory(tensor))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

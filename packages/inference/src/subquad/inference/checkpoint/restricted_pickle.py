@@ -9,9 +9,18 @@ import torch
 
 from subquad.inference.errors import CheckpointError
 
+
+def _bytes_of(text: str, encoding: str) -> bytes:
+    """Undoes how old pickles spell bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes are spelt in {encoding!r}; accepted: 'latin1'")
+    return text.encode("latin1")
+
+
 _PLAIN: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
     ("torch", "Size"): tuple,
+    ("_codecs", "encode"): _bytes_of,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("pathlib", "PosixPath"): lambda *parts: "/".join(parts),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from subquad.inference.checkpoint.filter_forms import as_p_gamma
+from subquad.inference.checkpoint.fp8_projections import extra_states, is_scale
 from subquad.inference.checkpoint.layer_names import (
     FILTERS,
     FREQUENCIES,
@@ -40,7 +41,7 @@ _SCALES_OF = re.compile(r"sequential\.(\d+)\.mixer\.dense_projection\._extra_sta
 
 
 @contextmanager
-def open_savanna(path: Path, config: Config[Any], *, scratch: Path, drop_fp8_scales: bool) -> Iterator[TensorSource]:
+def open_savanna(path: Path, config: Config[Any], *, scratch: Path) -> Iterator[TensorSource]:
     """Opens a Savanna file; see `read_torch_file` for how, and `read_foreign` for what can be wrong with it."""
     with read_torch_file(path, scratch) as loaded:
         module = loaded.get("module")
@@ -57,7 +58,6 @@ def open_savanna(path: Path, config: Config[Any], *, scratch: Path, drop_fp8_sca
             embedding=_WORDS,
             naming=partial(_foreign, norm=norm),
             states=_fp8_states(tensors),
-            drop_fp8_scales=drop_fp8_scales,
         )
 
 
@@ -70,9 +70,16 @@ def write_savanna(path: Path, source: TensorSource) -> list[MappedTensor]:
     source = as_p_gamma(source)
     network = source.network
     norm = final_norm_index(network)
-    module: dict[str, TensorEntry] = {}
+    module: dict[str, Any] = {}
     report = []
+    states = extra_states(source)
     for name, entry in source.entries.items():
+        if is_scale(name):
+            projection = name.rpartition(".fp8.")[0]
+            foreign = _name_of(network, f"{projection}.weight", norm).removesuffix("weight") + "_extra_state"
+            module[foreign] = states[projection]
+            report.append(MappedTensor(name, foreign, "into scale_fwd"))
+            continue
         if name.endswith(FREQUENCIES):
             report.append(MappedTensor(name, None, "left out: computed from the rotary base"))
             continue

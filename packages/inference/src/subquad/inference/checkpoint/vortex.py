@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from subquad.inference.checkpoint.filter_forms import as_poles
-from subquad.inference.checkpoint.fp8_scales import scale_entries
+from subquad.inference.checkpoint.fp8_projections import extra_states, is_scale
+from subquad.inference.checkpoint.fp8_scales import Fp8Scales, scale_entries
 from subquad.inference.checkpoint.native import compare_tensors, expected_tensors
 from subquad.inference.checkpoint.report import SAME, MappedTensor, joined
 from subquad.inference.checkpoint.source import EMBEDDING, TensorSource, entry_of, striped_hyena2_of
@@ -24,7 +25,7 @@ _UNEMBEDDING = "unembed.weight"
 
 
 @contextmanager
-def open_vortex(path: Path, config: Config[Any], *, scratch: Path, drop_fp8_scales: bool) -> Iterator[TensorSource]:
+def open_vortex(path: Path, config: Config[Any], *, scratch: Path) -> Iterator[TensorSource]:
     """Opens a Vortex file, or its parts; see `read_torch_file`.
 
     Raises:
@@ -41,7 +42,7 @@ def open_vortex(path: Path, config: Config[Any], *, scratch: Path, drop_fp8_scal
         dtype = entries[EMBEDDING].dtype
         states = {match[1]: (name, value) for name, value in loaded.items() if (match := _STATE.fullmatch(name))}
         forms = expected_tensors(striped_hyena2_of(config, dtype, str(path)))
-        scales, scale_rows = scale_entries(str(path), states, forms, drop=drop_fp8_scales)
+        scales, scale_rows = scale_entries(str(path), states, forms)
         entries |= scales
         compare_tensors(str(path), {e.name: (e.shape, e.dtype) for e in entries.values()}, forms)
         report = [MappedTensor(name, name, SAME) for name in kept] + scale_rows
@@ -57,8 +58,12 @@ def write_vortex(path: Path, source: TensorSource) -> list[MappedTensor]:
       What became of each tensor of the source.
     """
     source = as_poles(source)
-    content: dict[str, Any] = dict(source.entries)
+    content: dict[str, Any] = {name: entry for name, entry in source.entries.items() if not is_scale(name)}
     report = [MappedTensor(name, name, SAME) for name in content]
+    for projection, state in extra_states(source).items():
+        content[f"{projection}._extra_state"] = state
+        ends = (f"{projection}.fp8.{end}" for end in Fp8Scales._fields)
+        report += [MappedTensor(end, f"{projection}._extra_state", "into scale_fwd") for end in ends]
     content[_UNEMBEDDING] = content[EMBEDDING]
     report.append(MappedTensor(EMBEDDING, _UNEMBEDDING, "same storage"))
     write_torch_file(path, content)

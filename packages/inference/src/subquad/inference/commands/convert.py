@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subquad.inference.commands.byte_progress import shown_bytes
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.progress import shown_bytes
 from subquad.inference.commands.settings import Overwrite, Progress, Traceback
 
 if TYPE_CHECKING:
@@ -62,11 +62,10 @@ def convert(
     tokenizer: Annotated[
         TokenizerName, typer.Option(help="Of a native OUT; the two differ beyond ASCII only.")
     ] = TokenizerName.byte,
-    drop_fp8_scales: Annotated[
+    without_fp8: Annotated[
         bool,
         typer.Option(
-            "--drop-fp8-scales",
-            help="Go on without scales of FP8 projections, lost or missing; 1b, 20b and 40b predict worse.",
+            "--without-fp8", help="Make plain projections, with or without FP8 scales; 1b, 20b and 40b predict worse."
         ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write what became of each tensor here, as JSON lines.")] = None,
@@ -90,7 +89,7 @@ def convert(
                 config=tree,
                 metadata=metadata,
                 tokenizer=tokenizer.value,
-                drop_fp8_scales=drop_fp8_scales,
+                without_fp8=without_fp8,
                 overwrite=overwrite,
                 on_progress=advance,
             )

@@ -32,10 +32,39 @@ class StrandChoice(StrEnum):
     both = "both"
 
 
+class OutputFormat(StrEnum):
+    """Formats of output files."""
+
+    auto = "auto"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    safetensors = "safetensors"
+
+
 Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="JSON lines go here, complete or not at all; default: standard output."),
+    typer.Option("--output", "-o", help="Results go here, complete or not at all; default: JSON lines on stdout."),
+]
+ResultsFormat = Annotated[
+    OutputFormat, typer.Option("--output-format", help="Format of the output; auto goes by its name, else JSON lines.")
+]
+SubquadraticOps = Annotated[
+    bool | None,
+    typer.Option(
+        "--use-subquadratic-ops/--no-use-subquadratic-ops",
+        help="Demand fused operators, or run their parts one by one; default: what is faster. Decode is the same.",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", min=1, help="Sequences read side by side; 1 makes results bitwise independent of each other."
+    ),
+]
+PrependEOD = Annotated[
+    bool,
+    typer.Option("--prepend-eod", help="Start from the end-of-document token, so that the first base is scored."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep the results of an interrupted run and go on.")]

@@ -1,7 +1,7 @@
 """The two kinds of residual block of StripedHyena 2: around a Hyena mixer, and around attention."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from subquad.modules.mixers.attention import Attention
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.modal import HyenaLong, ModalState
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState
+from subquad.modules.parts.fp8_linear import linear_without_bias
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
@@ -28,6 +29,7 @@ class BlockOptions(Placement):
     activation: Literal["gelu", "identity"]
     eps: float
     norm_form: NormForm
+    fp8_projections: NotRequired[bool]
 
 
 class StripedHyena2Block(nn.Module, ABC):
@@ -50,7 +52,7 @@ class StripedHyena2Block(nn.Module, ABC):
 
     @abstractmethod
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes normalised input over the sequence."""
 
@@ -61,10 +63,16 @@ class StripedHyena2Block(nn.Module, ABC):
         """Mixes one normalised token per row."""
 
     def forward(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None = None,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Transforms whole sequences, or the next chunk of the sequences in ``state``."""
-        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state))
+        """Transforms whole sequences, or the next chunk of the sequences in ``state``.
+
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
+        """
+        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state, starts))
         return self.mlp.add_to(total, normed)
 
     def step(
@@ -100,7 +108,9 @@ class HyenaBlock(StripedHyena2Block):
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
         super().__init__(channels, options)
         place = Placement(device=options["device"], dtype=options["dtype"])
-        self.projections = nn.Linear(channels, 3 * channels, bias=False, **place)
+        self.projections = linear_without_bias(
+            channels, 3 * channels, fp8=options.get("fp8_projections", False), place=place
+        )
         self.filter = mixer
         self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
 
@@ -116,7 +126,7 @@ class HyenaBlock(StripedHyena2Block):
         return self.filter.projection_taps
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
@@ -194,11 +204,11 @@ class AttentionBlock(StripedHyena2Block):
         return self.inner_mha_cls
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, attends and projects back."""
         assert state is None or isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state)
+        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     def mix_step(

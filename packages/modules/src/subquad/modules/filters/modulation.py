@@ -78,7 +78,8 @@ class GaussianModulation(FullPrecisionModule):
 
     Deviations act within bounds that are stated as what the envelope leaves: the narrowest leaves
     ``least_at_step`` one tap from the centre, the widest ``greatest_at_limit`` at the trained reach, along each axis.
-    They start in log steps over the channels, from the narrowest to one that leaves 0.1 at ``init_extent``.
+    They start in log steps over the channels, from the narrowest to one that leaves 0.1 at ``init_extent``, or the
+    other way round, which suits filters whose frequencies rise with the channel.
 
     Args:
       channels: Number of filters.
@@ -87,6 +88,7 @@ class GaussianModulation(FullPrecisionModule):
       least_at_step: Between 0 and 1.
       greatest_at_limit: Between 0 and 1.
       init_extent: Coordinate at which the widest channel starts at 0.1, per axis or for all.
+      widest_first: Whether channel 0 starts the widest.
       parametrization: ``"direct"`` learns deviations, ``"log"`` their logarithms, ``"softplus"`` their inverse
         softplus.
 
@@ -106,6 +108,7 @@ class GaussianModulation(FullPrecisionModule):
         least_at_step: float = 0.1,
         greatest_at_limit: float = 0.95,
         init_extent: float | Sequence[float] = 1.0,
+        widest_first: bool = False,
         parametrization: Deviations = "direct",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -124,6 +127,7 @@ class GaussianModulation(FullPrecisionModule):
         if len(extents) != data_dim or min(extents) <= 0:
             raise ConfigurationError(f"init_extent is {init_extent!r}; accepted are positive numbers, 1 or {data_dim}")
         self.parametrization: Deviations = parametrization
+        self.widest_first = widest_first
         self.init_extent = tuple(float(extent) for extent in extents)
         wide = full_precision_dtype(dtype)
         low = [_deviation(least_at_step, 1 / (reach - 1)) for reach in self.trained_reach]
@@ -146,6 +150,7 @@ class GaussianModulation(FullPrecisionModule):
             steps = torch.linspace(math.log(ends[0]), math.log(ends[1]), len(self.parameter), dtype=torch.float64)
             columns.append(steps.exp())
         deviations = torch.stack(columns, dim=1)
+        deviations = deviations.flip(0) if self.widest_first else deviations
         inverse = {"direct": lambda x: x, "log": torch.log, "softplus": lambda x: x.expm1().log()}
         with torch.no_grad():
             self.parameter.copy_(inverse[self.parametrization](deviations))

@@ -16,11 +16,11 @@ from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     GatedConvState,
     causal_conv_with_state,
+    fill_ring,
     fir_step,
     gated_conv,
     gated_conv_with_state,
     history_from_ring,
-    ring_from_history,
 )
 
 FilterParameters = Literal["poles", "p_gamma"]
@@ -116,7 +116,7 @@ class HyenaFIR(FullPrecisionModule):
             refuse_split_state(self.exchange)
             history = history_from_ring(state.taps, state.position).to(gated.dtype)
             y, history = causal_conv_with_state(gated, self.filter_taps(), skip=self.D, initial_state=history)
-            state.taps.copy_(ring_from_history(history, state.position + gated.shape[-1]))
+            fill_ring(state.taps, history, state.position, gated.shape[-1])
         return q * y.transpose(1, 2)
 
     def forward_projected(
@@ -136,9 +136,8 @@ class HyenaFIR(FullPrecisionModule):
                 history_from_ring(state.taps, state.position).to(z.dtype),
             )
             y, after = gated_conv_with_state(z, short_taps, taps, skip=self.D, initial_state=before)
-            end = state.position + z.shape[-1]
-            state.projection.copy_(ring_from_history(after.projection, end))
-            state.taps.copy_(ring_from_history(after.mixer, end))
+            fill_ring(state.projection, after.projection, state.position, z.shape[-1])
+            fill_ring(state.taps, after.mixer, state.position, z.shape[-1])
             return y, state
         if self.exchange.size == 1:
             return gated_conv(z, short_taps, taps, skip=self.D), None

@@ -20,6 +20,7 @@ class HyenaState(InputHistoryState):
 
     Attributes:
       inputs: See ``InputHistoryState``.
+      pending: Likewise.
       projection: Ring of the short filter, ``[batch, 3 * channel, tap - 1]``; None without a short filter.
     """
 
@@ -153,7 +154,7 @@ class Hyena(nn.Module):
         short = self.short_conv
         past = None if short is None else (batch_size, 3 * self.channels, short.filter_size - 1)
         ring = None if past is None else torch.zeros(past, device=long.inputs.device, dtype=long.inputs.dtype)
-        return HyenaState(position=long.position, inputs=long.inputs, projection=ring)
+        return HyenaState(position=long.position, inputs=long.inputs, pending=long.pending, projection=ring)
 
     def step(
         self,

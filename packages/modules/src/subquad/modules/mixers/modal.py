@@ -16,12 +16,12 @@ from subquad.modules.parts.full_precision import FullPrecisionModule, full_preci
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     GatedModalState,
+    fill_ring,
     gated_modal_conv,
     gated_modal_conv_with_state,
     history_from_ring,
     modal_conv_with_state,
     modal_step,
-    ring_from_history,
 )
 
 
@@ -150,7 +150,7 @@ class HyenaLong(FullPrecisionModule):
             y, after = gated_modal_conv_with_state(
                 z, short_taps, poles, self.residues, skip=self.D, initial_state=before
             )
-            state.projection.copy_(ring_from_history(after.projection, state.position + z.shape[-1]))
+            fill_ring(state.projection, after.projection, state.position, z.shape[-1])
             state.modal.copy_(after.modal)
             return y, state
         if self.exchange.size == 1:

@@ -57,13 +57,13 @@ class ResidualNetwork(nn.Module):
     def forward(
         self, x: Tensor, *, condition: Float[Tensor, "batch *points condition"] | None = None
     ) -> Float[Tensor, "batch *space out"]:
-        """Maps a grid, channels last (or whatever ``in_proj_cfg`` reads), to a grid."""
+        """Maps a grid, ``[batch, *space, channel]`` or whatever ``in_proj_cfg`` reads, to a grid."""
         return self.out_proj(self.features(x, condition=condition))
 
     def features(
         self, x: Tensor, *, condition: Float[Tensor, "batch *points condition"] | None = None
     ) -> Float[Tensor, "batch *coarse channel"]:
-        """Returns the residual stream behind the last norm."""
+        """Returns the last norm's output, for ``[batch, *space, channel]`` or what ``in_proj_cfg`` reads."""
         x = self.dropout(self.position(self.in_proj(x)))
         return self.norm(self.stack(x, condition=None if condition is None else self.condition_proj(condition)))
 
@@ -117,7 +117,7 @@ class ResidualClassifier(nn.Module):
     def forward(
         self, x: Tensor, *, condition: Float[Tensor, "batch *points condition"] | None = None
     ) -> Float[Tensor, "batch class"]:
-        """Returns the logits of every sample.
+        """Returns the logits of every sample, of ``[batch, *space, channel]`` or what ``in_proj_cfg`` reads.
 
         Raises:
           InputMismatch: The stream has another number of channels than ``hidden_dim``.

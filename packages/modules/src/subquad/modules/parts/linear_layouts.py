@@ -1,35 +1,68 @@
 """The product of a plain linear in the layouts and sums that its own call cannot make without a pass over memory."""
 
+from typing import TypeGuard
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+
+_ALIGNED = 8  # elements; off this grid cuBLAS takes kernels eight times slower where the length is the inner axis
+_LONG = 1024  # tokens from which a product per sequence costs no more than one for the batch
 
 
-def is_plain(linear: nn.Module) -> bool:
-    """Says whether a module is a linear of torch and nothing more: no subclass, no parametrisation, no hook."""
+def _is_plain(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
+    """Says whether a module is a linear of torch and nothing more, so that its call is the product of its weight.
+
+    No subclass, no parametrisation, no hook, no autocast between.
+    """
     hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
-    return type(linear) is nn.Linear and not any(hooks)
+    if type(linear) is not nn.Linear or any(hooks) or torch.is_autocast_enabled(x.device.type):
+        return False
+    return linear.weight.dtype == x.dtype
+
+
+def _aligned(x: Tensor, axis: int) -> Tensor:
+    """Appends zeros along an axis up to a length that cuBLAS takes at full speed."""
+    missing = -x.shape[axis] % _ALIGNED
+    if not missing or not x.is_cuda:
+        return x
+    return functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, missing])
 
 
 def product_channels_first(
     linear: nn.Module, x: Float[Tensor, "batch length channel"]
 ) -> Float[Tensor, "batch rows length"]:
     """Computes ``linear(x).transpose(1, 2)`` with unit stride along the length where the linear is plain."""
-    if not is_plain(linear) or linear.bias is not None:
+    if not _is_plain(linear, x) or linear.bias is not None:
         return linear(x).transpose(1, 2)
-    batch, length, channels = x.shape
-    product = torch.mm(linear.weight, x.reshape(batch * length, channels).t())
-    return product.unflatten(1, (batch, length)).transpose(0, 1)
+    length = x.shape[1]
+    x = _aligned(x, 1)
+    if x.shape[0] == 1:
+        product = torch.mm(linear.weight, x[0].t()).unsqueeze(0)
+    else:
+        product = torch.bmm(linear.weight.expand(x.shape[0], -1, -1), x.transpose(1, 2))
+    return product[:, :, :length]
 
 
 def product_of_channels_first(
     linear: nn.Module, x: Float[Tensor, "batch channel length"]
 ) -> Float[Tensor, "batch length rows"]:
     """Computes ``linear(x.transpose(1, 2))`` without making the transposed input where the linear is plain."""
-    if not is_plain(linear) or linear.bias is None or (x.shape[0] > 1 and torch.is_grad_enabled()):
+    if not _is_plain(linear, x) or linear.bias is None:
         return linear(x.transpose(1, 2))
-    rows = [torch.addmm(linear.bias, row.t(), linear.weight.t()) for row in x.unbind(0)]
-    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+    length = x.shape[2]
+    x = _aligned(x, 2)
+    weight = linear.weight.t()
+    if x.shape[0] == 1:
+        product = torch.addmm(linear.bias, x[0].t(), weight).unsqueeze(0)
+    elif x.is_cuda and length >= _LONG and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        product = torch.empty(x.shape[0], x.shape[2], weight.shape[1], dtype=x.dtype, device=x.device)
+        for row, out in zip(x, product, strict=True):
+            torch.addmm(linear.bias, row.t(), weight, out=out)
+    else:
+        product = torch.baddbmm(linear.bias, x.transpose(1, 2), weight.expand(x.shape[0], -1, -1))
+    return product[:, :length]
 
 
 def add_product(
@@ -41,10 +74,9 @@ def add_product(
     """
     if (
         torch.is_grad_enabled()
-        or not is_plain(linear)
+        or not _is_plain(linear, x)
         or linear.bias is not None
-        or torch.is_autocast_enabled(x.device.type)
-        or not residual.dtype == x.dtype == linear.weight.dtype
+        or residual.dtype != x.dtype
         or not residual.is_contiguous()
     ):
         return linear(x) + residual

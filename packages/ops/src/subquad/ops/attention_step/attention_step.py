@@ -146,11 +146,12 @@ def compute_in_torch(
     """Computes the checked call in plain torch; stores key and value in place and returns y."""
     q, k = _rotated(qkv[:, :, :2], position, inv_freq, position_scale).unbind(2)
     q, k, v = q.to(keys.dtype), k.to(keys.dtype), qkv[:, :, 2].to(values.dtype)
-    if qkv.device.type == "cpu":
+    if host_reads_freely(qkv):
         return _row_by_row(q, k, v, keys, values, pages, position, page_size, active).to(qkv.dtype)
     last = (position // page_size).clamp(max=pages.shape[1] - 1)
     slot = pages.gather(1, last[:, None])[:, 0].long() * page_size + position % page_size
-    stored = position < pages.shape[1] * page_size if active is None else active
+    stored = position < pages.shape[1] * page_size
+    stored = stored if active is None else stored & active
     _store(k, keys, slot, stored)
     _store(v, values, slot, stored)
     time = torch.arange(pages.shape[1] * page_size, device=qkv.device)
@@ -159,6 +160,11 @@ def compute_in_torch(
     past_keys, past_values = (x[slots].transpose(1, 2) for x in (keys, values))
     y = functional.scaled_dot_product_attention(q[:, :, None], past_keys, past_values, attn_mask=seen)
     return y[:, :, 0].to(qkv.dtype)
+
+
+def host_reads_freely(x: Tensor) -> bool:
+    """Says whether the host can look at values without waiting for a device."""
+    return x.device.type == "cpu"
 
 
 def _rotated(x: Tensor, position: Tensor, inv_freq: Tensor, position_scale: float) -> Tensor:

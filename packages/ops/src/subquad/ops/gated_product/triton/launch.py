@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from subquad.ops.dispatch import runs_plainly
 from subquad.ops.gated_product.triton.kernels import gated_product_backward_kernel, gated_product_kernel
 
 _TILE = 1024
@@ -23,8 +24,7 @@ def _branches(x: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
     return rows, values if values.stride(1) == 1 else values.contiguous()
 
 
-@torch.library.custom_op("subquad::gated_product_triton", mutates_args=())
-def gated_product_triton(x: Tensor, other: Tensor | None, gelu: bool) -> Tensor:
+def _launch(x: Tensor, other: Tensor | None, gelu: bool) -> Tensor:
     """Arguments as in gated_product."""
     gate, value = _branches(x, other)
     rows, channels = gate.shape
@@ -33,6 +33,9 @@ def gated_product_triton(x: Tensor, other: Tensor | None, gelu: bool) -> Tensor:
         gate, value, y, gate.stride(0), value.stride(0), channels, GELU=gelu, TILE=_TILE, num_warps=4
     )
     return y
+
+
+gated_product_triton = torch.library.custom_op("subquad::gated_product_triton", mutates_args=())(_launch)
 
 
 @gated_product_triton.register_fake
@@ -86,4 +89,5 @@ gated_product_triton.register_autograd(_backward, setup_context=_keep)
 
 def run(x: Tensor, other: Tensor | None, *, activation: str | None) -> Tensor:
     """Does what gated_product's torch form does."""
-    return torch.ops.subquad.gated_product_triton(x, other, activation == "gelu")
+    launch = _launch if runs_plainly(x, other) else torch.ops.subquad.gated_product_triton
+    return launch(x, other, activation == "gelu")

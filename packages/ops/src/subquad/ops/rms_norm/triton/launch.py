@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from subquad.ops.dispatch import runs_plainly
 from subquad.ops.rms_norm.triton.kernels import rms_norm_backward_kernel, rms_norm_kernel
 
 MOST_CHANNELS = 32768  # a row lies in the registers of one program
@@ -23,8 +24,7 @@ def _warps(channels: int) -> int:
     return 4 if channels <= 2048 else 8 if channels <= 8192 else 16
 
 
-@torch.library.custom_op("subquad::rms_norm_triton", mutates_args=())
-def rms_norm_triton(x: Tensor, addend: Tensor | None, scale: Tensor, eps: float, vortex: bool) -> tuple[Tensor, Tensor]:
+def _launch(x: Tensor, addend: Tensor | None, scale: Tensor, eps: float, vortex: bool) -> tuple[Tensor, Tensor]:
     """Returns y and the sum, which is empty where there is no addend."""
     channels = x.shape[-1]
     rows, added = _rows(x), None if addend is None else _rows(addend)
@@ -46,6 +46,9 @@ def rms_norm_triton(x: Tensor, addend: Tensor | None, scale: Tensor, eps: float,
         num_warps=_warps(channels),
     )
     return y, total
+
+
+rms_norm_triton = torch.library.custom_op("subquad::rms_norm_triton", mutates_args=())(_launch)
 
 
 @rms_norm_triton.register_fake
@@ -103,5 +106,6 @@ rms_norm_triton.register_autograd(_backward, setup_context=_keep)
 
 def run(x: Tensor, addend: Tensor | None, scale: Tensor, *, eps: float, form: str) -> tuple[Tensor, Tensor]:
     """Does what rms_norm's torch form does."""
-    y, total = torch.ops.subquad.rms_norm_triton(x, addend, scale, eps, form == "vortex")
+    launch = _launch if runs_plainly(x, addend, scale) else torch.ops.subquad.rms_norm_triton
+    y, total = launch(x, addend, scale, eps, form == "vortex")
     return y, x if addend is None else total

@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from subquad.ops.dispatch import runs_plainly
 from subquad.ops.rotary.triton.kernels import rotary_into_kernel, rotary_kernel
 
 _TILE = 512  # pairs a program
@@ -20,8 +21,7 @@ def _channels_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-@torch.library.custom_op("subquad::rotary_triton", mutates_args=())
-def rotary_triton(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, direction: float) -> Tensor:
+def _launch(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, direction: float) -> Tensor:
     """Arguments as in rotary; ``direction`` is 1, or -1 to turn back."""
     stream = _channels_contiguous(x)
     batch, length, heads, size = x.shape
@@ -48,6 +48,9 @@ def rotary_triton(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, d
     return y
 
 
+rotary_triton = torch.library.custom_op("subquad::rotary_triton", mutates_args=())(_launch)
+
+
 @rotary_triton.register_fake
 def _(x, position, inv_freq, scale, direction):
     return x.new_empty(x.shape)
@@ -67,10 +70,7 @@ def _backward(ctx, to_y):
 rotary_triton.register_autograd(_backward, setup_context=_keep)
 
 
-@torch.library.custom_op("subquad::rotary_into_triton", mutates_args=("keys", "values"))
-def rotary_into_triton(
-    qkv: Tensor, position: Tensor, inv_freq: Tensor, keys: Tensor, values: Tensor, scale: float
-) -> Tensor:
+def _launch_into(qkv: Tensor, position: Tensor, inv_freq: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Arguments as in rotary_into."""
     stream = _channels_contiguous(qkv)
     batch, length, heads, _, size = qkv.shape
@@ -100,6 +100,11 @@ def rotary_into_triton(
     return y
 
 
+rotary_into_triton = torch.library.custom_op("subquad::rotary_into_triton", mutates_args=("keys", "values"))(
+    _launch_into
+)
+
+
 @rotary_into_triton.register_fake
 def _(qkv, position, inv_freq, keys, values, scale):
     return qkv.new_empty((*qkv.shape[:3], qkv.shape[-1]))
@@ -107,7 +112,10 @@ def _(qkv, position, inv_freq, keys, values, scale):
 
 def run(x: Tensor, position: Tensor, inv_freq: Tensor, *, scale: float, into: tuple[Tensor, Tensor] | None) -> Tensor:
     """Does what rotary's torch form does."""
+    plainly = runs_plainly(x)
     if into is None:
-        return torch.ops.subquad.rotary_triton(x, position, inv_freq, float(scale), 1.0)
+        launch = _launch if plainly else torch.ops.subquad.rotary_triton
+        return launch(x, position, inv_freq, float(scale), 1.0)
     keys, values = into
-    return torch.ops.subquad.rotary_into_triton(x, position, inv_freq, keys, values, float(scale))
+    launch = _launch_into if plainly else torch.ops.subquad.rotary_into_triton
+    return launch(x, position, inv_freq, keys, values, float(scale))

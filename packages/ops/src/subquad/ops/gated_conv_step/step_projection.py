@@ -1,0 +1,79 @@
+"""The linear layer that makes the three rows of each channel of a gated step."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subquad.ops import _checks, dispatch
+from subquad.ops.errors import ShapeMismatch
+from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
+from subquad.ops.linear_step.linear_step import check_product
+from subquad.ops.linear_step.linear_step import compute_in_torch as linear_step_in_torch
+from subquad.ops.linear_step.step_norm import StepNorm
+
+
+class StepProjection(NamedTuple):
+    """``z = weight @ norm(x)``, row ``3 * c + p`` stream p of channel c."""
+
+    weight: Tensor  # [3 * channel, input]
+    norm: StepNorm | None = None
+
+
+def check_streams(
+    x: Tensor,
+    projection_taps: Tensor,
+    projection_ring: Tensor,
+    position: Tensor,
+    projection: StepProjection | None,
+    active: Tensor | None,
+) -> int:
+    """Checks what both gated steps have in common and returns the number of channels."""
+    batch, rows = _checks.step(x)
+    if projection is not None:
+        check_product(x, projection.weight, projection.norm, "projection.weight")
+        rows = projection.weight.shape[0]
+    if rows % 3 or not rows:
+        raise ShapeMismatch(f"there are {rows} projected rows; a gated step has three for every channel")
+    _checks.taps("projection_taps", projection_taps, x, rows)
+    if projection_taps.shape[0] != rows:
+        raise ShapeMismatch(f"projection_taps has {projection_taps.shape[0]} rows; {rows} projected rows need as many")
+    _checks.shaped("projection_ring", projection_ring, (batch, rows, projection_taps.shape[1] - 1), x)
+    _checks.row_values("position", position, batch, x, (torch.int64, torch.int32))
+    _checks.row_values("active", active, batch, x, (torch.bool,))
+    return rows // 3
+
+
+def describe_step(
+    operator: str, x: Tensor, projection_taps: Tensor, width: int, named: dict[str, object | None]
+) -> dispatch.Call:
+    """Describes a gated step to the dispatcher."""
+    return dispatch.Call(
+        operator=operator,
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=x.shape[0],
+        channels=projection_taps.shape[0] // 3,
+        length=1,
+        taps=width,
+        projection_taps=projection_taps.shape[1],
+        options=frozenset(name for name, value in named.items() if value is not None),
+        capturing=dispatch.capturing(x),
+    )
+
+
+def streams_in_torch(
+    x: Tensor,
+    projection_taps: Tensor,
+    projection_ring: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    active: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns q, k and v of one token a row, ``[batch, channel]`` each, in plain torch."""
+    if projection is not None:
+        x = linear_step_in_torch(x, projection.weight, norm=projection.norm, bias=None, residual=None)
+    z = fir_step_in_torch(x, projection_taps, projection_ring, position, bias=None, skip=None, active=active)
+    q, k, v = z.unflatten(1, (-1, 3)).unbind(2)
+    return q, k, v

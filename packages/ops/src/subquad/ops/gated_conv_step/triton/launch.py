@@ -1,0 +1,195 @@
+"""gated_conv_step and gated_modal_step as torch custom operators over the Triton kernels."""
+
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Launch options such as num_warps are no parameters of a kernel.
+
+import torch
+import triton
+from torch import Tensor
+
+from subquad.ops.gated_conv_step.step_projection import StepProjection
+from subquad.ops.gated_conv_step.triton.kernels import gated_step_kernel, projected_gated_step_kernel
+from subquad.ops.linear_step.triton.launch import cached_bytes, norm_arguments, padded
+from subquad.ops.linear_step.triton.launch import run as linear_step
+from subquad.ops.linear_step.triton.programmatic import dependent_launch
+
+_TILE = 1024  # ring samples or modes a program
+
+
+def projected_tile(inputs: int) -> tuple[int, int, int]:
+    """Returns channels and inputs of a tile of each of the three rows of a channel, and warps; measured on an H100."""
+    return (4, 1024, 4) if inputs <= 2048 else (4, 512, 4)
+
+
+@torch.library.custom_op("subquad::gated_step_triton", mutates_args=("ring", "memory"))
+def gated_step_triton(
+    z: Tensor,
+    short_taps: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    ring: Tensor,
+    memory: Tensor,
+    position: Tensor,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Tensor:
+    """The rows are given. ``first`` holds taps, or log poles where ``second`` holds residues; all contiguous."""
+    batch, channels, size = memory.shape
+    width = padded(size)
+    own = max(1, min(_TILE // width, padded(channels), 64))
+    y = torch.empty((batch, channels), dtype=z.dtype, device=z.device)
+    gated_step_kernel[(triton.cdiv(channels, own), batch)](
+        z,
+        short_taps,
+        ring,
+        first,
+        first if second is None else second,
+        memory,
+        position,
+        z if skip is None else skip,
+        position if active is None else active.view(torch.uint8),
+        y,
+        channels,
+        channels // first.shape[0],
+        size,
+        ring.shape[2],
+        CHANNELS=own,
+        SHORT=padded(ring.shape[2]),
+        WIDTH=width,
+        MODAL=second is not None,
+        SKIP=skip is not None,
+        ACTIVE=active is not None,
+        num_warps=4,
+        **dependent_launch(),
+    )
+    return y
+
+
+@gated_step_triton.register_fake
+def _(z, short_taps, first, second, ring, memory, position, skip, active):
+    return z.new_empty(memory.shape[:2])
+
+
+@torch.library.custom_op("subquad::projected_gated_step_triton", mutates_args=("ring", "memory"))
+def projected_gated_step_triton(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    norm: int,
+    eps: float,
+    upcoming: Tensor | None,
+    short_taps: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    ring: Tensor,
+    memory: Tensor,
+    position: Tensor,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Tensor:
+    """Makes the rows of one vector; the rest as in ``gated_step_triton``."""
+    _, channels, size = memory.shape
+    inputs = x.shape[1]
+    own, columns, warps = projected_tile(inputs)
+    y = torch.empty((1, channels), dtype=x.dtype, device=x.device)
+    projected_gated_step_kernel[(triton.cdiv(channels, own),)](
+        x,
+        x if scale is None else scale,
+        weight,
+        weight if upcoming is None else upcoming,
+        cached_bytes(upcoming),
+        short_taps,
+        ring,
+        first,
+        first if second is None else second,
+        memory,
+        position,
+        x if skip is None else skip,
+        position if active is None else active.view(torch.uint8),
+        y,
+        channels,
+        channels // first.shape[0],
+        size,
+        ring.shape[2],
+        inputs,
+        eps,
+        CHANNELS=own,
+        IN=min(columns, padded(inputs)),
+        NORM=norm,
+        SHORT=padded(ring.shape[2]),
+        WIDTH=padded(size),
+        MODAL=second is not None,
+        SKIP=skip is not None,
+        ACTIVE=active is not None,
+        num_warps=warps,
+        **dependent_launch(),
+    )
+    return y
+
+
+@projected_gated_step_triton.register_fake
+def _(x, weight, scale, norm, eps, upcoming, short_taps, first, second, ring, memory, position, skip, active):
+    return x.new_empty(memory.shape[:2])
+
+
+def run_step(
+    x: Tensor,
+    short_taps: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    ring: Tensor,
+    memory: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+    upcoming: Tensor | None,
+) -> Tensor:
+    """Runs either step; a ring or a state that is a strided view is copied there and back."""
+    first, second = first.contiguous(), None if second is None else second.contiguous()
+    skip, active = None if skip is None else skip.contiguous(), None if active is None else active.contiguous()
+    own_ring, own_memory = ring.contiguous(), memory.contiguous()
+    shared = (short_taps.contiguous(), first, second, own_ring, own_memory, position.contiguous(), skip, active)
+    if projection is not None and x.shape[0] == 1:
+        scale, form, eps = norm_arguments(projection.norm)
+        y = torch.ops.subquad.projected_gated_step_triton(
+            x.contiguous(), projection.weight.contiguous(), scale, form, eps, upcoming, *shared
+        )
+    else:
+        if projection is not None:
+            x = linear_step(x, projection.weight, norm=projection.norm, bias=None, residual=None, upcoming=upcoming)
+        y = torch.ops.subquad.gated_step_triton(x.contiguous(), *shared)
+    for own, given in ((own_ring, ring), (own_memory, memory)):
+        if own.data_ptr() != given.data_ptr():
+            given.copy_(own)
+    return y
+
+
+def run(
+    x: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    projection_ring: Tensor,
+    mixer_ring: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+    upcoming: Tensor | None,
+) -> Tensor:
+    """Does what gated_conv_step's torch form does."""
+    return run_step(
+        x,
+        projection_taps,
+        mixer_taps,
+        None,
+        projection_ring,
+        mixer_ring,
+        position,
+        projection=projection,
+        skip=skip,
+        active=active,
+        upcoming=upcoming,
+    )

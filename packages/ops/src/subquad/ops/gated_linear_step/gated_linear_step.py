@@ -1,0 +1,96 @@
+"""One decode step of a gated pair of linear layers, with the norm in front of it: the public function."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
+from subquad.ops.axes import Step, Weight
+from subquad.ops.linear_step.linear_step import check_product
+from subquad.ops.linear_step.step_norm import StepNorm, normalised
+
+
+def gated_linear_step(
+    x: Step,
+    gate_weight: Weight,
+    value_weight: Weight,
+    *,
+    norm: StepNorm | None = None,
+    activation: Literal["gelu"] | None = None,
+    upcoming: Tensor | None = None,
+    backend: str = "auto",
+) -> Step:
+    """Multiplies one vector of each row by two matrices and the results with each other.
+
+    ``y = activation(gate_weight @ norm(x)) * (value_weight @ norm(x))``
+
+    Args:
+      x: ``[batch, input]``.
+      gate_weight: ``[output, input]`` in the dtype of x.
+      value_weight: ``[output, input]`` in the dtype of x.
+      norm: applied to x first; None takes x as it is.
+      activation: ``"gelu"`` (exact, with erf) or None, which leaves the gate as it is.
+      upcoming: weights that the next operator will read; a GPU brings the first megabytes of them to its cache while
+        it has time. Changes no result.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      ``[batch, output]`` in the dtype of x. Not differentiable. On CUDA each row is computed from itself alone.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+    """
+    check_product(x, gate_weight, norm, "gate_weight")
+    _checks.shaped("value_weight", value_weight, tuple(gate_weight.shape), x)
+    _checks.one_of("activation", activation, (None, "gelu"))
+    call = describe(x, gate_weight, value_weight, norm=norm, activation=activation)
+    chosen, _ = dispatch.choose(call, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(x, gate_weight, value_weight, norm=norm, activation=activation, upcoming=upcoming)
+
+
+def describe(
+    x: Tensor,
+    gate_weight: Tensor,
+    value_weight: Tensor,
+    *,
+    norm: StepNorm | None = None,
+    activation: str | None = None,
+    upcoming: Tensor | None = None,
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    named = {"norm": norm, "activation": activation}
+    return dispatch.Call(
+        operator="gated_linear_step",
+        dtype=x.dtype,
+        device=x.device.type,
+        batch=x.shape[0],
+        channels=gate_weight.shape[0],
+        length=1,
+        taps=x.shape[1],
+        options=frozenset(name for name, value in named.items() if value is not None),
+        capturing=dispatch.capturing(x),
+    )
+
+
+@without_autocast
+def compute_in_torch(
+    x: Tensor,
+    gate_weight: Tensor,
+    value_weight: Tensor,
+    *,
+    norm: StepNorm | None,
+    activation: str | None,
+    upcoming: Tensor | None = None,
+) -> Tensor:
+    """Computes the checked call in plain torch."""
+    x = normalised(x, norm)
+    gate = functional.linear(x, gate_weight)
+    if activation == "gelu":
+        gate = functional.gelu(gate)
+    return gate * functional.linear(x, value_weight)

@@ -1,0 +1,130 @@
+"""One decode step of a gated modal convolution, and of the projection in front of it: the public function."""
+
+import torch
+from torch import Tensor
+
+from subquad.ops import _checks, dispatch
+from subquad.ops._autocast import without_autocast
+from subquad.ops.axes import Active, History, ModalState, Modes, PerChannel, Position, ProjectionTaps, Step
+from subquad.ops.gated_conv_step.step_projection import (
+    StepProjection,
+    check_streams,
+    describe_step,
+    streams_in_torch,
+)
+from subquad.ops.modal_step.modal_step import compute_in_torch as modal_step_in_torch
+
+
+def gated_modal_step(
+    x: Step,
+    projection_taps: ProjectionTaps,
+    log_poles: Modes,
+    residues: Modes,
+    projection_ring: History,
+    state: ModalState,
+    position: Position,
+    *,
+    projection: StepProjection | None = None,
+    skip: PerChannel | None = None,
+    active: Active | None = None,
+    upcoming: Tensor | None = None,
+    backend: str = "auto",
+) -> Step:
+    """Takes one token of each row through projection, projection filter, gate, modal filter and gate.
+
+    ``p = fir_step(z, projection_taps)``; ``g[c] = p[3c + 1] * p[3c + 2]``; ``state = exp(log_poles) * state + g``;
+    ``y[c] = p[3c] * (sum(residues * state)[c] + skip[c] * g[c])`` with ``z = projection(x)``
+
+    Args:
+      x: ``[batch, 3 * channel]``, the projected rows; with ``projection``, the vectors ``[batch, input]`` before it.
+      projection_taps: ``[3 * channel, tap]``; tap 0 multiplies the current sample.
+      log_poles: ``[channel, state]``, the logarithm of each pole.
+      residues: ``[channel, state]``.
+      projection_ring: ``[batch, 3 * channel, tap - 1]``, changed in place; see fir_step.
+      state: ``[batch, channel, state]``, changed in place; float32 (float64 for float64 streams).
+      position: ``[batch]`` integers, the tokens that each row has already seen; not changed.
+      projection: makes the rows from x.
+      skip: factor ``[channel]`` of the gated sample, added before the last gate.
+      active: ``[batch]``; ring and state of a row that is False keep their values, and its output means nothing.
+      upcoming: weights that the next operator will read; a GPU brings the first megabytes of them to its cache while
+        it has time. Changes no result.
+      backend: ``"auto"`` or a name that ``subquad doctor`` lists.
+
+    Returns:
+      ``[batch, channel]`` in the dtype of x. Not differentiable.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+    """
+    channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
+    _checks.modes(log_poles, residues, x, channels)
+    _checks.shaped("state", state, (x.shape[0], channels, log_poles.shape[1]), x)
+    _checks.shaped("skip", skip, (channels,), x)
+    call = describe(
+        x,
+        projection_taps,
+        log_poles,
+        residues,
+        projection_ring,
+        state,
+        position,
+        projection=projection,
+        skip=skip,
+        active=active,
+    )
+    chosen, _ = dispatch.choose(call, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(
+            x,
+            projection_taps,
+            log_poles,
+            residues,
+            projection_ring,
+            state,
+            position,
+            projection=projection,
+            skip=skip,
+            active=active,
+            upcoming=upcoming,
+        )
+
+
+def describe(
+    x: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    projection_ring: Tensor,
+    state: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None = None,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+    upcoming: Tensor | None = None,
+) -> dispatch.Call:
+    """Describes a call to the dispatcher."""
+    named = {"projection": projection, "skip": skip, "active": active}
+    return describe_step("gated_modal_step", x, projection_taps, log_poles.shape[1], named)
+
+
+@without_autocast
+def compute_in_torch(
+    x: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    projection_ring: Tensor,
+    state: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+    upcoming: Tensor | None = None,
+) -> Tensor:
+    """Computes the checked call in plain torch; changes ring and state in place and returns y."""
+    q, k, v = streams_in_torch(x, projection_taps, projection_ring, position, projection=projection, active=active)
+    return q * modal_step_in_torch(k * v, log_poles, residues, state, skip=skip, active=active)

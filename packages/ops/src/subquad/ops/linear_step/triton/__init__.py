@@ -1,0 +1,1 @@
+"""Triton kernels of linear_step, and the pieces that other decode kernels share."""

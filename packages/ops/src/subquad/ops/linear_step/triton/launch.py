@@ -1,0 +1,180 @@
+"""linear_step as torch custom operators over the Triton kernels."""
+
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Launch options such as num_warps are no parameters of a kernel.
+
+import torch
+import triton
+from torch import Tensor
+
+from subquad.ops.linear_step.step_norm import StepNorm
+from subquad.ops.linear_step.triton.kernels import (
+    linear_step_kernel,
+    normalised_rows_kernel,
+    wide_linear_step_kernel,
+)
+from subquad.ops.linear_step.triton.programmatic import dependent_launch
+
+MOST_STREAMED_ROWS = 8
+MOST_ROWS = 64
+CACHED_BYTES = 6 << 20  # of the weights that the next kernel will read
+_WIDE_OUTPUTS = 64
+_NORMS = {"vortex": 1, "standard": 2}
+
+
+def streamed(x: Tensor) -> bool:
+    """Says whether these vectors meet the weights in registers; several of 16 bits are better on tensor cores."""
+    return x.shape[0] <= (MOST_STREAMED_ROWS if x.dtype == torch.float32 else 1)
+
+
+def norm_arguments(norm: StepNorm | None) -> tuple[Tensor | None, int, float]:
+    """Returns scale, number of the form and eps, as the custom operators take them."""
+    return (None, 0, 1.0) if norm is None else (norm.scale.contiguous(), _NORMS[norm.form], norm.eps)
+
+
+def padded(count: int) -> int:
+    """Returns the next power of two."""
+    return triton.next_power_of_2(count)
+
+
+def cached_bytes(upcoming: Tensor | None) -> int:
+    """Returns how much of the next kernel's weights is brought to the cache."""
+    return 0 if upcoming is None else min(CACHED_BYTES, upcoming.numel() * upcoming.element_size())
+
+
+def streamed_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
+    """Returns outputs and inputs of a tile of streamed weights, and warps; measured on an H100."""
+    if outputs <= 1024:
+        tile = (2, 2048, 4)
+    elif outputs <= 2048:
+        tile = (8, 1024, 8)
+    elif inputs <= 2048:
+        tile = (4, 512, 2)
+    else:
+        tile = (8, 512, 4)
+    return tile[0], min(tile[1], padded(inputs)), tile[2]
+
+
+@torch.library.custom_op("subquad::linear_step_triton", mutates_args=())
+def linear_step_triton(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: int,
+    eps: float,
+    upcoming: Tensor | None,
+) -> Tensor:
+    """Vectors that are ``streamed``; everything contiguous."""
+    (rows, inputs), outputs = x.shape, weight.shape[0]
+    out, columns, warps = streamed_tile(outputs, inputs)
+    y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    linear_step_kernel[(triton.cdiv(outputs, out),)](
+        x,
+        x if scale is None else scale,
+        weight,
+        x if bias is None else bias,
+        x if residual is None else residual,
+        weight if upcoming is None else upcoming,
+        cached_bytes(upcoming),
+        y,
+        outputs,
+        inputs,
+        eps,
+        ROWS=rows,
+        PADDED=padded(rows),
+        OUT=out,
+        IN=columns,
+        NORM=norm,
+        BIAS=bias is not None,
+        RESIDUAL=residual is not None,
+        num_warps=warps,
+        **dependent_launch(),
+    )
+    return y
+
+
+@linear_step_triton.register_fake
+def _(x, weight, scale, bias, residual, norm, eps, upcoming):
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+@torch.library.custom_op("subquad::normalised_rows_triton", mutates_args=())
+def normalised_rows_triton(x: Tensor, scale: Tensor, norm: int, eps: float) -> Tensor:
+    """The norm alone, for products that take normalised vectors."""
+    y = torch.empty_like(x)
+    normalised_rows_kernel[(x.shape[0],)](
+        x, scale, y, x.shape[1], eps, IN=padded(x.shape[1]), NORM=norm, num_warps=8, **dependent_launch()
+    )
+    return y
+
+
+@normalised_rows_triton.register_fake
+def _(x, scale, norm, eps):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("subquad::wide_linear_step_triton", mutates_args=())
+def wide_linear_step_triton(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, upcoming: Tensor | None
+) -> Tensor:
+    """Up to ``MOST_ROWS`` vectors of a 16-bit type, on tensor cores."""
+    (rows, inputs), outputs = x.shape, weight.shape[0]
+    y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    wide_linear_step_kernel[(triton.cdiv(outputs, _WIDE_OUTPUTS),)](
+        x,
+        weight,
+        x if bias is None else bias,
+        x if residual is None else residual,
+        weight if upcoming is None else upcoming,
+        cached_bytes(upcoming),
+        y,
+        rows,
+        outputs,
+        inputs,
+        ROWS=max(16, padded(rows)),
+        OUT=_WIDE_OUTPUTS,
+        IN=128,
+        STAGES=4,
+        BIAS=bias is not None,
+        RESIDUAL=residual is not None,
+        num_warps=4,
+        **dependent_launch(),
+    )
+    return y
+
+
+@wide_linear_step_triton.register_fake
+def _(x, weight, bias, residual, upcoming):
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+def normalised_rows(x: Tensor, norm: StepNorm | None) -> Tensor:
+    """Returns the normalised vectors."""
+    if norm is None:
+        return x
+    scale, form, eps = norm_arguments(norm)
+    return torch.ops.subquad.normalised_rows_triton(x.contiguous(), scale, form, eps)
+
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm: StepNorm | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    upcoming: Tensor | None,
+) -> Tensor:
+    """Does what linear_step's torch form does."""
+    bias = None if bias is None else bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    if streamed(x):
+        scale, form, eps = norm_arguments(norm)
+        return torch.ops.subquad.linear_step_triton(
+            x.contiguous(), weight.contiguous(), scale, bias, residual, form, eps, upcoming
+        )
+    return torch.ops.subquad.wide_linear_step_triton(
+        normalised_rows(x, norm).contiguous(), weight.contiguous(), bias, residual, upcoming
+    )
