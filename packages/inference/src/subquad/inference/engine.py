@@ -75,6 +75,8 @@ class Engine:
                 accepted = f"None, since a {type(model).__name__} has no such choice"
                 raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
             model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
+            if use_subquadratic_ops:
+                _require_subquadratic_ops(model)
 
     @classmethod
     def from_checkpoint(
@@ -456,6 +458,15 @@ class Engine:
 
 def _name(field: str, names: Sequence[str] | None, index: int) -> str:
     return f"{field}[{index}]" if names is None else names[index]
+
+
+def _require_subquadratic_ops(model: torch.nn.Module) -> None:
+    from subquad.modules.errors import FusedOperatorsUnavailable
+
+    try:
+        model.require_subquadratic_ops()  # type: ignore[operator]
+    except FusedOperatorsUnavailable as error:
+        raise InvalidOption("use_subquadratic_ops", True, f"None or False here; {error}") from None
 
 
 class _Result:

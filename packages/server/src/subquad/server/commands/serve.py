@@ -37,6 +37,13 @@ def serve(
         str, typer.Option(help="Of a checkpoint that has them: auto wants an H100 or H200; or emulate, or off.")
     ] = "auto",
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step.")] = 2048,
+    use_subquadratic_ops: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-subquadratic-ops/--no-use-subquadratic-ops",
+            help="Demand fused operators in prefill and scoring, or run their parts one by one.",
+        ),
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Loopback port of the Prometheus metrics.")] = None,
     reflection: Annotated[bool, typer.Option(help="Let callers ask for the service's description.")] = True,
     drain_seconds: Annotated[float, typer.Option(help="Time that running requests get on shutdown.")] = 30.0,
@@ -102,7 +109,13 @@ def serve(
         def load() -> "ServedEngine":
             from subquad.inference import Engine  # torch comes with it
 
-            engine = Engine.from_checkpoint(checkpoint, device=device, dtype=dtype, fp8_projections=fp8_projections)
+            engine = Engine.from_checkpoint(
+                checkpoint,
+                device=device,
+                dtype=dtype,
+                fp8_projections=fp8_projections,
+                use_subquadratic_ops=use_subquadratic_ops,
+            )
             return _served(engine, model, prefill_chunk=prefill_chunk, settings=settings)
 
         def announce(server: "GenomicsServer") -> None:
