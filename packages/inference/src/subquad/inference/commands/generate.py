@@ -13,6 +13,8 @@ from subquad.inference.commands.settings import (
     Device,
     Dtype,
     Format,
+    FP8Choice,
+    FP8Projections,
     InputFormat,
     NonDNAPolicy,
     Output,
@@ -65,6 +67,7 @@ def generate(
     max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8,
     prefill_chunk: Chunk = 2048,
     use_subquadratic_ops: SubquadraticOps = None,
+    fp8_projections: FP8Projections = FP8Choice.auto,
     device: Device = "auto",
     dtype: Dtype = "auto",
     overwrite: Overwrite = False,
@@ -126,7 +129,9 @@ def generate(
             "generate",
             records,
             Reading(where, non_dna.value, uppercase, tags=True, prefix=prefix),
-            EngineChoice(checkpoint, device, dtype, prefill_chunk, max_running, use_subquadratic_ops),
+            EngineChoice(
+                checkpoint, device, dtype, prefill_chunk, max_running, use_subquadratic_ops, fp8_projections.value
+            ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(group=16 * max_running, rows=max_running, room=1, extra=max_new_tokens, weight=0),
             work,

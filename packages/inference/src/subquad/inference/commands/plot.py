@@ -12,6 +12,8 @@ from subquad.inference.commands.settings import (
     Device,
     Dtype,
     Format,
+    FP8Choice,
+    FP8Projections,
     InputFormat,
     NonDNAPolicy,
     Overwrite,
@@ -53,6 +55,7 @@ def plot(
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
     prefill_chunk: Chunk = 2048,
     use_subquadratic_ops: SubquadraticOps = None,
+    fp8_projections: FP8Projections = FP8Choice.auto,
     device: Device = "auto",
     dtype: Dtype = "auto",
     overwrite: Overwrite = False,
@@ -69,7 +72,14 @@ def plot(
         from subquad.inference.likelihood_track import draw_tracks, write_bedgraph
 
         _check_outputs(output, overwrite=overwrite)
-        choice = EngineChoice(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops)
+        choice = EngineChoice(
+            checkpoint,
+            device,
+            dtype,
+            prefill_chunk,
+            use_subquadratic_ops=use_subquadratic_ops,
+            fp8_projections=fp8_projections.value,
+        )
         reading = Reading(str(input_file), non_dna.value, uppercase)
         records = _chosen_records(input_file, file_format, reading, record or [], choice.token_limit())
         tracks = _tracks(records, choice, strand, first_position, show=progress)

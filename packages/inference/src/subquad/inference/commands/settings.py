@@ -41,6 +41,21 @@ class OutputFormat(StrEnum):
     safetensors = "safetensors"
 
 
+class FP8Choice(StrEnum):
+    """How FP8 projections of a checkpoint run."""
+
+    auto = "auto"
+    emulate = "emulate"
+    off = "off"
+
+
+FP8Projections = Annotated[
+    FP8Choice,
+    typer.Option(
+        "--fp8-projections",
+        help="Where a checkpoint has them: auto needs Hopper, emulate rounds alike on any device, off loses accuracy.",
+    ),
+]
 Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
 Output = Annotated[
     Path | None,
