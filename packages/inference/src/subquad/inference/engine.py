@@ -85,7 +85,7 @@ class Engine:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
-        fp8_projections: Literal["auto", "emulate", "off"] = "auto",
+        fp8_projections: str = "auto",
         max_running: int = 8,
         prefill_chunk: int = 2048,
         use_subquadratic_ops: bool | None = None,

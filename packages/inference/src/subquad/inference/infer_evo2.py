@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import Device, FP8Choice, FP8Projections, Traceback
+from subquad.inference.commands.settings import FP8, Device, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption, RequestTooLarge
 from subquad.inference.evo2_flags import (
     CheckpointFolder,
@@ -80,7 +80,7 @@ def infer_evo2(
         int | None, typer.Option(min=1, help="Tokens of a prefill chunk.")
     ] = None,
     inference_dynamic_batching_block_size: Annotated[int, typer.Option(help="256.")] = 256,
-    fp8_projections: FP8Projections = FP8Choice.auto,
+    fp8_projections: FP8 = FP8Choice.auto,
     device: Device = "auto",
     traceback: Traceback = False,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import Chunk, Device, FP8Choice, FP8Projections, Traceback
+from subquad.inference.commands.settings import FP8, Chunk, Device, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption
 from subquad.inference.evo2_flags import (
     IN_THE_CHECKPOINT,
@@ -91,7 +91,7 @@ def predict_evo2(
         bool, typer.Option("--mask-phylogenetic-tags", help="Refused: a FASTA of bases has no tags.")
     ] = False,
     prefill_chunk: Chunk = 2048,
-    fp8_projections: FP8Projections = FP8Choice.auto,
+    fp8_projections: FP8 = FP8Choice.auto,
     device: Device = "auto",
     traceback: Traceback = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     BatchSize,
     Checkpoint,
     Chunk,
@@ -16,7 +17,6 @@ from subquad.inference.commands.settings import (
     Dtype,
     Format,
     FP8Choice,
-    FP8Projections,
     InputFormat,
     NonDNAPolicy,
     Output,
@@ -68,9 +68,9 @@ def embed(
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
     prefill_chunk: Chunk = 2048,
     use_subquadratic_ops: SubquadraticOps = None,
-    fp8_projections: FP8Projections = FP8Choice.auto,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,

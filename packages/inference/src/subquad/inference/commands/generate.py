@@ -8,13 +8,13 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
     FP8Choice,
-    FP8Projections,
     InputFormat,
     NonDNAPolicy,
     Output,
@@ -67,9 +67,9 @@ def generate(
     max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8,
     prefill_chunk: Chunk = 2048,
     use_subquadratic_ops: SubquadraticOps = None,
-    fp8_projections: FP8Projections = FP8Choice.auto,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,

@@ -7,13 +7,13 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
     FP8Choice,
-    FP8Projections,
     InputFormat,
     NonDNAPolicy,
     Overwrite,
@@ -55,9 +55,9 @@ def plot(
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
     prefill_chunk: Chunk = 2048,
     use_subquadratic_ops: SubquadraticOps = None,
-    fp8_projections: FP8Projections = FP8Choice.auto,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
     overwrite: Overwrite = False,
     progress: Progress = None,
     traceback: Traceback = False,

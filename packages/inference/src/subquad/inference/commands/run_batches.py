@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from subquad.inference.commands.batches import Reading, groups, remaining, survey
 from subquad.inference.commands.progress import shown_progress
@@ -28,7 +28,7 @@ class EngineChoice:
     prefill_chunk: int
     max_running: int = 1
     use_subquadratic_ops: bool | None = None
-    fp8_projections: Literal["auto", "emulate", "off"] = "auto"
+    fp8_projections: str = "auto"
 
     def token_limit(self) -> int:
         """Returns the tokens that the network takes, without loading its weights."""
@@ -46,10 +46,10 @@ class EngineChoice:
             self.checkpoint,
             device=self.device,
             dtype=self.dtype,
+            fp8_projections=self.fp8_projections,
             max_running=self.max_running,
             prefill_chunk=self.prefill_chunk,
             use_subquadratic_ops=self.use_subquadratic_ops,
-            fp8_projections=self.fp8_projections,
         )
 
     def settings(self) -> dict[str, Any]:

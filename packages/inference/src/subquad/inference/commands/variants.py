@@ -9,13 +9,13 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     BatchSize,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     FP8Choice,
-    FP8Projections,
     NonDNAPolicy,
     Output,
     OutputFormat,
@@ -87,9 +87,9 @@ def variants(
     keep_case: Annotated[bool, typer.Option("--keep-case", help="Leave soft-masked bases in lower case.")] = False,
     prefill_chunk: Chunk = 2048,
     use_subquadratic_ops: SubquadraticOps = None,
-    fp8_projections: FP8Projections = FP8Choice.auto,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from subquad.server.errors import SettingsError
 from subquad.server.limits import ServingLimits
 
 if TYPE_CHECKING:
+    from subquad.inference import Engine
     from subquad.server.hosting import GenomicsServer, ServerSettings
     from subquad.server.service import ServedEngine
 
@@ -32,6 +33,9 @@ def serve(
     name: Annotated[str, typer.Option(help="Name of the model; default: the folder's.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    fp8_projections: Annotated[
+        str, typer.Option(help="Of a checkpoint that has them: auto wants an H100 or H200; or emulate, or off.")
+    ] = "auto",
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step.")] = 2048,
     use_subquadratic_ops: Annotated[
         bool | None,
@@ -103,8 +107,16 @@ def serve(
         model = _model_name(name, checkpoint)
 
         def load() -> "ServedEngine":
-            engine = EngineArguments(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops)
-            return _load(engine, model, settings)
+            from subquad.inference import Engine  # torch comes with it
+
+            engine = Engine.from_checkpoint(
+                checkpoint,
+                device=device,
+                dtype=dtype,
+                fp8_projections=fp8_projections,
+                use_subquadratic_ops=use_subquadratic_ops,
+            )
+            return _served(engine, model, prefill_chunk=prefill_chunk, settings=settings)
 
         def announce(server: "GenomicsServer") -> None:
             if server.metrics_listener is not None:
@@ -116,27 +128,11 @@ def serve(
             raise typer.Exit(status)
 
 
-class EngineArguments(NamedTuple):
-    """How the engine is loaded."""
-
-    checkpoint: Path
-    device: str
-    dtype: str
-    prefill_chunk: int
-    use_subquadratic_ops: bool | None
-
-
-def _load(arguments: EngineArguments, name: str, settings: "ServerSettings") -> "ServedEngine":
-    """Loads the engine and starts its scheduler."""
-    from subquad.inference import Engine, Scheduler, SchedulerLimits
+def _served(engine: "Engine", name: str, *, prefill_chunk: int, settings: "ServerSettings") -> "ServedEngine":
+    """Starts the scheduler of an engine."""
+    from subquad.inference import Scheduler, SchedulerLimits
     from subquad.server.service import ServedEngine
 
-    engine = Engine.from_checkpoint(
-        arguments.checkpoint,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        use_subquadratic_ops=arguments.use_subquadratic_ops,
-    )
     limits = settings.limits
     scheduler = Scheduler(
         engine,
@@ -144,7 +140,7 @@ def _load(arguments: EngineArguments, name: str, settings: "ServerSettings") -> 
             max_running=limits.max_running_requests,
             max_queued=limits.max_queued_requests,
             max_queued_tokens=limits.max_queued_tokens,
-            prefill_chunk=arguments.prefill_chunk,
+            prefill_chunk=prefill_chunk,
             max_sequence_tokens=limits.max_sequence_tokens or None,
         ),
     )
