@@ -219,6 +219,8 @@ def facts(arguments: list[str]) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, {torch.get_num_threads()} threads"
     return {
+        "title": f"Prompts, scores and decoding on {device}",
+        "plot": {"y": "milliseconds", "label": ["size", "case", "batch", "length", "engine"]},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": " ".join(["python3 packages/inference/benchmarks/run.py", *arguments]),
         "device": device,
