@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("docs/benchmarks")
-COMMAND = "python3 tools/docs/render_benchmarks.py"
+COMMAND = "./bazelw run //tools/docs:render_benchmarks"
 _LIMIT = 40
 Row = dict[str, Any]
 

@@ -150,6 +150,27 @@ def modal_conv(dtype: torch.dtype) -> None:
                 assert_close(end, last, STATE_ALLOWED)
 
 
+def fp8_rounding() -> None:
+    from subquad.ops.fp8_linear.triton.launch import round_rows_triton
+
+    for rows, channels in ((1, 16), (5, 70), (16, 300)):
+        x = random(rows, channels, dtype=torch.bfloat16) * 3
+        x[0, 0] = 0
+        for scale in (None, torch.tensor(33.3, device=DEVICE)):
+            codes, inverse = round_rows_triton(x, scale)
+            used = ops.row_scales(x) if scale is None else scale
+            got, expected = codes.float(), ops.round_to_e4m3(x, used).float()
+            same = got[:rows, :channels] == expected
+            if DEVICE.type == "cpu":  # the interpreter rounds ties away, and forgets the carry to the next power of two
+                same |= (got[:rows, :channels] - expected).abs() <= expected.abs() / 8
+                same |= 2 * got[:rows, :channels] == expected
+            assert bool(same.all())
+            assert not got[rows:].any()
+            assert not got[:, channels:].any()
+            if scale is None:
+                assert_close(inverse[:rows], used.reciprocal(), 1e-6)
+
+
 def long_modal() -> None:
     for length in (1023, 1024, 1500, 2048) if DEVICE.type == "cpu" else (65536, 131072 + 17):
         z, p, poles, residues = random(1, 3, length), random(3, 3), decaying(1, 16, 0.01), random(1, 16)
@@ -476,6 +497,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "gated_modal_conv long", long_modal
     yield from [
         ("fir_step", fir_step),
+        ("fp8 rounding", fp8_rounding),
         ("rings", rings),
         ("modal_step", modal_step),
         ("gradients", gradients),

@@ -36,6 +36,7 @@ NAMES = (
     "rotary bfloat16",
     "rotary far",
     "fir_step",
+    "fp8 rounding",
     "rings",
     "modal_step",
     "gradients",

@@ -8,6 +8,7 @@ function without arguments that returns Implementations. ``"auto"`` goes through
 through third-party backends.
 """
 
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable
@@ -184,7 +185,15 @@ def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
     else:
         return None, _third_party(backend)
     problem = module.unavailable()
-    return problem, () if problem is not None else module.implementations()
+    if problem is not None:
+        return problem, ()
+    return None, module.implementations() if torch.compiler.is_compiling() else _listed(module.implementations)
+
+
+@functools.cache
+def _listed(implementations: Callable[[], tuple[Implementation, ...]]) -> tuple[Implementation, ...]:
+    """Keeps what a built-in backend offers: listing it costs as much of the processor's time as launching a kernel."""
+    return implementations()
 
 
 def _third_party(backend: str) -> tuple[Implementation, ...]:

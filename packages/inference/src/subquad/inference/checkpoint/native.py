@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from subquad.inference.checkpoint.files import atomic_directory, sha256_of
-from subquad.inference.checkpoint.fp8_option import FP8Projections, add_exactly, check_fp8_option, plain_config
+from subquad.inference.checkpoint.fp8_option import add_exactly, check_fp8_option, plain_config
 from subquad.inference.checkpoint.names import FULL_PRECISION, TensorRule, disk_name, rule_of
 from subquad.inference.checkpoint.stream import DTYPE_OF_CODE, TensorEntry, write_safetensors
 from subquad.inference.checkpoint.summary import (
@@ -157,7 +157,7 @@ def load_checkpoint(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     verify: bool = True,
-    fp8_projections: FP8Projections = "auto",
+    fp8_projections: str = "auto",
     allowed_targets: tuple[str, ...] = ALLOWED_TARGETS,
 ) -> LoadedCheckpoint:
     """Reads a checkpoint directory after checking all of it: config, names, shapes, types, then digests.

@@ -41,6 +41,14 @@ class OutputFormat(StrEnum):
     safetensors = "safetensors"
 
 
+class FP8Choice(StrEnum):
+    """Ways to run a network with FP8 projections."""
+
+    auto = "auto"
+    emulate = "emulate"
+    off = "off"
+
+
 Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
 Output = Annotated[
     Path | None,
@@ -71,6 +79,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Keep the results of an i
 Format = Annotated[InputFormat, typer.Option("--format", help="Format of the input; auto looks at its first byte.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")]
+FP8 = Annotated[
+    FP8Choice,
+    typer.Option(
+        "--fp8-projections",
+        help="Of a checkpoint that has them: auto wants an H100 or H200, emulate any device, off leaves them out; "
+        "what that costs is said where it matters.",
+    ),
+]
 Chunk = Annotated[int, typer.Option("--prefill-chunk", min=1, help="Tokens read at once; bounds the memory.")]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress on stderr; default: on a terminal.")

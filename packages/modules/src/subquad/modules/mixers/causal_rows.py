@@ -11,6 +11,7 @@ _GRAIN = 512  # cuDNN plans every shape anew, for some 40 ms: it gets few shapes
 _PIECE = 8192  # keys of the past go to cuDNN in pieces of this many times a power of two
 
 Heads = Float[Tensor, "batch head length size"]
+Keys = Float[Tensor, "batch head seen size"]
 Sums = Float[Tensor, "batch head length 1"]
 
 
@@ -49,7 +50,7 @@ def attend_last(
     return y[0].transpose(0, 1).to(q.dtype)
 
 
-def _in_query_blocks(queries: Heads, keys: Heads, values: Heads) -> Heads:
+def _in_query_blocks(queries: Heads, keys: Keys, values: Keys) -> Heads:
     """Makes the mask of a few queries at a time."""
     start = keys.shape[2] - queries.shape[2]
     blocks = []
@@ -63,14 +64,14 @@ def _in_query_blocks(queries: Heads, keys: Heads, values: Heads) -> Heads:
     return torch.cat(blocks, dim=2)
 
 
-def _has_sums(queries: Heads, keys: Heads, values: Heads) -> bool:
+def _has_sums(queries: Heads, keys: Keys, values: Keys) -> bool:
     """Says whether a fused kernel without gradient takes these and can also return the sums of exponentials."""
     if not queries.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return can_use_flash_attention(SDPAParams(queries, keys, values, None, 0.0, False, False))
 
 
-def _fused(queries: Heads, keys: Heads, values: Heads) -> Heads:
+def _fused(queries: Heads, keys: Keys, values: Keys) -> Heads:
     """Attends causally, the last query to the last key.
 
     cuDNN's kernel is the fastest on Hopper GPUs, but is planned for each shape: it takes the queries up to a multiple
@@ -87,25 +88,25 @@ def _fused(queries: Heads, keys: Heads, values: Heads) -> Heads:
     return parts[0] if len(parts) == 1 else torch.cat([x.transpose(1, 2) for x in parts], dim=1).transpose(1, 2)
 
 
-def _cudnn_is_faster(queries: Heads, keys: Heads, values: Heads) -> bool:
+def _cudnn_is_faster(queries: Heads, keys: Keys, values: Keys) -> bool:
     if torch.cuda.get_device_capability(queries.device) < (9, 0):
         return False
     return can_use_cudnn_attention(SDPAParams(queries, keys, values, None, 0.0, False, False))
 
 
-def _flash(queries: Heads, keys: Heads, values: Heads, *, causal: bool = True) -> tuple[Heads, Sums]:
+def _flash(queries: Heads, keys: Keys, values: Keys, *, causal: bool = True) -> tuple[Heads, Sums]:
     """Returns attention and sums by the flash kernel, which aligns its causal mask with the last query and key."""
     y, sums, *_ = torch.ops.aten._scaled_dot_product_flash_attention(queries, keys, values, 0.0, causal)
     return y, sums[:, :, : queries.shape[2]].unsqueeze(-1)
 
 
-def _cudnn(queries: Heads, keys: Heads, values: Heads, *, causal: bool = False) -> tuple[Heads, Sums]:
+def _cudnn(queries: Heads, keys: Keys, values: Keys, *, causal: bool = False) -> tuple[Heads, Sums]:
     """Returns attention and the logarithm of each query's sum of exponentials by cuDNN."""
     y, sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(queries, keys, values, None, True, 0.0, causal)
     return y, sums.view(*queries.shape[:3], 1)
 
 
-def _planned(queries: Heads, keys: Heads, values: Heads) -> Heads:
+def _planned(queries: Heads, keys: Keys, values: Keys) -> Heads:
     """Attends by cuDNN: causally to the present, without a mask to pieces of the past, weighted by their sums."""
     start = keys.shape[2] - queries.shape[2]
     y, sums = _cudnn(queries, keys[:, :, start:], values[:, :, start:], causal=True)

@@ -12,17 +12,19 @@ from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.mixers.selective_branch import Mamba1Branch, Mamba2Branch
 from subquad.modules.mixers.selective_state import SelectiveState
 from subquad.modules.mixers.stateless import refuse_state
-from subquad.modules.parts.rms_norm import RMSNorm
+from subquad.modules.parts.full_precision import full_precision_dtype
 
 ScanOrder = Literal["raster", "axes"]
+_NORM_EPSILON = 1e-5
 
 
 class Mamba(nn.Module):
     """Scans v along one or more orders of its points and gates the sum: ``y = norm(sum(scan(v)) * silu(q))``.
 
-    Only version 2 has a norm. With the projections of ``QKVSequenceMixer`` around it this is the Mamba block: q
-    brings the gate, v what is scanned, and k what version 2 makes its weights and step sizes of (nothing for version
-    1). q, v and the output have ``expansion * channels`` channels (``stream_channels``, ``output_channels``).
+    Only version 2 has a norm, of the root mean square of the channels of each group. With the projections of
+    ``QKVSequenceMixer`` around it this is the Mamba block: q brings the gate, v what is scanned, and k what version 2
+    makes its weights and step sizes of (nothing for version 1). q, v and the output have ``expansion * channels``
+    channels (``stream_channels``, ``output_channels``).
 
     Over one axis, without ``bidirectional``, it is causal and its state does not grow with the length. Otherwise each
     scan has parameters of its own.
@@ -47,6 +49,8 @@ class Mamba(nn.Module):
     Source: Gu and Dao, 2023; Dao and Gu, 2024; scans of grids after Zhu et al., Vision Mamba, 2024, and Liu et al.,
     VMamba, 2024.
     """
+
+    norm_scale: Tensor | None
 
     def __init__(
         self,
@@ -91,7 +95,9 @@ class Mamba(nn.Module):
             else Mamba2Branch(self.inner_size, head_size=head_size, num_groups=num_groups, **shared)
             for _ in self._orders()
         )
-        self.norm = RMSNorm(self.inner_size, form="standard", device=device, dtype=dtype) if version == 2 else None
+        self.num_groups = num_groups
+        scale = nn.Parameter(torch.ones(self.inner_size, device=device, dtype=dtype)) if version == 2 else None
+        self.register_parameter("norm_scale", scale)
 
     def _orders(self) -> list[tuple[int, bool]]:
         """Returns the fastest axis, counted from the front, and whether it runs backwards, of every scan."""
@@ -137,7 +143,11 @@ class Mamba(nn.Module):
 
     def _gated(self, y: Float[Tensor, "... inner"], q: Float[Tensor, "... inner"]) -> Float[Tensor, "... inner"]:
         y = y * functional.silu(q)
-        return y if self.norm is None else self.norm(y)
+        if self.norm_scale is None:
+            return y
+        wide = y.to(full_precision_dtype(y.dtype)).unflatten(-1, (self.num_groups, -1))
+        wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + _NORM_EPSILON)
+        return (wide.flatten(-2) * self.norm_scale).to(y.dtype)
 
     def init_state(
         self,
@@ -176,7 +186,7 @@ class Mamba(nn.Module):
         """Counts all scans and the gate on one sample."""
         points = length if isinstance(length, int) else math.prod(length)
         scans = sum(branch.flop_count(points) for branch in self._branches())
-        return scans + points * self.inner_size * (2 if self.norm is None else 6)
+        return scans + points * self.inner_size * (2 if self.norm_scale is None else 6)
 
 
 def _line(x: Float[Tensor, "batch *space channel"], axis: int, reverse: bool) -> Float[Tensor, "batch points channel"]:
