@@ -47,7 +47,7 @@ __device__ __forceinline__ void sum_over_blocks(float (&total)[2][2]) {
 }
 
 template <typename T, bool kGated, int kSlots>
-__global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
+__global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 12) run(const Arguments a) {
   constexpr int kPieces = 2;
   using Stream = BackwardStream<T, kGated, kSlots>;
   __shared__ typename Stream::Copies::Buffer buffer;
@@ -56,6 +56,7 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   __shared__ modal::Modes modes;
   __shared__ float matrix[kBlock][kBlock + 1];
   __shared__ float to_taps[kBlock];
+  __shared__ modal::SharedFactor inner, collect_back, local_back, inner_back;
 
   const int lane = warp::lane(), q = lane % 4;
   const Place place = place_of_warp(a.stream);
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   modes.load(a.log_poles, a.residues, place.channel, a.states);
 
   const auto power = [&](int s, int exponent) { return expf(modes.log_poles[s] * exponent); };
-  Factor<1> collect, local, spread, inner, collect_back, local_back, spread_back, inner_back;
+  Factor<1> collect, local, spread, spread_back;
   set_factor(collect, false, true, [&](int from, int s) { return power(s, kBlock - 1 - from); });
   set_factor(local, false, false, [&](int from, int to) { return modes.taps[kBlock + to - from]; });
   set_factor(spread, true, false, [&](int s, int to) { return modes.residues[s] * power(s, to + 1); });

@@ -60,6 +60,28 @@ __device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const 
   }
 }
 
+// A factor of one half in shared memory, for a kernel with more of them than registers; each lane reads what it wrote.
+struct SharedFactor {
+  alignas(16) float part[2][warp::kLanes][4];
+
+  __device__ __forceinline__ void set(int rows, int columns, int index, float value) {
+    part[rows][warp::lane()][2 * columns + index] = warp::to_tf32(value);
+  }
+};
+
+__device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const SharedFactor& shared) {
+  Factor<1> factor;
+#pragma unroll
+  for (int rows = 0; rows < 2; ++rows) {
+    const float4 four = *reinterpret_cast<const float4*>(shared.part[rows][warp::lane()]);
+    factor.part[0][rows][0][0] = four.x;
+    factor.part[0][rows][0][1] = four.y;
+    factor.part[0][rows][1][0] = four.z;
+    factor.part[0][rows][1][1] = four.w;
+  }
+  multiply(c, a, factor);
+}
+
 // Runs as the left side of a product: samples 0, 1 of both halves, then samples 2, 3.
 __device__ __forceinline__ void time_fragments(float (&a)[2][4], const Runs& g) {
 #pragma unroll
@@ -79,8 +101,8 @@ __device__ __forceinline__ void state_fragments(float (&a)[2][4], const Rows& st
 }
 
 // Sets factor[time, time] = value(row, column), factor[time, state] and factor[state, time].
-template <int kHalves, typename Value>
-__device__ __forceinline__ void set_factor(Factor<kHalves>& factor, bool rows_are_states, bool columns_are_states,
+template <typename AnyFactor, typename Value>
+__device__ __forceinline__ void set_factor(AnyFactor& factor, bool rows_are_states, bool columns_are_states,
                                            const Value& value) {
   const int r = warp::lane() / 4, q = warp::lane() % 4;
 #pragma unroll

@@ -24,9 +24,11 @@ template <typename T, bool kGated, int kDiagonals, int kSamplePieces, int kTapPi
 __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   constexpr int kTaps = kBlock * kDiagonals;
   using Stream = GatedStream<T, kGated, kStages>;
+  using Filter = Matrices<kDiagonals, kTapPieces, better_shared(kDiagonals, kTapPieces)>;
   __shared__ typename Stream::Reader::Copies::Buffer buffer;
   alignas(16) __shared__ Ring<kSamplePieces> ring;
   __shared__ float taps[kBlock + kTaps];  // sixteen zeros before tap 0
+  __shared__ typename Filter::Buffer fragments;
 
   const Place place = place_of_warp(a.stream);
   Stream stream(buffer, a.stream, place);
@@ -51,8 +53,8 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   }
   warp::synchronize();
 
-  Matrices<kDiagonals, kTapPieces> matrices;
-  set_matrices(matrices, taps);
+  Filter matrices(fragments);
+  matrices.set(taps);
 
   T* tail = static_cast<T*>(a.tail) + place.row * a.tail_size;
   const int length = static_cast<int>(a.stream.length), tail_start = length - static_cast<int>(a.tail_size);

@@ -11,7 +11,6 @@
 
 namespace subquad::toeplitz_backward {
 
-using toeplitz::Matrices;
 using toeplitz::Ring;
 
 struct Arguments {
@@ -35,14 +34,16 @@ __device__ __forceinline__ void restore_order(Runs& y, const float (&mixed)[2][4
 }
 
 template <typename T, bool kGated, int kDiagonals, int kSamplePieces, int kTapPieces, int kSlots>
-__global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
+__global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 16) run(const Arguments a) {
   constexpr int kTaps = kBlock * kDiagonals;
   constexpr int kSumPieces = kSamplePieces < kTapPieces ? kSamplePieces : kTapPieces;
   using Stream = BackwardStream<T, kGated, kSlots>;
+  using Filter = toeplitz::Matrices<kDiagonals, kTapPieces, !kGated || toeplitz::better_shared(kDiagonals, kTapPieces)>;
   __shared__ typename Stream::Copies::Buffer buffer;
   alignas(16) __shared__ Ring<kSamplePieces> g_ring;
   alignas(16) __shared__ Ring<kSamplePieces> dm_ring;
   __shared__ float taps[kBlock + kTaps];
+  __shared__ typename Filter::Buffer fragments;
   __shared__ float matrix[kBlock][kBlock + 1];
 
   const int lane = warp::lane(), r = lane / 4, q = lane % 4;
@@ -60,8 +61,8 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
     toeplitz::keep<kSamplePieces>(g_ring, kBlock, pieces);
   }
   warp::synchronize();
-  Matrices<kDiagonals, kTapPieces> matrices;
-  toeplitz::set_matrices(matrices, taps);
+  Filter matrices(fragments);
+  matrices.set(taps);
 
   float sums[kDiagonals][2][4] = {};
   int base = 0;
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
 
 template <typename T, bool kGated, int kSamplePieces, int kTapPieces>
 int32_t launch(const Arguments& a, cudaStream_t stream) {
-  constexpr int kSlots = 5;
+  constexpr int kSlots = 4;
   const dim3 grid = grid_of(a.stream);
   if (a.tap <= 17) return warp::launch(run<T, kGated, 2, kSamplePieces, kTapPieces, kSlots>, grid, a, stream);
   if (a.tap <= 65) return warp::launch(run<T, kGated, 5, kSamplePieces, kTapPieces, kSlots>, grid, a, stream);

@@ -19,6 +19,10 @@ constexpr int kMostTaps = 129;
 
 constexpr int kRing = 32;
 
+// Says whether a filter's matrices, four registers each, are better kept in shared memory: registers are what bounds the
+// number of warps of a multiprocessor, except with three pieces, where it would be shared memory.
+__device__ __forceinline__ constexpr bool better_shared(int diagonals, int pieces) { return pieces == 2 && diagonals > 4; }
+
 // Cuts pairs of numbers into kPieces bfloat16 numbers each.
 template <int kPieces>
 __device__ __forceinline__ void cut(float low, float high, uint32_t (&pieces)[kPieces]) {
@@ -71,41 +75,72 @@ __device__ __forceinline__ void load_taps(float (&taps)[kBlock + kTaps], const v
   }
 }
 
-template <int kDiagonals, int kPieces>
-using Matrices = uint32_t[kDiagonals][kPieces][2][2];  // columns, then rows: samples 0, 1 or 2, 3 of a run
+// The matrices of a filter as fragments, in registers or, where they would keep too many warps away, in shared memory.
+// [diagonal][piece][columns: samples 0, 1 or 2, 3 of a run][rows likewise]
+template <int kDiagonals, int kPieces, bool kShared>
+class Matrices {
+ public:
+  struct Buffer {
+    uint4 fragments[kShared ? kDiagonals : 1][kShared ? kPieces : 1][warp::kLanes];
+  };
 
-template <int kDiagonals, int kPieces, int kTaps>
-__device__ __forceinline__ void set_matrices(Matrices<kDiagonals, kPieces>& matrices, const float (&taps)[kTaps]) {
-  const int r = warp::lane() / 4, q = warp::lane() % 4;
+  __device__ __forceinline__ explicit Matrices(Buffer& buffer) : buffer_(buffer) {}
+
+  template <int kTaps>
+  __device__ __forceinline__ void set(const float (&taps)[kTaps]) {
+    const int r = warp::lane() / 4, q = warp::lane() % 4;
 #pragma unroll
-  for (int d = 0; d < kDiagonals; ++d) {
+    for (int d = 0; d < kDiagonals; ++d) {
+      uint32_t fragment[kPieces][4];
 #pragma unroll
-    for (int columns = 0; columns < 2; ++columns) {
+      for (int columns = 0; columns < 2; ++columns) {
 #pragma unroll
-      for (int rows = 0; rows < 2; ++rows) {
-        const int lag = kBlock * d + (4 * (r / 2) + 2 * columns + r % 2) - (4 * q + 2 * rows);
-        uint32_t pieces[kPieces];
-        cut<kPieces>(taps[kBlock + lag], taps[kBlock + lag - 1], pieces);
+        for (int rows = 0; rows < 2; ++rows) {
+          const int lag = kBlock * d + (4 * (r / 2) + 2 * columns + r % 2) - (4 * q + 2 * rows);
+          uint32_t pieces[kPieces];
+          cut<kPieces>(taps[kBlock + lag], taps[kBlock + lag - 1], pieces);
 #pragma unroll
-        for (int p = 0; p < kPieces; ++p) matrices[d][p][columns][rows] = pieces[p];
+          for (int p = 0; p < kPieces; ++p) fragment[p][2 * columns + rows] = pieces[p];
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        const uint4 four = make_uint4(fragment[p][0], fragment[p][1], fragment[p][2], fragment[p][3]);
+        if constexpr (kShared) {
+          buffer_.fragments[d][p][warp::lane()] = four;  // read by this lane alone
+        } else {
+          fragments_[d][p] = four;
+        }
       }
     }
   }
-}
+
+  __device__ __forceinline__ uint4 get(int d, int p) const {
+    if constexpr (kShared) return buffer_.fragments[d][p][warp::lane()];
+    return fragments_[kShared ? 0 : d][kShared ? 0 : p];
+  }
+
+ private:
+  Buffer& buffer_;
+  uint4 fragments_[kShared ? 1 : kDiagonals][kShared ? 1 : kPieces];
+};
 
 // mixed += sum of the products of the blocks d rows before (kDirection -1) or behind (1) those at `base`, which are
 // `current`, with matrix d. Products with a later piece are summed on their own: the tensor cores cut sums off, so that a
 // small addend costs as much exactness as a large one.
-template <int kDirection, int kDiagonals, int kSamplePieces, int kTapPieces>
+template <int kDirection, int kDiagonals, int kSamplePieces, int kTapPieces, bool kShared>
 __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&current)[kSamplePieces][4],
                                          const Ring<kSamplePieces>& ring, int base,
-                                         const Matrices<kDiagonals, kTapPieces>& matrices) {
+                                         const Matrices<kDiagonals, kTapPieces, kShared>& matrices) {
   constexpr int kPieces = kSamplePieces > kTapPieces ? kSamplePieces : kTapPieces;
   const int lane = warp::lane();
   float rest[2][4] = {};
 #pragma unroll
   for (int d = 0; d < kDiagonals; ++d) {
     const int row = (base + lane % 8 + 8 * (lane / 8 % 2) + kDirection * d) & (kRing - 1);
+    uint4 matrix[kTapPieces];
+#pragma unroll
+    for (int t = 0; t < kTapPieces; ++t) matrix[t] = matrices.get(d, t);
 #pragma unroll
     for (int p = 0; p < kSamplePieces; ++p) {
       uint32_t samples[4] = {current[p][0], current[p][1], current[p][2], current[p][3]};
@@ -113,11 +148,9 @@ __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&
 #pragma unroll
       for (int t = 0; t < kTapPieces; ++t) {
         if (p + t < kPieces) {
-#pragma unroll
-          for (int columns = 0; columns < 2; ++columns) {
-            float(&sum)[4] = kPieces > 2 && p + t > 0 ? rest[columns] : mixed[columns];
-            warp::multiply_bf16(sum, samples, matrices[d][t][columns][0], matrices[d][t][columns][1]);
-          }
+          constexpr bool kApart = kPieces > 2;
+          warp::multiply_bf16(kApart && p + t > 0 ? rest[0] : mixed[0], samples, matrix[t].x, matrix[t].y);
+          warp::multiply_bf16(kApart && p + t > 0 ? rest[1] : mixed[1], samples, matrix[t].z, matrix[t].w);
         }
       }
     }

@@ -89,6 +89,7 @@ class Engine:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         fp8_projections: str = "auto",
+        weights: str = "stored",
         max_running: int = 8,
         prefill_chunk: int | None = None,
         use_subquadratic_ops: bool | None = None,
@@ -96,7 +97,7 @@ class Engine:
         """Loads a native checkpoint directory; see `load_checkpoint` and the class for the arguments and the errors."""
         from subquad.inference.checkpoint import load_checkpoint
 
-        loaded = load_checkpoint(path, device=device, dtype=dtype, fp8_projections=fp8_projections)
+        loaded = load_checkpoint(path, device=device, dtype=dtype, fp8_projections=fp8_projections, weights=weights)
         return cls(
             loaded.model,
             loaded.tokenizer,
