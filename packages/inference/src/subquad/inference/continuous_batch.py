@@ -15,6 +15,7 @@ import torch
 
 from subquad.inference.decoding import DecodeRows, Draw, SampleStream
 from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
+from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Failed, GenerateJob, Scored, ScoreJob, Started, Timing
 from subquad.inference.network import Network
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
@@ -233,7 +234,7 @@ class ContinuousBatch:
     def _read_prompt(self, request: _Generation) -> bool:
         prompt, start = request.job.prompt_ids, request.next_token
         stop = min(start + self._chunk, len(prompt))
-        ids = torch.tensor([prompt[start:stop]], device=self._device)
+        ids = id_rows([prompt[start:stop]], device=self._device)
         first = request.slots[0]
         hidden = self._network.encode(ids, self.pool.row(first))
         request.next_token = stop

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits
+from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Strand
 from subquad.inference.network import Network, RecurrentState
 
@@ -123,7 +124,7 @@ class ScoringPass:
         width = max(len(s) for s in sequences)
         self._pad_id = pad_id
         self._network, self._chunk, self._state = network, chunk, state if width - 1 > chunk else None
-        self._ids = torch.tensor([[*s, *([pad_id] * (width - len(s)))] for s in sequences], device=device)
+        self._ids = id_rows(sequences, pad_id=pad_id, device=device)
         self._lengths = torch.tensor([len(s) for s in sequences], device=device)
         self._inputs = width - 1
         self._next = 0
