@@ -8,6 +8,11 @@ from subquad.modules.exchange import SequenceExchange
 from subquad.ops import causal_conv, modal_conv, modal_conv_with_state, modal_filter
 
 
+def channel_share(whole: Float[Tensor, "batch share length"], exchange: SequenceExchange) -> slice:
+    """Returns which channels ``exchange.to_channels`` has given this rank."""
+    return slice(exchange.rank * whole.shape[1], (exchange.rank + 1) * whole.shape[1])
+
+
 def split_causal_conv(
     x: Float[Tensor, "batch channel length"],
     taps: Float[Tensor, "group tap"],
@@ -26,7 +31,7 @@ def split_causal_conv(
     if reach <= x.shape[-1]:
         return causal_conv(x, taps, skip=skip, initial_state=exchange.left_halo(x, reach))
     whole = exchange.to_channels(x)
-    share = slice(exchange.rank * whole.shape[1], (exchange.rank + 1) * whole.shape[1])
+    share = channel_share(whole, exchange)
     per_channel = taps.repeat_interleave(x.shape[1] // taps.shape[0], dim=0)
     y = causal_conv(whole, per_channel[share], skip=None if skip is None else skip[share])
     return exchange.to_sequence(y)
