@@ -4,7 +4,9 @@ import io
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from packages.inference.tests.checkpoint.foreign_checkpoints import (
     PATTERN,
@@ -16,6 +18,7 @@ from packages.inference.tests.conftest import TINY, tiny_network
 from subquad.inference import Engine, load_checkpoint, save_checkpoint
 from subquad.inference.checkpoint import convert_checkpoint, vortex_config
 from subquad.inference.checkpoint.fp8_scales import Fp8Scales, extra_state, read_scales
+from subquad.inference.commands import register
 from subquad.inference.errors import CheckpointTensorError, FP8Unavailable, InvalidOption
 from subquad.lazy_config import LazyConfig
 from subquad.modules import StripedHyena2
@@ -143,3 +146,30 @@ def test_a_cpu_runs_fp8_projections_only_when_told_how_and_says_what_that_costs(
 def test_presets_know_which_checkpoints_were_trained_with_fp8():
     used = {name: vortex_config(name)[0].fp8_projections for name in ("1b_base", "7b", "7b_base", "20b", "40b")}
     assert used == {"1b_base": True, "7b": False, "7b_base": False, "20b": True, "40b": True}
+
+
+def test_a_command_is_told_how_to_run_fp8_projections(native):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["generate", str(native), "-p", "ACGT", "--device", "cpu", *arguments])
+
+    refused = run()
+    assert refused.exit_code == 2
+    assert "1b_base 1.2435 instead of 1.0765" in refused.stderr
+    assert run("--fp8-projections", "emulate").exit_code == 0
+    assert run("--fp8-projections", "off").exit_code == 0
+
+
+def test_all_linear_layers_are_rounded_on_demand(tmp_path):
+    save_checkpoint(tmp_path / "plain", tiny_network(), config(fp8_projections=False))
+    with pytest.raises(InvalidOption, match="weights is 'int4'; accepted: 'stored' or 'fp8'"):
+        load_checkpoint(tmp_path / "plain", device="cpu", weights="int4")
+    engine = Engine.from_checkpoint(tmp_path / "plain", device="cpu", weights="fp8")
+    ids = torch.tensor([list(b"ACGTTGCAACGT" * 6)])
+    assert 1e-3 < relative_error(engine.forward(ids), tiny_network()(ids)) < 0.9
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+    arguments = ["generate", str(tmp_path / "plain"), "-p", "ACGT", "--device", "cpu", "--weights", "fp8"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointTensorError",
     "EngineStopped",
     "FP8Unavailable",
+    "HubUnavailable",
     "InferenceError",
     "InputFileError",
     "InsufficientMemory",
@@ -166,6 +167,10 @@ class FP8Unavailable(CheckpointError):
             f"fp8_projections='emulate' rounds as FP8 does and adds exactly ({COST_OF_EXACT_SUMS}); "
             f"'off' does not round ({COST_WITHOUT_FP8})"
         )
+
+
+class HubUnavailable(CheckpointError):
+    """A hub cannot be reached or asked, or has no such repository."""
 
 
 class CheckpointConfigError(CheckpointError):

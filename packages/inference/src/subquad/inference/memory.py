@@ -1,17 +1,31 @@
 """Whether the state of a sequence fits into memory, asked before any work starts."""
 
 import os
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from subquad.inference.errors import InsufficientMemory
-from subquad.inference.network import Network, state_tensors
+from subquad.inference.network import Network
 
 
 def state_bytes(network: Network, rows: int, length: int) -> int:
     """Returns the bytes of the state of ``rows`` sequences of up to ``length`` tokens, without making it."""
     state = network.init_state(rows, max_length=length, device=torch.device("meta"))
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in state_tensors(state)}.values())
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in _tensors(state)}.values())
+
+
+def _tensors(state: object) -> Iterator[Tensor]:
+    """Yields every tensor of a state, those that it holds twice included."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
+    elif hasattr(state, "__dict__"):
+        for value in vars(state).values():
+            yield from _tensors(value)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -1,6 +1,8 @@
 """Checkpoints on disk: the native directory format, the names that its tensors have there, and conversion."""
 
 from subquad.inference.checkpoint.conversion import convert_checkpoint as convert_checkpoint
+from subquad.inference.checkpoint.hub import fetch_checkpoint as fetch_checkpoint
+from subquad.inference.checkpoint.hub import hub_address as hub_address
 from subquad.inference.checkpoint.native import LoadedCheckpoint as LoadedCheckpoint
 from subquad.inference.checkpoint.native import load_checkpoint as load_checkpoint
 from subquad.inference.checkpoint.native import save_checkpoint as save_checkpoint

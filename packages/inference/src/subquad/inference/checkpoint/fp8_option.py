@@ -1,7 +1,7 @@
 """How a network with FP8 projections is run: as it was trained, with exact sums, or with plain projections."""
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +10,6 @@ from subquad.inference.errors import FP8Unavailable, InvalidOption
 from subquad.lazy_config import Config
 from subquad.modules import FP8Linear
 
-FP8Projections = Literal["auto", "emulate", "off"]
 _CAPABILITY = 9  # of Hopper, whose sums the checkpoints were trained with
 
 

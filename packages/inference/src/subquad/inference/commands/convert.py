@@ -46,7 +46,7 @@ def convert(
         typer.Argument(
             metavar="IN",
             help="A native directory; a Vortex or Savanna .pt file, its first .part0, or the name without .part0; a "
-            "Megatron-Bridge directory.",
+            "Megatron-Bridge directory; or hf:ORG/NAME[@REV], a repository of a Hugging Face hub.",
         ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A native directory, or a .pt file.")],
@@ -76,18 +76,24 @@ def convert(
 ) -> None:
     """Convert a checkpoint; memory-mapped, without running code of the file, written at once or not at all."""
     with one_line_errors(traceback=traceback):
-        from subquad.inference.checkpoint import convert_checkpoint, source_config
-        from subquad.inference.checkpoint.files import replaced_file
+        from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address, source_config
+        from subquad.inference.checkpoint.files import check_new_file, replaced_file
 
-        tree, metadata = source_config(source, read.value, config)
+        path, origin = Path(source), {}
+        if (address := hub_address(source)) is not None:
+            if write != "native":
+                check_new_file(target, overwrite=overwrite)
+            path, where = fetch_checkpoint(address, read=read.value, target=target)
+            origin = {"converted_from": where}
+        tree, metadata = source_config(path, read.value, config)
         with shown_bytes(f"{read.value} to {write.value}", show=progress) as advance:
             mapped = convert_checkpoint(
-                source,
+                path,
                 target,
                 read=read.value,
                 write=write.value,
                 config=tree,
-                metadata=metadata,
+                metadata={**metadata, **origin},
                 tokenizer=tokenizer.value,
                 without_fp8=without_fp8,
                 overwrite=overwrite,

@@ -9,12 +9,14 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     BatchSize,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
+    FP8Choice,
     InputFormat,
     NonDNAPolicy,
     Output,
@@ -25,6 +27,8 @@ from subquad.inference.commands.settings import (
     Resume,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +72,8 @@ def embed(
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -116,7 +122,15 @@ def embed(
             "embed",
             opened_input(input_file, file_format.value),
             Reading(str(input_file), non_dna.value, uppercase),
-            EngineChoice(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops),
+            EngineChoice(
+                checkpoint,
+                device,
+                dtype,
+                prefill_chunk,
+                use_subquadratic_ops=use_subquadratic_ops,
+                fp8_projections=fp8_projections.value,
+                weights=weights.value,
+            ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(
                 group=group_size,

@@ -7,11 +7,13 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
+    FP8Choice,
     InputFormat,
     NonDNAPolicy,
     Overwrite,
@@ -19,6 +21,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ def plot(
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     progress: Progress = None,
     traceback: Traceback = False,
@@ -69,7 +75,15 @@ def plot(
         from subquad.inference.likelihood_track import draw_tracks, write_bedgraph
 
         _check_outputs(output, overwrite=overwrite)
-        choice = EngineChoice(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops)
+        choice = EngineChoice(
+            checkpoint,
+            device,
+            dtype,
+            prefill_chunk,
+            use_subquadratic_ops=use_subquadratic_ops,
+            fp8_projections=fp8_projections.value,
+            weights=weights.value,
+        )
         reading = Reading(str(input_file), non_dna.value, uppercase)
         records = _chosen_records(input_file, file_format, reading, record or [], choice.token_limit())
         tracks = _tracks(records, choice, strand, first_position, show=progress)

@@ -28,6 +28,8 @@ class EngineChoice:
     prefill_chunk: int
     max_running: int = 1
     use_subquadratic_ops: bool | None = None
+    fp8_projections: str = "auto"
+    weights: str = "stored"
 
     def token_limit(self) -> int:
         """Returns the tokens that the network takes, without loading its weights."""
@@ -45,6 +47,8 @@ class EngineChoice:
             self.checkpoint,
             device=self.device,
             dtype=self.dtype,
+            fp8_projections=self.fp8_projections,
+            weights=self.weights,
             max_running=self.max_running,
             prefill_chunk=self.prefill_chunk,
             use_subquadratic_ops=self.use_subquadratic_ops,
@@ -60,6 +64,8 @@ class EngineChoice:
             "--prefill-chunk": self.prefill_chunk,
             "--max-running": self.max_running,
             "--use-subquadratic-ops": self.use_subquadratic_ops,
+            "--fp8-projections": self.fp8_projections,
+            "--weights": self.weights,
         }
 
 

@@ -8,12 +8,14 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     BatchSize,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
+    FP8Choice,
     InputFormat,
     NonDNAPolicy,
     Output,
@@ -26,6 +28,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +57,8 @@ def score(
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -121,7 +127,15 @@ def score(
             "score",
             opened_input(input_file, file_format.value),
             Reading(str(input_file), non_dna.value, uppercase),
-            EngineChoice(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops),
+            EngineChoice(
+                checkpoint,
+                device,
+                dtype,
+                prefill_chunk,
+                use_subquadratic_ops=use_subquadratic_ops,
+                fp8_projections=fp8_projections.value,
+                weights=weights.value,
+            ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(
                 group=group_size,

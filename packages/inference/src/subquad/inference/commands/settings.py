@@ -41,6 +41,21 @@ class OutputFormat(StrEnum):
     safetensors = "safetensors"
 
 
+class FP8Choice(StrEnum):
+    """Ways to run a network with FP8 projections."""
+
+    auto = "auto"
+    emulate = "emulate"
+    off = "off"
+
+
+class WeightsChoice(StrEnum):
+    """How the weights of linear layers are held."""
+
+    stored = "stored"
+    fp8 = "fp8"
+
+
 Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
 Output = Annotated[
     Path | None,
@@ -71,6 +86,20 @@ Resume = Annotated[bool, typer.Option("--resume", help="Keep the results of an i
 Format = Annotated[InputFormat, typer.Option("--format", help="Format of the input; auto looks at its first byte.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")]
+FP8 = Annotated[
+    FP8Choice,
+    typer.Option(
+        "--fp8-projections",
+        help="Of a checkpoint that has them: auto wants an H100 or H200, emulate any device, off leaves them out; "
+        "what that costs is said where it matters.",
+    ),
+]
+Weights = Annotated[
+    WeightsChoice,
+    typer.Option(
+        "--weights", help="fp8 rounds linear layers to one byte a weight: half the memory, a little less exact."
+    ),
+]
 Chunk = Annotated[int, typer.Option("--prefill-chunk", min=1, help="Tokens read at once; bounds the memory.")]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress on stderr; default: on a terminal.")

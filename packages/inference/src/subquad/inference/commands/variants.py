@@ -9,11 +9,13 @@ import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     BatchSize,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
+    FP8Choice,
     NonDNAPolicy,
     Output,
     OutputFormat,
@@ -25,6 +27,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +91,8 @@ def variants(
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -152,7 +158,15 @@ def variants(
                 "variants",
                 records() if where == "-" else records,
                 Reading(where, "keep"),
-                EngineChoice(checkpoint, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops),
+                EngineChoice(
+                    checkpoint,
+                    device,
+                    dtype,
+                    prefill_chunk,
+                    use_subquadratic_ops=use_subquadratic_ops,
+                    fp8_projections=fp8_projections.value,
+                    weights=weights.value,
+                ),
                 Destination(output, output_format.value, overwrite, resume, columns, settings),
                 Load(
                     group=group_size,

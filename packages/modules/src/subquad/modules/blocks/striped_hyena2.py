@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.attention import Attention
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
+from subquad.modules.mixers.fused_operators import fused_refusal, mix_one_by_one
 from subquad.modules.mixers.modal import HyenaLong, ModalState
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState
 from subquad.modules.parts.fp8_linear import linear_without_bias
@@ -103,6 +105,9 @@ class HyenaBlock(StripedHyena2Block):
       channels: Size of the residual stream.
       mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps; stored as ``filter``.
       options: Sizes and forms of the rest.
+
+    Attributes:
+      use_subquadratic_ops: See ``StripedHyena2``.
     """
 
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
@@ -113,6 +118,7 @@ class HyenaBlock(StripedHyena2Block):
         )
         self.filter = mixer
         self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
+        self.use_subquadratic_ops: bool | None = None
 
     @property
     def mixer(self) -> HyenaShort | HyenaMedium | HyenaLong:
@@ -131,8 +137,25 @@ class HyenaBlock(StripedHyena2Block):
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
         z = product_channels_first(self.projections, x)
-        y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
+        if self.use_subquadratic_ops is False:
+            y = mix_one_by_one(self.filter, z, self.projection_taps, state)
+            return product_of_channels_first(self.out_filter_dense, y)
+        if self.use_subquadratic_ops:
+            self.require_subquadratic_ops(z)
+        fresh = starts is not None and not any(starts)
+        y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
         return product_of_channels_first(self.out_filter_dense, y)
+
+    def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:
+        """Refuses projected input that no fused kernel takes.
+
+        Raises:
+          FusedOperatorsUnavailable: Says why.
+        """
+        refusal = fused_refusal(self.filter, z, self.projection_taps)
+        if refusal is not None:
+            kind = type(self.filter).__name__
+            raise FusedOperatorsUnavailable(f"use_subquadratic_ops is True, but {kind} cannot run fused: {refusal}")
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None

@@ -15,7 +15,9 @@ from subquad.modules.mixers.split_convolution import split_causal_conv, split_mo
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
+    Explanation,
     GatedModalState,
+    explain,
     fill_ring,
     gated_modal_conv,
     gated_modal_conv_with_state,
@@ -40,7 +42,7 @@ class ModalState(MixerState):
 
 
 class HyenaLong(FullPrecisionModule):
-    """Gates before and after a modal filter: ``y = q * (conv(k * v, h) + D * k * v)``.
+    """Gates before and after a modal filter: ``g = k * v; y = q * (conv(g, h) + D * g)``.
 
     ``h[c, t] = sum(residues[c] * exp(log_poles[c] * t))``; as a recurrence ``s[t] = exp(log_poles) * s[t - 1] + x[t]``,
     ``conv[t] = sum(residues * s[t])``. Poles and residues are float32 at least.
@@ -52,6 +54,8 @@ class HyenaLong(FullPrecisionModule):
       filter_parameters: ``"poles"`` stores ``log_poles``; ``"p_gamma"``, the training form, stores ``p`` and
         ``gamma`` with ``log_poles = -exp(p) * exp(gamma)``, which always decays.
       initial_length: Sequence length that the initial ``D`` is scaled for: ``U(-sqrt(1/length), sqrt(1/length))``.
+      pregate: False leaves ``g = v``.
+      postgate: False leaves out the factor ``q``.
       exchange: Where the rest of a split sequence is; None for a sequence on one rank.
 
     Raises:
@@ -72,6 +76,8 @@ class HyenaLong(FullPrecisionModule):
         projection_filter_length: int | None = None,
         filter_parameters: FilterParameters = "poles",
         initial_length: int = 8192,
+        pregate: bool = True,
+        postgate: bool = True,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -84,6 +90,7 @@ class HyenaLong(FullPrecisionModule):
             raise ConfigurationError(f"filter_parameters is {filter_parameters!r}; accepted are 'poles' and 'p_gamma'")
         self.channels = channels
         self.initial_length = initial_length
+        self.pregate, self.postgate = pregate, postgate
         self.filter_parameters = filter_parameters
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         own_names = ("log_poles",) if filter_parameters == "poles" else ("p", "gamma")
@@ -125,14 +132,14 @@ class HyenaLong(FullPrecisionModule):
         state: ModalState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes q, k, v that went through the short projection convolution."""
-        gated = (k * v).transpose(1, 2)
+        gated = self._gated(k, v).transpose(1, 2)
         if state is None:
             y = split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D)
         else:
             refuse_split_state(self.exchange)
             y, modal = modal_conv_with_state(gated, self.poles(), self.residues, skip=self.D, initial_state=state.modal)
             state.modal.copy_(modal)
-        return q * y.transpose(1, 2)
+        return self._gated_after(q, y.transpose(1, 2))
 
     def forward_projected(
         self,
@@ -140,23 +147,51 @@ class HyenaLong(FullPrecisionModule):
         short_taps: Float[Tensor, "rows tap"],
         *,
         state: ModalState | None = None,
+        fresh: bool = False,
     ) -> tuple[Float[Tensor, "batch channel length"], ModalState | None]:
-        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer``."""
+        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer`` and ``HyenaFIR``."""
         poles = self.poles()
         if state is not None:
             refuse_split_state(self.exchange)
             assert state.projection is not None
-            before = GatedModalState(history_from_ring(state.projection, state.position).to(z.dtype), state.modal)
+            before = None
+            if not fresh:
+                before = GatedModalState(history_from_ring(state.projection, state.position).to(z.dtype), state.modal)
             y, after = gated_modal_conv_with_state(
-                z, short_taps, poles, self.residues, skip=self.D, initial_state=before
+                z,
+                short_taps,
+                poles,
+                self.residues,
+                skip=self.D,
+                pregate=self.pregate,
+                postgate=self.postgate,
+                initial_state=before,
             )
             fill_ring(state.projection, after.projection, state.position, z.shape[-1])
             state.modal.copy_(after.modal)
             return y, state
         if self.exchange.size == 1:
-            return gated_modal_conv(z, short_taps, poles, self.residues, skip=self.D), None
+            y = gated_modal_conv(
+                z, short_taps, poles, self.residues, skip=self.D, pregate=self.pregate, postgate=self.postgate
+            )
+            return y, None
         q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        return q * split_modal_conv(k * v, poles, self.residues, self.exchange, skip=self.D), None
+        y = split_modal_conv(self._gated(k, v), poles, self.residues, self.exchange, skip=self.D)
+        return self._gated_after(q, y), None
+
+    def explain_projected(
+        self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
+    ) -> Explanation:
+        """Says which backend ``forward_projected`` takes for this input, and why."""
+        options = {"pregate": self.pregate, "postgate": self.postgate}
+        return explain("gated_modal_conv", z, short_taps, self.poles(), self.residues, skip=self.D, **options)
+
+    def _gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Returns the stream that is filtered."""
+        return k * v if self.pregate else v
+
+    def _gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return q * y if self.postgate else y
 
     def init_state(
         self,
@@ -185,8 +220,10 @@ class HyenaLong(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
-        return q * modal_step(k * v, self.poles(), self.residues, state.modal, skip=self.D, active=active)
+        gated = self._gated(k, v)
+        y = modal_step(gated, self.poles(), self.residues, state.modal, skip=self.D, active=active)
+        return self._gated_after(q, y)
 
     def flop_count(self, length: int) -> int:
         """Counts the recurrence, both gates and the skip term on one sequence."""
-        return length * self.channels * (4 * self.residues.shape[1] + 4)
+        return length * self.channels * (4 * self.residues.shape[1] + 2 + self.pregate + self.postgate)

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
-from subquad.modules.errors import ConfigurationError, ExchangeUnsupported, InputMismatch
+from subquad.modules.errors import (
+    ConfigurationError,
+    ExchangeUnsupported,
+    FusedOperatorsUnavailable,
+    InputMismatch,
+)
 from subquad.modules.exchange import LocalExchange, SequenceExchange
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.fir import FilterParameters, HyenaMedium, HyenaShort
@@ -45,6 +50,9 @@ class StripedHyena2(nn.Module):
       eps: See ``RMSNorm``.
       norm_form: See ``RMSNorm``.
       filter_parameters: ``"poles"``, the form of inference checkpoints, or ``"p_gamma"``, the form to train.
+      use_subquadratic_ops: Whether each Hyena layer runs its projection convolution, gates and filter as one fused
+        operator when it reads sequences or chunks: True demands it, False runs them one by one, None takes what is
+        faster. Can be set later. Decode steps are the same for all three.
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
@@ -74,6 +82,7 @@ class StripedHyena2(nn.Module):
         eps: float = 1e-6,
         norm_form: NormForm = "vortex",
         filter_parameters: FilterParameters = "poles",
+        use_subquadratic_ops: bool | None = None,
         fp8_projections: bool = False,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
@@ -138,7 +147,37 @@ class StripedHyena2(nn.Module):
 
         self.blocks = nn.ModuleList(block_of(layer, letter) for layer, letter in enumerate(pattern))
         self.norm = RMSNorm(hidden_size, eps=eps, form=norm_form, **place)
+        self.use_subquadratic_ops = use_subquadratic_ops
         self.reset_parameters()
+
+    @property
+    def use_subquadratic_ops(self) -> bool | None:
+        """What is asked of the fused operators; setting it changes every Hyena layer."""
+        return self._use_subquadratic_ops
+
+    @use_subquadratic_ops.setter
+    def use_subquadratic_ops(self, value: bool | None) -> None:
+        if value is not None and not isinstance(value, bool):
+            raise ConfigurationError(f"use_subquadratic_ops is {value!r}; accepted are None, True and False")
+        self._use_subquadratic_ops = value
+        for block in self._blocks():
+            if isinstance(block, HyenaBlock):
+                block.use_subquadratic_ops = value
+
+    def require_subquadratic_ops(self) -> None:
+        """Asks every Hyena layer whether a fused kernel runs where its weights are.
+
+        Raises:
+          FusedOperatorsUnavailable: Names the first layer where none does, and why.
+        """
+        for index, block in enumerate(self._blocks()):
+            if isinstance(block, HyenaBlock):
+                weight = block.projections.weight
+                probe = torch.zeros(1, weight.shape[0], 1, device=weight.device, dtype=self.norm.scale.dtype)
+                try:
+                    block.require_subquadratic_ops(probe)
+                except FusedOperatorsUnavailable as error:
+                    raise FusedOperatorsUnavailable(f"blocks.{index}: {error}") from None
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all parameters anew, on the CPU and in float32: a seeded generator gives the same weights everywhere.
@@ -211,11 +250,10 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"single blocks cannot be read on a sequence split over {self.exchange.size} ranks"
             )
-        if state is not None:
-            state.require_room(ids.shape[0], ids.shape[1])
+        starts = None if state is None else state.require_room(ids.shape[0], ids.shape[1])
         x = self.embedding_layer(ids)
         for index, block in zip(range(count), self._blocks(), strict=False):
-            x = block(x, None if state is None else state.layers[index])
+            x = block(x, None if state is None else state.layers[index], starts)
         if state is not None:
             state.advance(ids.shape[1])
         return x
