@@ -15,9 +15,11 @@ from subquad.modules.parts.full_precision import FullPrecisionModule, full_preci
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     GatedConvState,
+    StepProjection,
     causal_conv_with_state,
     fir_step,
     gated_conv,
+    gated_conv_step,
     gated_conv_with_state,
     history_from_ring,
     ring_from_history,
@@ -172,6 +174,39 @@ class HyenaFIR(FullPrecisionModule):
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
         return q * fir_step(k * v, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
+
+    def step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: FIRState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Runs projection, projection convolution, gates and filter on one more token per row as one operator.
+
+        Args:
+          x: The projected rows, row ``3 * c + p`` stream p of channel c; what is in front of ``projection`` with one.
+          state: Updated in place, but for its position.
+          projection: Makes the rows from ``x``.
+          active: Rows where it is false keep their state; their output means nothing.
+          upcoming: Weights that the next operator reads; see ``subquad.ops.gated_conv_step``.
+        """
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        return gated_conv_step(
+            x,
+            self.projection_taps,
+            self.filter_taps(),
+            state.projection,
+            state.taps,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
+            upcoming=upcoming,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts the filter, both gates and the skip term on one sequence."""

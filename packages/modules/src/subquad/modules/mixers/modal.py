@@ -16,8 +16,10 @@ from subquad.modules.parts.full_precision import FullPrecisionModule, full_preci
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     GatedModalState,
+    StepProjection,
     gated_modal_conv,
     gated_modal_conv_with_state,
+    gated_modal_step,
     history_from_ring,
     modal_conv_with_state,
     modal_step,
@@ -186,6 +188,32 @@ class HyenaLong(FullPrecisionModule):
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
         return q * modal_step(k * v, self.poles(), self.residues, state.modal, skip=self.D, active=active)
+
+    def step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: ModalState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Runs projection, projection convolution, gates and filter on one more token per row; see ``HyenaFIR``."""
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        return gated_modal_step(
+            x,
+            self.projection_taps,
+            self.poles(),
+            self.residues,
+            state.projection,
+            state.modal,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
+            upcoming=upcoming,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts the recurrence, both gates and the skip term on one sequence."""
