@@ -10,6 +10,7 @@ html_theme = "furo"
 html_title = "Subquad"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+napoleon_use_ivar = True  # fields of named tuples are documented once
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"

@@ -6,6 +6,8 @@ usage: fetch_npm.py NODE NPM_CLI NAME@VERSION sha512-BASE64 OUT
 import base64
 import hashlib
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -16,6 +18,26 @@ def integrity(path: str) -> str:
     """A file's hash in the form that npm writes."""
     with open(path, "rb") as file:
         return "sha512-" + base64.b64encode(hashlib.sha512(file.read()).digest()).decode()
+
+
+def unpack(archive: str, out: str) -> None:
+    """Lays the files of a package out below ``out``, keeping the executable bits.
+
+    By hand, as the filters of :mod:`tarfile` only came with Python 3.11.4 and any 3.11 may run this.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = os.path.normpath(member.name.removeprefix("package/"))
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None or not member.name.startswith("package/"):
+                continue
+            if path.startswith(("/", "..")):
+                sys.exit(f"{archive} holds {member.name}, which lies outside the package")
+            target = os.path.join(out, path)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with content, open(target, "wb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+            os.chmod(target, 0o755 if member.mode & stat.S_IXUSR else 0o644)
 
 
 def main() -> None:
@@ -31,11 +53,7 @@ def main() -> None:
         archive = os.path.join(scratch, archives[0])
         if integrity(archive) != expected:
             sys.exit(f"{package} has the hash {integrity(archive)}, not the locked {expected}")
-        with tarfile.open(archive) as tar:
-            members = [member for member in tar if member.isfile() and member.name.startswith("package/")]
-            for member in members:
-                member.name = member.name.removeprefix("package/")
-            tar.extractall(out, members, filter="data")
+        unpack(archive, out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Resolves direct requirements into a hash-locked list of wheels.
 
-usage: lock.py REQUIREMENTS.in REQUIREMENTS.lock [--constraint FILE.lock] [--skip-constraint NAME]...
+usage: lock.py REQUIREMENTS.in REQUIREMENTS.lock [--constraint FILE.lock] [--skip-constraint NAME]... [--alone FILE.in]
 
 Paths are relative to the workspace. pip resolves for this machine's platform and for CPython 3.11, by its own
 configuration; the result names no index. Each entry of the lock is a pip requirement with its hash, followed by a
 comment that lists the locked distributions it depends on, which `pip_lock.bzl` reads.
 
 ``--constraint`` keeps the versions of another lock (but for ``--skip-constraint`` names), so that two hubs agree.
+``--alone`` names distributions to lock at a version whatever their metadata asks for, one ``name==version  # needs:
+names`` a line: what they import is written there by hand and has to be in the lock.
 Run it as ``./bazelw run //third_party/python:lock``.
 """
 
@@ -33,18 +35,25 @@ def constraints(lock: str, skipped: list[str]) -> list[str]:
     return [pin for pin in pins if canonical(pin.split("==")[0]) not in skipped]
 
 
-def resolve(requirements: str, pins: list[str]) -> list[dict]:
-    """pip's installation report: one entry per distribution, direct and indirect."""
+def resolve(requirements: str, pins: list[str], *extra_options: str) -> list[dict]:
+    """pip's installation report: one entry per distribution, direct and (without ``--no-deps``) indirect."""
     with tempfile.TemporaryDirectory() as scratch:
         report, constraint = os.path.join(scratch, "report.json"), os.path.join(scratch, "constraints.txt")
         with open(constraint, "w") as file:
             file.writelines(pin + "\n" for pin in pins)
         options = ["-q", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--report", report]
         command = [sys.executable, "-I", os.path.join(PIP_HOME, "pip"), "install", *options, "-r", requirements]
-        if subprocess.run([*command, "-c", constraint], check=False).returncode:
+        if subprocess.run([*command, "-c", constraint, *extra_options], check=False).returncode:
             sys.exit(f"error: pip cannot resolve {requirements}")
         with open(report) as file:
             return json.load(file)["install"]
+
+
+def written_needs(requirements: str) -> dict[str, list[str]]:
+    """What a file of ``--alone`` says that each of its distributions needs."""
+    with open(requirements) as file:
+        found = re.findall(r"^([\w.-]+)==\S+\s+# needs: (.*)$", file.read(), re.MULTILINE)
+    return {canonical(name): sorted(needs.split()) for name, needs in found}
 
 
 def dependencies(by_name: dict[str, dict]) -> dict[str, list[str]]:
@@ -76,10 +85,13 @@ def dependencies(by_name: dict[str, dict]) -> dict[str, list[str]]:
     return {name: sorted(found) for name, found in needs.items()}
 
 
-def render(entries: list[dict], source: str) -> str:
+def render(entries: list[dict], source: str, alone: dict[str, list[str]]) -> str:
     """The text of the lock file."""
     by_name = {canonical(entry["metadata"]["name"]): entry for entry in entries}
-    needs = dependencies(by_name)
+    needs = {**dependencies(by_name), **alone}
+    for name, wanted in alone.items():
+        if missing := set(wanted) - set(by_name):
+            sys.exit(f"error: {name} needs {', '.join(sorted(missing))}, which {source} does not bring")
     lines = [f"# Resolved from {source} by tools/python/lock.py; do not edit. 'needs' is read by pip_lock.bzl."]
     for name, entry in sorted(by_name.items()):
         digest = entry["download_info"]["archive_info"]["hashes"]["sha256"]
@@ -95,10 +107,14 @@ def main() -> None:
     parser.add_argument("lock")
     parser.add_argument("--constraint")
     parser.add_argument("--skip-constraint", action="append", default=[])
+    parser.add_argument("--alone")
     options = parser.parse_args()
     os.chdir(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
     pins = constraints(options.constraint, options.skip_constraint) if options.constraint else []
-    text = render(resolve(options.requirements, pins), options.requirements)
+    entries, alone = resolve(options.requirements, pins), {}
+    if options.alone:
+        entries, alone = entries + resolve(options.alone, [], "--no-deps"), written_needs(options.alone)
+    text = render(entries, options.requirements, alone)
     with open(options.lock + ".new", "w") as file:
         file.write(text)
     os.replace(options.lock + ".new", options.lock)

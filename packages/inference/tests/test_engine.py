@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from packages.inference.tests.conftest import tiny_network
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
 from subquad.inference.errors import (
     InvalidOption,
@@ -40,11 +41,12 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward(engine):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_the_size_of_prefill_chunks_changes_rounding_only(network, engine, chunk):
-    other = Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=chunk)
-    for a, b in zip(engine.generate(PROMPTS, OPTIONS), other.generate(PROMPTS, OPTIONS), strict=True):
+def test_the_size_of_prefill_chunks_changes_rounding_only(chunk):
+    network = tiny_network(dtype=torch.float64)  # in float32 the bound would depend on the processor
+    of_chunks = [Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=size) for size in (16, chunk)]
+    for a, b in zip(*(engine.generate(PROMPTS, OPTIONS) for engine in of_chunks), strict=True):
         assert a.ids == b.ids
-        assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), 5e-6)
+        assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), 1e-6)
 
 
 def test_streamed_tokens_are_those_of_generate(engine):

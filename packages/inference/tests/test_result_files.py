@@ -2,10 +2,25 @@
 
 import json
 
+import numpy as np
+import pyarrow.parquet
 import pytest
+from safetensors.numpy import load_file
 
 from subquad.inference.errors import InputFileError, InvalidOption
 from subquad.inference.result_files import opened_results
+
+COLUMNS = {"id": "text"}
+EVERYTHING = {
+    "id": "text",
+    "note": "text",
+    "count": "integer",
+    "score": "number",
+    "ids": "integers",
+    "logprobs": "numbers",
+    "pooled": "vector",
+    "positions": "matrix",
+}
 
 
 def rows(path):
@@ -13,7 +28,7 @@ def rows(path):
 
 
 def write_then_raise(path, ids, **options):
-    with opened_results(path, **options) as results:
+    with opened_results(path, columns=COLUMNS, **options) as results:
         for i in ids:
             results.write({"id": i})
         raise RuntimeError("power cut")
@@ -24,9 +39,24 @@ def write_and_fail(path, ids, **options):
         write_then_raise(path, ids, **options)
 
 
+def everything(count):
+    """Rows of all kinds of fields, some of them empty."""
+    for i in range(count):
+        yield {
+            "id": f"row {i}",
+            "note": None if i % 2 else "é",
+            "count": i,
+            "score": i / 7,
+            "ids": list(range(i % 3)),
+            "logprobs": [-0.5] * (i % 4),
+            "pooled": np.full(3, i, dtype=np.float32),
+            "positions": np.full((1 + i % 2, 3), i, dtype=np.float32),
+        }
+
+
 def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "out.jsonl"
-    with opened_results(path) as results:
+    with opened_results(path, columns=COLUMNS) as results:
         results.write({"id": "a"})
         assert not path.exists()
     assert rows(path) == ["a"]
@@ -38,12 +68,22 @@ def test_an_error_keeps_what_was_written_and_resume_goes_on(tmp_path, capsys):
     write_and_fail(path, ["a", "b"])
     assert not path.exists()
     assert "2 results are kept in" in capsys.readouterr().err
-    with (tmp_path / "out.jsonl.partial").open("a") as file:
+    with (tmp_path / "out.jsonl.partial" / "rows.jsonl").open("a") as file:
         file.write('{"id": "torn')
-    with opened_results(path, resume=True) as results:
-        assert results.kept == ["a", "b"]
+    with opened_results(path, columns=COLUMNS, resume=True) as results:
+        assert results.kept == 2
+        assert list(results.kept_ids()) == ["a", "b"]
         results.write({"id": "c"})
     assert rows(path) == ["a", "b", "c"]
+
+
+def test_a_job_that_works_in_groups_goes_on_where_a_group_begins(tmp_path):
+    path = tmp_path / "out.jsonl"
+    write_and_fail(path, ["a", "b", "c", "d", "e"], multiple=2)
+    with opened_results(path, columns=COLUMNS, resume=True, multiple=2) as results:
+        assert list(results.kept_ids()) == ["a", "b", "c", "d"]
+        results.write({"id": "e"})
+    assert rows(path) == ["a", "b", "c", "d", "e"]
 
 
 def test_an_error_before_the_first_result_leaves_nothing(tmp_path):
@@ -51,11 +91,11 @@ def test_an_error_before_the_first_result_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_resume_an_earlier_partial_file_is_replaced(tmp_path):
+def test_without_resume_earlier_rows_are_replaced(tmp_path):
     path = tmp_path / "out.jsonl"
     write_and_fail(path, ["a", "b"])
-    with opened_results(path) as results:
-        assert results.kept == []
+    with opened_results(path, columns=COLUMNS) as results:
+        assert results.kept == 0
         results.write({"id": "z"})
     assert rows(path) == ["z"]
 
@@ -63,30 +103,93 @@ def test_without_resume_an_earlier_partial_file_is_replaced(tmp_path):
 def test_an_existing_file_is_replaced_only_when_allowed(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text("old")
-    with pytest.raises(InvalidOption, match="--overwrite"), opened_results(path):
+    with pytest.raises(InvalidOption, match="--overwrite"), opened_results(path, columns=COLUMNS):
         pass
     assert path.read_text() == "old"
     write_and_fail(path, ["a"], overwrite=True)
     assert path.read_text() == "old"
-    with opened_results(path, overwrite=True) as results:
+    with opened_results(path, columns=COLUMNS, overwrite=True) as results:
         results.write({"id": "a"})
     assert rows(path) == ["a"]
 
 
-def test_a_damaged_partial_file_and_a_missing_folder_are_refused(tmp_path):
-    (tmp_path / "out.jsonl.partial").write_text("what is this\n")
-    with (
-        pytest.raises(InputFileError, match="line 1: is no result"),
-        opened_results(tmp_path / "out.jsonl", resume=True),
-    ):
+def open_and_close(path, **options):
+    with opened_results(path, columns=COLUMNS, **options):
         pass
-    with pytest.raises(InvalidOption, match="folder that exists"), opened_results(tmp_path / "no" / "out.jsonl"):
-        pass
-    with pytest.raises(InvalidOption, match="--resume"), opened_results(None, resume=True):
-        pass
+
+
+def test_damaged_rows_and_a_missing_folder_are_refused(tmp_path):
+    path = tmp_path / "out.jsonl"
+    write_and_fail(path, ["a"])
+    (tmp_path / "out.jsonl.partial" / "rows.jsonl").write_text("what is this\n")
+    with pytest.raises(InputFileError, match="line 1: is no result"):
+        open_and_close(path, resume=True)
+    (tmp_path / "out.jsonl.partial" / "rows.jsonl").write_text('{"id": "a", "x": {"$array": [0, "<f4", [4]]}}\n')
+    with pytest.raises(InputFileError, match="is shorter than its rows say"):
+        open_and_close(path, resume=True)
+    (tmp_path / "out.jsonl.partial" / "settings.json").write_text("?")
+    with pytest.raises(InputFileError, match=r"settings.json: is damaged"):
+        open_and_close(path, resume=True)
+    with pytest.raises(InvalidOption, match="folder that exists"):
+        open_and_close(tmp_path / "no" / "out.jsonl")
+    with pytest.raises(InvalidOption, match="--resume"):
+        open_and_close(None, resume=True)
+    with pytest.raises(InvalidOption, match=r"jsonl, parquet or safetensors"):
+        open_and_close(path, file_format="csv")
+
+
+def test_other_settings_than_those_of_the_job_to_resume_are_refused(tmp_path):
+    path = tmp_path / "out.jsonl"
+    write_and_fail(path, ["a"], settings={"--strand": "both"})
+    with pytest.raises(InvalidOption, match=r"--strand is 'forward'; accepted: 'both', as in the job to resume"):
+        open_and_close(path, resume=True, settings={"--strand": "forward"})
 
 
 def test_without_a_path_results_go_to_the_standard_output(capsys):
-    with opened_results(None) as results:
-        results.write({"id": "a", "value": 1})
-    assert json.loads(capsys.readouterr().out) == {"id": "a", "value": 1}
+    with opened_results(None, columns=COLUMNS) as results:
+        results.write({"id": "a", "value": 1, "array": np.ones(2, dtype=np.float32)})
+    assert json.loads(capsys.readouterr().out) == {"id": "a", "value": 1, "array": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2500])
+def test_a_parquet_file_has_a_column_for_each_field(tmp_path, count):
+    path = tmp_path / "out.parquet"
+    with opened_results(path, columns=EVERYTHING) as results:
+        for row in everything(count):
+            results.write(row)
+    table = pyarrow.parquet.read_table(path)
+    assert table.column_names == list(EVERYTHING)
+    expected = [
+        {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in everything(count)
+    ]
+    assert table.to_pylist() == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 25])
+def test_a_safetensors_file_has_a_tensor_for_each_field_and_offsets_of_ragged_ones(tmp_path, count):
+    path = tmp_path / "out.safetensors"
+    with opened_results(path, columns=EVERYTHING) as results:
+        for row in everything(count):
+            results.write(row)
+    tensors = load_file(path)
+    expected = list(everything(count))
+    assert tensors["count"].tolist() == [row["count"] for row in expected]
+    assert tensors["score"].tolist() == [row["score"] for row in expected]
+    if count:
+        assert np.array_equal(tensors["pooled"], np.stack([row["pooled"] for row in expected]))
+    for name in ("ids", "logprobs", "positions"):
+        ends = tensors[f"{name}.offsets"]
+        assert ends.shape == (count + 1,)
+        found = [tensors[name][ends[i] : ends[i + 1]].tolist() for i in range(count)]
+        assert found == [np.asarray(row[name]).tolist() for row in expected]
+    ends = tensors["note.offsets"]
+    texts = [bytes(tensors["note"][ends[i] : ends[i + 1]]).decode() for i in range(count)]
+    assert texts == [row["note"] or "" for row in expected]
+
+
+def test_arrays_are_lists_in_json_lines(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with opened_results(path, columns=EVERYTHING) as results:
+        for row in everything(2):
+            results.write(row)
+    assert json.loads(path.read_text().splitlines()[1])["positions"] == [[1.0] * 3] * 2

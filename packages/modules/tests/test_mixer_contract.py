@@ -1,175 +1,103 @@
 """Every exported mixer keeps the one contract; one that is missing from the table fails."""
 
-import dataclasses
 import inspect
-import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import subquad.modules
-from subquad.lazy_config import LazyConfig, fields_of
+from packages.modules.tests.mixer_table import BATCH, CASES, CAUSAL, CHANNELS, LENGTH, Case
+from packages.modules.tests.operation_counter import by_definition, count
 from subquad.modules import (
     MLP,
-    Attention,
-    CKConv,
     FilterFiLM,
-    GaussianModulation,
-    Hyena,
-    HyenaLong,
-    HyenaMedium,
-    HyenaShort,
+    GridMixer,
     ImplicitFilter,
     Mixer,
-    MultiHeadAttention,
+    MixerState,
     ProjectedMixer,
     QKVConditionMixer,
     QKVSequenceMixer,
-    RandomFourierFilter,
-    RMSNorm,
     ShortConvolution,
-    SIRENFilter,
+    StateUnsupported,
 )
-from subquad.ops import causal_conv, fir_step
+from subquad.ops import causal_conv, dispatch, fir_step
 from tools.testing.oracle import assert_close
 
-CHANNELS, BATCH, LENGTH, PROJECTION = 16, 2, 150, 3
+NO_MIXERS = (QKVSequenceMixer, QKVConditionMixer, GridMixer, ShortConvolution, FilterFiLM, ImplicitFilter, MLP)
+every_mixer = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_causal_mixer = pytest.mark.parametrize("case", CAUSAL, ids=lambda case: case.name)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """How to make a mixer, and its operations per channel on ``n`` tokens, counted by hand from its formula."""
-
-    make: Callable[..., nn.Module]
-    options: dict[str, Any]
-    counted: Callable[[int], float]
-
-
-def transforms(n: int) -> float:
-    """Counts, per channel, three transforms over the padded 2 n points, the product of spectra, and the skip term."""
-    return 3 * 2.5 * 2 * n * math.log2(2 * n) + 3 * 2 * n + 2 * n
-
-
-def filter_network(n: int) -> float:
-    """Counts, per channel, a SIREN of 1 -> 8 -> 8 -> 8 -> channels at n taps."""
-    return n * (2 * (8 + 8 * 8 + 8 * 8 + 8 * CHANNELS) + 3 * 8) / CHANNELS
-
-
-LONG = LazyConfig(CKConv)(
-    channels=CHANNELS,
-    trained_size=100,
-    causal=True,
-    filter_cfg=LazyConfig(SIRENFilter)(hidden_dim=8),
-    modulation_cfg=LazyConfig(GaussianModulation)(),
-)
-SHORT = LazyConfig(ShortConvolution)(filter_size=4, causal=True, bias=True)
-MIXERS: dict[type[nn.Module], Row] = {
-    HyenaShort: Row(HyenaShort, {"groups": 4, "projection_filter_length": PROJECTION}, lambda n: n * (7 * 2 + 2)),
-    HyenaMedium: Row(
-        HyenaMedium, {"groups": 4, "projection_filter_length": PROJECTION}, lambda n: n * (128 * 2 + 2 + 2)
-    ),
-    HyenaLong: Row(HyenaLong, {"projection_filter_length": PROJECTION}, lambda n: n * (16 * 4 + 2 + 2)),
-    Attention: Row(Attention, {"num_heads": 4}, lambda n: n * n * 4),
-    MultiHeadAttention: Row(MultiHeadAttention, {"num_heads": 4, "causal": True}, lambda n: n * n * 4),
-    CKConv: Row(CKConv, fields_of(LONG), lambda n: transforms(n) + filter_network(n)),
-    Hyena: Row(
-        Hyena,
-        {"global_conv_cfg": LONG, "short_conv_cfg": SHORT},
-        lambda n: transforms(n) + filter_network(n) + n * (3 * 4 * 2 + 3 + 2),
-    ),
-}
-FUSED = (HyenaShort, HyenaMedium, HyenaLong)
-TRAINING_FORMS: list[tuple[type[nn.Module], dict[str, Any]]] = [
-    *((kind, {}) for kind in MIXERS),
-    (HyenaMedium, {"filter_parameters": "p_gamma"}),
-    (HyenaLong, {"filter_parameters": "p_gamma"}),
-    (MultiHeadAttention, {"num_key_value_heads": 2, "qk_norm": "rms", "window": 150}),
-    (MultiHeadAttention, {"num_key_value_heads": 1, "qk_norm": "l2", "rotary_base": None}),
-    (CKConv, {"filter_cfg": LazyConfig(RandomFourierFilter)(hidden_dim=8, embedding_dim=8), "modulation_cfg": None}),
-    (Hyena, {"gate_cfg": LazyConfig(nn.SiLU)(), "pixel_norm_cfg": LazyConfig(RMSNorm)(channels=CHANNELS)}),
-    (Hyena, {"qk_norm_cfg": LazyConfig(RMSNorm)(channels=CHANNELS)}),
-]
-every_mixer = pytest.mark.parametrize(
-    ("kind", "extra"), TRAINING_FORMS, ids=lambda value: getattr(value, "__name__", None)
-)
-
-
-def make(kind: type[nn.Module], extra: dict[str, Any], dtype: torch.dtype = torch.float32) -> Any:
-    """Makes a mixer whose filters matter (a medium filter is almost zero at its initial values)."""
-    torch.manual_seed(0)
-    mixer = MIXERS[kind].make(**{"channels": CHANNELS, **MIXERS[kind].options, **extra})
-    for name, value in mixer.named_parameters():
-        if name == "taps":
-            value.data = 0.3 * torch.randn(value.shape)
-    return mixer.to(dtype)
-
-
-def streams(length: int = LENGTH, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Returns q, k and v, stacked."""
-    return torch.randn(3, BATCH, length, CHANNELS, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(
-        dtype
-    )
-
-
-def fit(mixer: Any, qkv: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    """Returns as many channels of q, k and v as the mixer takes."""
-    widths = getattr(mixer, "stream_channels", (CHANNELS,) * 3)
-    return [x[..., :width] for x, width in zip(qkv, widths, strict=True)]
-
-
-def test_every_exported_mixer_is_in_the_table() -> None:
-    exported = {
+def exported_mixers() -> set[type[nn.Module]]:
+    """What the package exports and counts operations, other than its parts and wrappers."""
+    return {
         value
         for value in vars(subquad.modules).values()
         if inspect.isclass(value) and issubclass(value, nn.Module) and hasattr(value, "flop_count")
-    } - {QKVSequenceMixer, QKVConditionMixer, ShortConvolution, FilterFiLM, MLP}
-    exported = {kind for kind in exported if not issubclass(kind, ImplicitFilter)}
-    assert exported == set(MIXERS)
+        if hasattr(value, "init_state") and not issubclass(value, NO_MIXERS)
+    }
+
+
+def test_every_exported_mixer_is_in_the_table() -> None:
+    assert exported_mixers() == {case.kind for case in CASES}
+
+
+def test_an_exported_mixer_outside_the_table_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgotten(subquad.modules.StateSpace):
+        """A mixer that nobody put in the table."""
+
+    monkeypatch.setattr(subquad.modules, "Forgotten", Forgotten, raising=False)
+    assert exported_mixers() - {case.kind for case in CASES} == {Forgotten}
 
 
 @every_mixer
-def test_the_protocol_is_kept(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer = make(kind, extra)
+def test_the_protocol_is_kept(case: Case) -> None:
+    mixer = case.make()
     assert isinstance(mixer, Mixer)
-    assert isinstance(mixer, ProjectedMixer) == (kind in FUSED)
+    assert isinstance(mixer, ProjectedMixer) == case.fused
+    if case.causal:
+        assert isinstance(mixer.init_state(BATCH, max_length=4), MixerState)
+    else:
+        with pytest.raises(StateUnsupported, match=f"{case.kind.__name__} cannot continue"):
+            mixer.init_state(BATCH, max_length=4)
 
 
 @every_mixer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("length", [1, 2, 7, LENGTH])
-def test_shape_and_dtype_are_kept(
-    kind: type[nn.Module], extra: dict[str, Any], dtype: torch.dtype, length: int
-) -> None:
-    mixer, qkv = make(kind, extra, dtype), streams(length, dtype)
-    y = mixer(*fit(mixer, qkv))
-    assert y.shape == qkv[0].shape
-    assert y.dtype == dtype
+def test_shape_and_dtype_are_kept(case: Case, dtype: torch.dtype) -> None:
+    mixer = case.make(dtype)
+    for length in (1, 2, 7, LENGTH) if case.causal else (None,):
+        qkv = case.streams(mixer, dtype, length)
+        y = mixer(*qkv)
+        assert y.shape == (*qkv[2].shape[:-1], getattr(mixer, "output_channels", CHANNELS))
+        assert y.dtype == dtype
 
 
 @every_mixer
-def test_bfloat16_is_close_to_float64(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    half, full = make(kind, extra, torch.bfloat16), make(kind, extra, torch.bfloat16).double()
-    qkv = streams(dtype=torch.bfloat16)
-    assert_close(half(*fit(half, qkv)), full(*fit(full, qkv.double())), relative=2e-2)
+def test_bfloat16_is_close_to_float64(case: Case) -> None:
+    half, full = case.make(torch.bfloat16), case.make(torch.bfloat16).double()
+    qkv = case.streams(half, torch.bfloat16)
+    assert_close(half(*qkv), full(*(x.double() for x in qkv)), relative=2e-2)
 
 
-@every_mixer
-def test_the_future_is_ignored(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer, before = make(kind, extra, torch.float64), streams(dtype=torch.float64)
-    after = before.clone()
-    after[:, :, 100:] += 1
-    y, changed = mixer(*fit(mixer, before)), mixer(*fit(mixer, after))
+@every_causal_mixer
+def test_the_future_is_ignored(case: Case) -> None:
+    mixer = case.make(torch.float64)
+    before = case.streams(mixer, torch.float64)
+    after = [x.clone() for x in before]
+    for x in after:
+        x[:, 100:] += 1
+    y, changed = mixer(*before), mixer(*after)
     assert_close(changed[:, :100], y[:, :100], relative=1e-14)
     assert not torch.allclose(changed[:, 100:], y[:, 100:])
 
 
-@every_mixer
-def test_step_repeated_equals_forward(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer = make(kind, extra)
-    q, k, v = fit(mixer, streams())
+@every_causal_mixer
+def test_step_repeated_equals_forward(case: Case) -> None:
+    mixer = case.make()
+    q, k, v = case.streams(mixer)
     state = mixer.init_state(BATCH, max_length=LENGTH)
     steps = []
     with torch.inference_mode():
@@ -179,26 +107,42 @@ def test_step_repeated_equals_forward(kind: type[nn.Module], extra: dict[str, An
         assert_close(torch.stack(steps, 1), mixer(q, k, v), relative=1e-5)
 
 
-@every_mixer
+@every_causal_mixer
 @pytest.mark.parametrize("chunks", [[75, 75], [1, 2, 147], [6, 1, 127, 16], [149, 1]])
-def test_any_chunking_equals_forward(kind: type[nn.Module], extra: dict[str, Any], chunks: list[int]) -> None:
-    mixer, qkv = make(kind, extra, torch.float64), streams(dtype=torch.float64)
+def test_any_chunking_equals_forward(case: Case, chunks: list[int]) -> None:
+    mixer = case.make(torch.float64)
+    qkv = case.streams(mixer, torch.float64)
     state = mixer.init_state(BATCH, max_length=LENGTH, dtype=torch.float64)
     pieces = []
     with torch.inference_mode():
-        for q, k, v in (part.unbind(0) for part in qkv.split(chunks, dim=2)):
-            pieces.append(mixer.forward(*fit(mixer, (q, k, v)), state=state))
-            state.advance(q.shape[1])
-        assert_close(torch.cat(pieces, 1), mixer(*fit(mixer, qkv)), relative=1e-12)
+        for part in zip(*(x.split(chunks, dim=1) for x in qkv), strict=True):
+            pieces.append(mixer.forward(*part, state=state))
+            state.advance(part[2].shape[1])
+        assert_close(torch.cat(pieces, 1), mixer(*qkv), relative=1e-12)
 
 
-@every_mixer
-def test_the_fused_form_equals_forward(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer = make(kind, extra, torch.float64)
-    if not isinstance(mixer, ProjectedMixer):
-        assert kind not in FUSED
-        return
-    z, taps = streams(dtype=torch.float64).permute(1, 3, 0, 2).flatten(1, 2), mixer.projection_taps
+@every_causal_mixer
+def test_steps_between_chunks_equal_forward(case: Case) -> None:
+    mixer = case.make(torch.float64)
+    qkv = case.streams(mixer, torch.float64)
+    state = mixer.init_state(BATCH, max_length=LENGTH, dtype=torch.float64)
+    pieces = []
+    with torch.inference_mode():
+        for part in zip(*(x.split([1, 1, 1, 13, 1, 1, 50, *[1] * 14, 68], dim=1) for x in qkv), strict=True):
+            if part[2].shape[1] == 1:
+                pieces.append(mixer.step(*(x[:, 0] for x in part), state).unsqueeze(1))
+            else:
+                pieces.append(mixer.forward(*part, state=state))
+            state.advance(part[2].shape[1])
+        assert_close(torch.cat(pieces, 1), mixer(*qkv), relative=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.fused], ids=lambda case: case.name)
+def test_the_fused_form_equals_forward(case: Case) -> None:
+    mixer = case.make(torch.float64)
+    assert isinstance(mixer, ProjectedMixer)
+    z = torch.stack(case.streams(mixer, torch.float64)).permute(1, 3, 0, 2).flatten(1, 2)
+    taps = mixer.projection_taps
     q, k, v = (x.transpose(1, 2) for x in causal_conv(z, taps).unflatten(1, (CHANNELS, 3)).unbind(2))
     whole = mixer(q, k, v).transpose(1, 2)
     fused, no_state = mixer.forward_projected(z, taps)
@@ -219,10 +163,12 @@ def test_the_fused_form_equals_forward(kind: type[nn.Module], extra: dict[str, A
 
 
 @every_mixer
-def test_gradients_are_finite_and_reach_everything(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer, qkv = make(kind, extra), streams().requires_grad_()
-    mixer(*fit(mixer, qkv)).square().sum().backward()
-    reached = {"qkv": qkv.grad} | {name: p.grad for name, p in mixer.named_parameters() if name != "projection_taps"}
+def test_gradients_are_finite_and_reach_everything(case: Case) -> None:
+    mixer = case.make()
+    qkv = [x.requires_grad_() for x in case.streams(mixer)]
+    mixer(*qkv).square().sum().backward()
+    reached = {name: x.grad for name, x in zip("qkv", qkv, strict=True) if x.shape[-1]}
+    reached |= {name: p.grad for name, p in mixer.named_parameters() if name != "projection_taps"}
     for name, gradient in reached.items():
         assert gradient is not None, name
         assert torch.isfinite(gradient).all(), name
@@ -230,15 +176,19 @@ def test_gradients_are_finite_and_reach_everything(kind: type[nn.Module], extra:
 
 
 @every_mixer
-def test_operations_are_counted(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    counted = MIXERS[kind].counted(LENGTH) * CHANNELS
-    assert abs(make(kind, extra).flop_count(LENGTH) - counted) <= 0.05 * counted
+def test_operations_are_those_that_a_counter_sees(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer = case.make()
+    qkv = [x[:1] for x in case.streams(mixer)]
+    monkeypatch.setattr(dispatch, "choose", by_definition)
+    counted = count(lambda: mixer(*qkv))
+    stated = mixer.flop_count(LENGTH if case.causal else case.space)
+    assert abs(stated - counted) <= 0.05 * counted, f"stated {stated}, counted {counted:.0f}"
 
 
-@every_mixer
-def test_state_rows_are_views_and_reset_forgets(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer = make(kind, extra)
-    q, k, v = fit(mixer, streams(20))
+@every_causal_mixer
+def test_state_rows_are_views_and_reset_forgets(case: Case) -> None:
+    mixer = case.make()
+    q, k, v = case.streams(mixer, length=20)
     state = mixer.init_state(BATCH, max_length=20)
     with torch.inference_mode():
         one = state.rows(1, 1)
@@ -250,39 +200,39 @@ def test_state_rows_are_views_and_reset_forgets(kind: type[nn.Module], extra: di
         assert_close(again, mixer(q, k, v), relative=1e-5)
 
 
-@pytest.mark.parametrize("kind", [CKConv, Hyena, MultiHeadAttention])
-def test_a_captured_graph_computes_what_the_mixer_computes(kind: type[nn.Module]) -> None:
-    mixer = make(kind, {}, torch.float64).eval()
-    qkv = fit(mixer, streams(dtype=torch.float64))
+@pytest.mark.parametrize("name", ["ckconv_causal", "hyena_causal", "heads_causal", "state_space_2d", "mamba_2_2d_axes"])
+def test_a_captured_graph_computes_what_the_mixer_computes(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    mixer = case.make(torch.float64).eval()
+    qkv = case.streams(mixer, torch.float64)
     captured = torch.export.export(mixer, tuple(qkv)).module()
     assert_close(captured(*qkv), mixer(*qkv), relative=1e-12)
 
 
-@every_mixer
-def test_inactive_rows_keep_their_state_and_rows_go_on_from_positions_of_their_own(
-    kind: type[nn.Module], extra: dict[str, Any]
-) -> None:
-    mixer, qkv = make(kind, extra, torch.float64), streams(dtype=torch.float64)
+@every_causal_mixer
+def test_inactive_rows_keep_their_state_and_rows_go_on_from_positions_of_their_own(case: Case) -> None:
+    mixer = case.make(torch.float64)
+    qkv = case.streams(mixer, torch.float64)
     state = mixer.init_state(BATCH, max_length=LENGTH, dtype=torch.float64)
     active, both = torch.tensor([True, False]), torch.tensor([True, True])
     at = torch.zeros(BATCH, dtype=torch.int64)
     with torch.inference_mode():
         for rows in (active, both, active, both):
             held = {name: value[1].clone() for name, value in state.tensors().items()}
-            now = torch.stack([qkv[:, row, at[row]] for row in range(BATCH)], dim=1)
-            mixer.step(*fit(mixer, now), state, active=rows)
+            now = [torch.stack([x[row, at[row]] for row in range(BATCH)]) for x in qkv]
+            mixer.step(*now, state, active=rows)
             state.advance(1, rows)
             at += rows
             if not rows[1]:
                 assert all(torch.equal(state.tensors()[name][1], value) for name, value in held.items())
-        chunk = torch.stack([qkv[:, row, at[row] : at[row] + 9] for row in range(BATCH)], dim=1)
-        y = mixer.forward(*fit(mixer, chunk), state=state)
-        whole = mixer(*fit(mixer, qkv))
+        chunk = [torch.stack([x[row, at[row] : at[row] + 9] for row in range(BATCH)]) for x in qkv]
+        y = mixer.forward(*chunk, state=state)
+        whole = mixer(*qkv)
         expected = torch.stack([whole[row, at[row] : at[row] + 9] for row in range(BATCH)])
         assert_close(y, expected, relative=1e-12)
 
 
 @every_mixer
-def test_a_mixer_can_be_made_without_memory(kind: type[nn.Module], extra: dict[str, Any]) -> None:
-    mixer = MIXERS[kind].make(**{"channels": CHANNELS, **MIXERS[kind].options, **extra, "device": "meta"})
+def test_a_mixer_can_be_made_without_memory(case: Case) -> None:
+    mixer = case.make(device="meta")
     assert all(value.is_meta for value in (*mixer.parameters(), *mixer.buffers()))

@@ -69,6 +69,8 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
         x = _random(batch, channels, length, dtype=dtype, device=device)
         w = _random(channels, length, dtype=dtype, device=device, mean=0.0) / length**0.5
         yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size)
+    elif op in ("rms_norm", "gated_product", "rotary"):
+        yield from _pointwise_cases(op, shape, dtype, device)
     elif op == "fir_step":
         for rows in (1, 8, 32, 128):
             x = _random(rows, channels, dtype=dtype, device=device)
@@ -86,7 +88,47 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
             yield Case(f"batch {rows}, 16 states", (x, poles, residues, state), _modal_step, moved, True, False)
 
 
-OPERATORS = ("causal_conv", "gated_conv", "gated_modal_conv", "modal_conv", "fft_conv", "fir_step", "modal_step")
+def _pointwise_cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """Yields the cases of the operators around matrix products; the inner size of an MLP is 8/3 of the channels."""
+    batch, channels, length = shape
+    size, elements = dtype.itemsize, batch * channels * length
+    if op == "rms_norm":
+        x, addend = (_random(batch, length, channels, dtype=dtype, device=device) for _ in range(2))
+        scale = _random(channels, dtype=dtype, device=device, mean=1.0)
+        yield Case("vortex", (x, scale), _rms_norm, 2 * elements * size)
+        yield Case("vortex, of a sum", (x, addend, scale), _rms_norm_of_sum, 4 * elements * size)
+    elif op == "gated_product":
+        inner = -(-channels * 8 // 3 // 64) * 64
+        x = _random(batch, length, 2 * inner, dtype=dtype, device=device)
+        for activation in (None, "gelu"):
+            yield Case(
+                activation or "bilinear",
+                (x,),
+                lambda x, backend, activation=activation: ops.gated_product(x, activation=activation, backend=backend),
+                3 * batch * length * inner * size,
+            )
+    elif channels % 128 == 0:
+        qkv = _random(batch, length, channels // 128, 3, 128, dtype=dtype, device=device)
+        position = torch.arange(length, device=device)[None] % 1024  # so far float32 angles agree with float64 ones
+        frequencies = 1e4 ** -(torch.arange(0, 128, 2, device=device) / 128)
+        yield Case("queries", (qkv[:, :, :, 0], position, frequencies), _rotary, 2 * elements * size)
+        caches = [torch.empty_like(qkv[:, :, :, 0].contiguous()) for _ in range(2)]
+        inputs = (qkv, position, frequencies, *caches)
+        yield Case("into a cache", inputs, _rotary_into, 6 * elements * size, True, False)
+
+
+OPERATORS = (
+    "causal_conv",
+    "gated_conv",
+    "gated_modal_conv",
+    "modal_conv",
+    "fft_conv",
+    "fir_step",
+    "modal_step",
+    "rms_norm",
+    "gated_product",
+    "rotary",
+)
 
 
 def _causal(x: Tensor, w: Tensor, backend: str) -> Tensor:
@@ -115,3 +157,21 @@ def _fir_step(x: Tensor, w: Tensor, ring: Tensor, position: Tensor, backend: str
 
 def _modal_step(x: Tensor, poles: Tensor, residues: Tensor, state: Tensor, backend: str) -> Tensor:
     return ops.modal_step(x, poles, residues, state, backend=backend)
+
+
+def _rms_norm(x: Tensor, scale: Tensor, backend: str) -> Tensor:
+    return ops.rms_norm(x, scale, form="vortex", backend=backend)
+
+
+def _rms_norm_of_sum(x: Tensor, addend: Tensor, scale: Tensor, backend: str) -> Tensor:
+    return ops.rms_norm_of_sum(x, addend, scale, form="vortex", backend=backend)[0]
+
+
+def _rotary(x: Tensor, position: Tensor, frequencies: Tensor, backend: str) -> Tensor:
+    return ops.rotary(x, position, frequencies, backend=backend)
+
+
+def _rotary_into(
+    qkv: Tensor, position: Tensor, frequencies: Tensor, keys: Tensor, values: Tensor, backend: str
+) -> Tensor:
+    return ops.rotary_into(qkv, position, frequencies, keys, values, backend=backend)

@@ -16,6 +16,9 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "causal_conv medium": lambda x: ops.causal_conv(x, torch.ones(12, 90)),
     "causal_conv long": lambda x: ops.causal_conv(x, torch.ones(12, 300)),
     "fft_conv": lambda x: ops.fft_conv(x, torch.ones(12, 9), boundary="circular"),
+    "fp8_linear": lambda x: ops.fp8_linear(
+        x, torch.ones(7, 50), input_scale=torch.tensor(16.0), weight_scale=torch.tensor(8.0)
+    ),
     "gated_conv": lambda x: ops.gated_conv(x, torch.ones(12, 3), torch.ones(4, 7)),
     "modal_conv": lambda x: ops.modal_conv(x, -torch.ones(12, 4), torch.ones(12, 4)),
     "gated_modal_conv": lambda x: ops.gated_modal_conv(x, torch.ones(12, 3), -torch.ones(4, 4), torch.ones(4, 4)),
@@ -23,6 +26,10 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         x, x.abs(), -torch.ones(12, 2), torch.ones(2, 1, 2, 50), torch.ones(2, 1, 2, 50)
     ),
     "rearrange": ops.rearrange,
+    "rms_norm": lambda x: ops.rms_norm(x, torch.ones(50), form="vortex"),
+    "rms_norm_of_sum": lambda x: torch.cat(ops.rms_norm_of_sum(x, x.flip(0), torch.ones(50))),
+    "gated_product": lambda x: ops.gated_product(x, activation="gelu"),
+    "rotary": lambda x: ops.rotary(x.unflatten(-1, (5, 10)), torch.arange(12)[None], torch.ones(5)),
     "fir_step": lambda x: ops.fir_step(x[..., 0], torch.ones(12, 3), torch.zeros(2, 12, 2), torch.tensor([0, 1])),
     "modal_step": lambda x: ops.modal_step(x[..., 0], -torch.ones(12, 4), torch.ones(12, 4), torch.zeros(2, 12, 4)),
 }

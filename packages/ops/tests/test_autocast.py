@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops import causal_conv, fft_conv, gated_conv, gated_modal_conv, modal_conv
+from subquad.ops import causal_conv, fft_conv, gated_conv, gated_modal_conv, modal_conv, rms_norm
 
 _CASES: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {
     "causal_conv, 3 taps": (causal_conv, lambda: [torch.randn(2, 8, 70), torch.randn(8, 3)]),
     "causal_conv, 128 taps": (causal_conv, lambda: [torch.randn(2, 8, 70), torch.randn(8, 128)]),
     "fft_conv": (fft_conv, lambda: [torch.randn(2, 8, 70), torch.randn(8, 9)]),
     "gated_conv": (gated_conv, lambda: [torch.randn(2, 24, 70), torch.randn(24, 3), torch.randn(8, 7)]),
+    "rms_norm": (rms_norm, lambda: [torch.randn(2, 8, 70), torch.randn(70)]),
     "modal_conv": (modal_conv, lambda: [torch.randn(2, 8, 70), -torch.rand(8, 16), torch.randn(8, 16)]),
     "gated_modal_conv": (
         gated_modal_conv,

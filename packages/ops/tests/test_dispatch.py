@@ -43,11 +43,13 @@ def test_a_cpu_call_takes_torch_and_says_why() -> None:
 def test_an_unknown_operator_or_backend_is_refused_with_the_accepted_names() -> None:
     with pytest.raises(ArgumentOutOfRange, match=f"op_name is 'conv'; accepted: {', '.join(OPERATORS)}"):
         explain("conv")
-    with pytest.raises(ArgumentOutOfRange, match="backend is 'cudnn'; accepted: auto, torch, triton, cuda, vendor"):
+    with pytest.raises(
+        ArgumentOutOfRange, match="backend is 'cudnn'; accepted: auto, torch, triton, cuda, vendor, mamba, scaled_mm"
+    ):
         causal_conv(torch.randn(1, 2, 9), torch.randn(2, 3), backend="cudnn")
 
 
-@pytest.mark.parametrize("backend", ["cuda", "vendor"])
+@pytest.mark.parametrize("backend", ["cuda", "vendor", "mamba"])
 def test_a_backend_that_cannot_run_here_says_why(backend: str) -> None:
     with pytest.raises(BackendUnavailable, match=f"backend '{backend}' cannot take this causal_conv: .+"):
         causal_conv(torch.randn(1, 2, 9), torch.randn(2, 3), backend=backend)

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 X, TAPS = torch.randn(2, 4, 9), torch.randn(4, 3)
 Z, PROJECTION, MODES = torch.randn(2, 12, 9), torch.randn(12, 3), torch.randn(4, 16)
 STEP, RING, POSITION = torch.randn(2, 4), torch.randn(2, 4, 2), torch.zeros(2, dtype=torch.int64)
+QKV, AT, TURNS = torch.randn(2, 5, 3, 4), torch.arange(5)[None], torch.ones(2)
 
 CASES: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.causal_conv(X[0], TAPS), ShapeMismatch, "x has 2 axes (4, 9); a sequence has 3 (BHL)"),
@@ -42,6 +43,22 @@ CASES: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.fir_step(STEP, TAPS, RING, POSITION[:1]), ShapeMismatch, "position has shape (1,); x (2, 4) needs (2,)"),
     (lambda: ops.modal_step(STEP, MODES, MODES, RING), ShapeMismatch, "state has shape (2, 4, 2); x (2, 4) needs (2, 4, 16)"),
     (lambda: ops.modal_step(X, MODES, MODES, RING), ShapeMismatch, "x has 3 axes (2, 4, 9); a step has 2 (batch, channel)"),
+    (lambda: ops.rms_norm(X, torch.ones(4)), ShapeMismatch, "scale has shape (4,); x (2, 4, 9) needs (9,)"),
+    (lambda: ops.rms_norm(X, torch.ones(9), form="layer"), ArgumentOutOfRange, "form is 'layer'; accepted: 'standard', 'vortex'"),
+    (lambda: ops.rms_norm(X, torch.ones(9), eps=-1.0), ArgumentOutOfRange, "eps is -1.0; accepted: 0 or more"),
+    (lambda: ops.rms_norm_of_sum(X, Z, torch.ones(9)), ShapeMismatch, "addend has shape (2, 12, 9); x (2, 4, 9) needs (2, 4, 9)"),
+    (lambda: ops.gated_product(X), ShapeMismatch, "x has shape (2, 4, 9); without other its last axis holds gate and value: even"),
+    (lambda: ops.gated_product(X, Z), ShapeMismatch, "other has shape (2, 12, 9); x (2, 4, 9) needs (2, 4, 9)"),
+    (lambda: ops.gated_product(X, X.double()), DtypeMismatch, "other is torch.float64, x torch.float32; they must agree"),
+    (lambda: ops.gated_product(STEP, activation="silu"), ArgumentOutOfRange, "activation is 'silu'; accepted: None, 'gelu'"),
+    (lambda: ops.rotary(X, AT, TURNS), ShapeMismatch, "x has 3 axes (2, 4, 9); accepted: 4 (batch, length, head, size)"),
+    (lambda: ops.rotary(QKV[..., :3], AT, TURNS), ShapeMismatch, "x has heads of 3 channels; a rotation needs an even number"),
+    (lambda: ops.rotary(QKV, AT, TURNS[:1]), ShapeMismatch, "inv_freq has shape (1,); x (2, 5, 3, 4) needs (2,)"),
+    (lambda: ops.rotary(QKV, AT[:, :4], TURNS), ShapeMismatch, "position has shape (1, 4); x (2, 5, 3, 4) needs (2, 5) or (1, 5)"),
+    (lambda: ops.rotary(QKV, AT.float(), TURNS), DtypeMismatch, "position is torch.float32; accepted: int64, int32"),
+    (lambda: ops.rotary(QKV, AT, TURNS, scale=0.0), ArgumentOutOfRange, "scale is 0.0; accepted: more than 0"),
+    (lambda: ops.rotary_into(QKV, AT, TURNS, QKV, QKV), ShapeMismatch, "qkv has shape (2, 5, 3, 4); accepted: batch, length, head, 3, size"),
+    (lambda: ops.rotary_into(QKV[..., None, :].expand(2, 5, 3, 3, 4), AT, TURNS, QKV, QKV[:1]), ShapeMismatch, "values has shape (1, 5, 3, 4); qkv (2, 5, 3, 3, 4) needs (2, 5, 3, 4)"),
     (lambda: ops.rearrange(STEP), ShapeMismatch, "x has 2 axes (2, 4); accepted: 3"),
     (lambda: ops.rearrange(X, "lhb"), ArgumentOutOfRange, "order is 'lhb'; accepted: 'bhl_to_lbh', 'lbh_to_bhl'"),
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class FakeEngine:
         self.weights_sha256 = "ab" * 32
         self.layer_names = ("blocks.0", "blocks.1")
         self.dtype, self.device = "torch.float32", "cpu"
+        self.use_subquadratic_ops: bool | None = None
 
 
 class FakeScheduler:

@@ -210,6 +210,17 @@ def test_the_model_is_described_as_it_is(engine, client):
     assert model.compute_type == "float32"
 
 
+@pytest.mark.parametrize(("choice", "said"), [(None, "auto"), (True, "on"), (False, "off")])
+def test_the_model_says_which_fused_operators_were_asked_for(server, engine, client, choice, said):
+    scores = client.score(["ACGTTGCA"])
+    engine.model.use_subquadratic_ops = choice
+    try:
+        assert client.get_model().subquadratic_ops == said
+        assert client.score(["ACGTTGCA"])[0].log_likelihood == pytest.approx(scores[0].log_likelihood, rel=1e-6)
+    finally:
+        engine.model.use_subquadratic_ops = None
+
+
 def test_weights_that_give_no_finite_logits_end_the_request_and_not_the_server():
     engine = tiny_engine()
     with RunningServer(tiny_scheduler(engine), engine) as server, server.client() as client:

@@ -22,10 +22,9 @@ def read_pins() -> dict[str, str]:
 
 
 def read_requirements() -> list[Requirement]:
-    """The direct requirements of both files."""
-    lines = [
-        line for name in ("requirements.in", "without_torch.in") for line in (FOLDER / name).read_text().splitlines()
-    ]
+    """The direct requirements of all files."""
+    names = ("requirements.in", "without_torch.in", "oracles.in")
+    lines = [line for name in names for line in (FOLDER / name).read_text().splitlines()]
     return [Requirement(line.split("#")[0].strip()) for line in lines if line[:1].isalnum()]
 
 

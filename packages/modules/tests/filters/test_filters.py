@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from subquad.lazy_config import LazyConfig
-from subquad.modules import ConfigurationError, FilterFiLM, InputMismatch, RandomFourierFilter, SIRENFilter
+from subquad.modules import (
+    ConfigurationError,
+    FilterFiLM,
+    InputMismatch,
+    RandomFourierFilter,
+    SIRENFilter,
+    frequency_bands,
+    parameter_tags,
+)
 from tools.testing.oracle import assert_close
 
 FILTERS: list[tuple[type, dict[str, Any]]] = [
@@ -99,6 +107,39 @@ def test_learnable_frequencies_act_within_their_bounds_and_come_back() -> None:
             factor = made.frequencies().detach() / (4 * math.pi)
             assert float(factor.min()) >= 0.01 * (1 - 1e-6)
             assert float(factor.max()) <= 2 * (1 + 1e-6)
+
+
+def test_the_first_layer_learns_as_if_it_held_the_frequencies() -> None:
+    cfg: dict[str, Any] = {"trained_reach": 8, "learnable_omega": True, "omega_0": (1.0, 4.0)}
+    for scaled, factor in ((False, 1.0), (True, 1 / (8 * math.pi))):
+        tags = parameter_tags(SIRENFilter(4, scale_learning_rate=scaled, **cfg))
+        assert tags["first.weight"].learning_rate_scale == tags["first.bias"].learning_rate_scale == factor
+        assert tags["hidden.0.weight"].learning_rate_scale == 1
+    assert parameter_tags(SIRENFilter(4, trained_reach=8, scale_learning_rate=True))["first.weight"].weight_decay
+
+
+@pytest.mark.parametrize(("spacing", "expected"), [("linear", (1.0, 3.0, 5.0)), ("log", (1.0, 5.0**0.5, 5.0))])
+def test_bands_are_spaced_evenly(spacing: Any, expected: tuple[float, ...]) -> None:
+    assert frequency_bands(3, greatest=5.0, spacing=spacing) == pytest.approx(expected, rel=1e-12)
+    assert frequency_bands(1, greatest=5.0, spacing=spacing) == (1.0,)
+    with pytest.raises(ConfigurationError, match=r"least 6\.0, greatest 5\.0"):
+        frequency_bands(3, least=6.0, greatest=5.0, spacing=spacing)
+
+
+@every_filter
+def test_a_condition_may_act_on_the_embedding_too(kind: type, options: dict[str, Any]) -> None:
+    film = LazyConfig(FilterFiLM)(condition_dim=3, init_deviation=0.1)
+    cfg = {"trained_reach": 6, "film_cfg": film, "hidden_dim": 32, "embedding_dim": 32, **options}
+    torch.manual_seed(0)
+    plain, more = kind(4, **cfg), kind(4, film_on_embedding=True, **cfg)
+    assert more.film.num_layers == plain.film.num_layers + 1
+    assert 0.05 < float(more.film.out_proj.weight.detach().std()) < 0.2
+    taps = more(around(6), torch.randn(2, 3))
+    assert not torch.allclose(taps[0], taps[1])
+    with pytest.raises(ConfigurationError, match="embedding_dim is 16 and hidden_dim 32"):
+        kind(4, film_on_embedding=True, **{**cfg, "embedding_dim": 16})
+    with pytest.raises(ConfigurationError, match="init_deviation is -1"):
+        FilterFiLM(3, 8, num_layers=1, init_deviation=-1.0)
 
 
 def test_frozen_features_need_no_gradient_and_others_do() -> None:

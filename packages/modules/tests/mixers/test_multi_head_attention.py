@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subquad.modules import (
     AxialRotaryEmbedding,
@@ -147,3 +148,14 @@ def test_another_rank_and_a_state_without_causality_are_refused() -> None:
         model(*(x.flatten(1, 2) for x in qkv))
     with pytest.raises(StateUnsupported, match="MultiHeadAttention cannot continue"):
         model.init_state(1, max_length=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"rotary_base": None}, {"qk_norm": "rms"}])
+def test_the_interleaved_streams_of_a_projection_reach_a_fused_kernel(options: dict[str, Any]) -> None:
+    """Channels that are three apart in memory would leave the form that holds all pairs as the only one."""
+    model = MultiHeadAttention(16, num_heads=2, causal=True, **options)
+    qkv = torch.randn(2, 50, 16, 3).unbind(-1)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        y = model(*qkv)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert_close(y, model(*qkv), relative=1e-5)

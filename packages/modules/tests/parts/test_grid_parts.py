@@ -1,5 +1,6 @@
 """Parts that work over one, two or three axes, against their formulas in float64."""
 
+import math
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ from subquad.modules import (
     L2Norm,
     LayerScale,
     Patchify,
+    PatchMerging,
     PositionEmbedding,
+    RMSNorm,
+    SinusoidalEmbedding,
     Unpatchify,
     parameter_tags,
 )
@@ -118,6 +122,9 @@ def test_mlps_follow_their_formula(activation: Any) -> None:
         (lambda: Unpatchify(3, 3, patch_size=(2, 2)), "patch_size is"),
         (lambda: PositionEmbedding(5, max_size=4, data_dim=2), "5 channels cannot be shared by 2 axes"),
         (lambda: MLP(0), "channels is 0"),
+        (lambda: PatchMerging(0, 3), "merging 0 to 3 channels"),
+        (lambda: PatchMerging(3, 3, factor=(2, 2)), "factor is"),
+        (lambda: SinusoidalEmbedding(6, data_dim=2), "channels is 6, data_dim 2"),
     ],
 )
 def test_values_out_of_range_are_refused(make: Any, message: str) -> None:
@@ -130,3 +137,46 @@ def test_grids_that_patches_do_not_fill_are_refused() -> None:
         Patchify(1, 1, patch_size=4)(torch.zeros(1, 6, 1))
     with pytest.raises(InputMismatch, match="2 axes of space, the patches 1"):
         Unpatchify(1, 1, patch_size=4)(torch.zeros(1, 6, 6, 1))
+    with pytest.raises(InputMismatch, match="2 axes of space, the merging 1"):
+        PatchMerging(1, 1)(torch.zeros(1, 6, 6, 1))
+    with pytest.raises(InputMismatch, match="2 axes of space, the embedding 1"):
+        SinusoidalEmbedding(2)(torch.zeros(1, 6, 6, 2))
+
+
+@every_rank
+def test_merging_reads_each_patch_once_and_fills_the_last_with_zeros(data_dim: int) -> None:
+    x = grid(data_dim, 5)
+    model = PatchMerging(5, 7, factor=(5, 4, 2)[:data_dim], data_dim=data_dim).double()
+    full = tuple(-(-n // f) * f for n, f in zip(SIZES[data_dim], model.factor, strict=True))
+    padded = x.new_zeros(2, *full, 5)
+    padded[(slice(None), *(slice(n) for n in SIZES[data_dim]))] = x
+    weight = model.linear.weight.view(7, *model.factor, 5).movedim(-1, 1)
+    y = CONVOLVE[data_dim](padded.movedim(-1, 1), weight, stride=model.factor)
+    assert_close(model(x), y.movedim(1, -1), relative=1e-13)
+    normed = PatchMerging(5, 7, data_dim=data_dim, norm_cfg=LazyConfig(RMSNorm)(form="standard")).double()
+    assert normed.norm.scale.shape == (5 * 2**data_dim,)
+    assert normed(x).shape == (2, *(-(-n // 2) for n in SIZES[data_dim]), 7)
+
+
+@every_rank
+def test_sinusoids_are_added_axis_by_axis_for_grids_of_any_size(data_dim: int) -> None:
+    model = SinusoidalEmbedding(12, data_dim=data_dim, base=100.0)
+    x = torch.zeros(1, *(9, 7, 5)[:data_dim], 12, dtype=torch.float64)
+    y, half = model(x)[0], 6 // data_dim
+    for axis in range(data_dim):
+        for at in range(x.shape[axis + 1]):
+            waves = [math.sin(at * 100 ** (-n / half)) for n in range(half)]
+            waves += [math.cos(at * 100 ** (-n / half)) for n in range(half)]
+            part = y.select(axis, at)[..., axis * 2 * half : (axis + 1) * 2 * half]
+            assert_close(part, torch.tensor(waves, dtype=torch.float64).expand_as(part), relative=1e-14)
+    assert_close(model(x[:, :4])[0], y[:4], relative=1e-15)
+    assert not list(model.parameters())
+
+
+@every_rank
+@pytest.mark.parametrize("norm", [RMSNorm, GlobalResponseNorm], ids=lambda kind: kind.__name__)
+def test_norms_keep_the_shape_and_type_of_any_grid(norm: Any, data_dim: int) -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        model, x = norm(5).to(dtype), grid(data_dim, 5).to(dtype)
+        assert model(x).shape == x.shape
+        assert model(x).dtype == dtype

@@ -6,7 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from subquad.ops import causal_conv, causal_conv_with_state
 from subquad.ops.causal_conv.causal_filter import convolve
-from subquad.ops.causal_conv.reference import causal_conv_reference
+from subquad.ops.causal_conv.reference import causal_conv_at, causal_conv_reference
 from tools.testing.oracle import assert_close, assert_matches_oracle
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -20,6 +20,12 @@ def test_reference_is_the_printed_sum() -> None:
             for t in range(6):
                 expected = sum(taps[c // 2, k] * x[b, c, t - k] for k in range(3) if k <= t)
                 assert abs(float(y[b, c, t] - expected)) < 1e-12
+
+
+def test_reference_at_some_samples_is_the_reference() -> None:
+    x, samples = torch.randn(2, 4, 30, dtype=torch.float64), [0, 3, 17, 29]
+    for taps in (torch.randn(2, 5, dtype=torch.float64), torch.randn(4, 50, dtype=torch.float64)):
+        assert_close(causal_conv_at(x, taps, samples), causal_conv_reference(x, taps)[..., samples], 1e-12)
 
 
 @pytest.mark.parametrize("length", [1, 2, 17])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subquad.ops import causal_conv, causal_conv_with_state, fir_step, history_from_ring, ring_from_history
+from subquad.ops import causal_conv, causal_conv_with_state, fill_ring, fir_step, history_from_ring, ring_from_history
 from tools.testing.oracle import assert_close
 
 
@@ -58,3 +58,10 @@ def test_a_ring_that_is_a_strided_view_is_written_through() -> None:
 def test_ring_and_history_are_inverse(past: int) -> None:
     history, position = torch.randn(4, 2, past), torch.tensor([0, 3, 7, 100])
     assert torch.equal(history_from_ring(ring_from_history(history, position), position), history)
+
+
+def test_a_ring_that_is_a_view_is_filled_in_place() -> None:
+    pool, history, position = torch.zeros(8, 3, 4), torch.randn(2, 3, 4), torch.tensor([3, 9])
+    fill_ring(pool[::4], history, position, 2)
+    assert torch.equal(pool[::4], ring_from_history(history, position + 2))
+    assert not pool[1:4].any()

@@ -167,6 +167,21 @@ def fir_step() -> None:
             assert torch.equal(rings[0].double(), _stepped(x, rings[2], position, active))
 
 
+def rings() -> None:
+    position = torch.tensor([0, 5, 131], device=DEVICE)
+    for dtype in (torch.float32, torch.bfloat16):
+        for past in (1, 2, 6, 127):
+            history, pool = random(3, 9, 2 * past, dtype=dtype)[..., past:], random(5, 10, past, dtype=dtype)
+            ring = pool[::2, 1:]
+            kept = pool.double()
+            ops.fill_ring(ring, history, position, 4)
+            expected = ops.ring_from_history(history.double(), position + 4)
+            kept[::2, 1:] = expected
+            assert torch.equal(pool.double(), kept)
+            assert torch.equal(ops.ring_from_history(history, position + 4).double(), expected)
+            assert torch.equal(ops.history_from_ring(ring, position + 4), history)
+
+
 def _stepped(x: Tensor, ring: Tensor, position: Tensor, active: Tensor) -> Tensor:
     """The ring after a step, slot by slot."""
     for row, (time, on) in enumerate(zip(position.tolist(), active.tolist(), strict=True)):
@@ -189,6 +204,51 @@ def modal_step() -> None:
             hold_whole(f"modal_step, {states} states", got, plain, expected)
             assert_close(states_of[0], states_of[2], 1e-6)
             assert torch.equal(states_of[0][1], state[1])
+
+
+def rms_norm(dtype: torch.dtype) -> None:
+    for channels in (1, 40, 112, 1920):
+        x, addend = random(3, 70, channels, dtype=dtype), random(3, 70, channels, dtype=dtype)
+        scale = random(channels, dtype=dtype)
+        for form in ("standard", "vortex"):
+            compare(ops.rms_norm, x, scale, form=form, eps=1e-3)
+            (_, total), (_, sums) = compare(ops.rms_norm_of_sum, x, addend, scale, form=form)
+            hold_whole("sum", total, sums.to(dtype), sums)
+        compare(ops.rms_norm, x.transpose(0, 1), scale)
+
+
+def gated_product(dtype: torch.dtype) -> None:
+    for activation in (None, "gelu"):
+        for channels in (1, 300, 1024, 1500):
+            x = random(3, 20, 2 * channels, dtype=dtype)
+            compare(ops.gated_product, x, activation=activation)
+            compare(ops.gated_product, *x.chunk(2, dim=-1), activation=activation)
+
+
+def rotary(dtype: torch.dtype) -> None:
+    for length in LENGTHS[:4]:
+        for size in (2, 24, 64, 128):
+            qkv = random(2, length, 3, 3, size, dtype=dtype)
+            frequencies = 1e4 ** -(torch.arange(0, size, 2, device=DEVICE) / size)
+            position = torch.tensor([[7], [90]], device=DEVICE) + torch.arange(length, device=DEVICE)
+            for at in (position, position[1:]):
+                compare(ops.rotary, qkv[:, :, :, 0], at, frequencies, scale=3.0)
+                caches = [random(2, 4, length + 2, 3, size, dtype=dtype) for _ in range(2)]
+                keys, values = caches[0][:, 1, 1:-1], caches[1][:, 1, 1:-1]
+                kept = [cache.clone() for cache in caches]
+                q = ops.rotary_into(qkv, at, frequencies, keys, values, backend="triton")
+                expected = [ops.rotary(qkv[:, :, :, i], at, frequencies, backend="triton") for i in (0, 1)]
+                assert torch.equal(q, expected[0])
+                kept[0][:, 1, 1:-1], kept[1][:, 1, 1:-1] = expected[1], qkv[:, :, :, 2]
+                assert all(torch.equal(a, b) for a, b in zip(caches, kept, strict=True))
+
+
+def far_rotation() -> None:
+    """At position a million the angle in float32 is what counts: both forms make the same one."""
+    x, position = random(1, 50, 2, 128), 1_000_000 + torch.arange(50, device=DEVICE)[None]
+    frequencies = 1e4 ** -(torch.arange(0, 128, 2, device=DEVICE) / 128)
+    got, plain = (ops.rotary(x, position, frequencies, backend=b) for b in ("triton", "torch"))
+    assert_close(got, plain, 1e-6)
 
 
 def _norms(size: int, dtype: torch.dtype) -> Iterator[ops.StepNorm | None]:
@@ -218,7 +278,7 @@ def gated_linear_step(dtype: torch.dtype) -> None:
 
 
 def gated_steps(dtype: torch.dtype) -> None:
-    channels, inputs = 10, 96
+    channels, inputs = 40, 96
     for rows in (1, 3) if dtype == torch.float32 else (1, 3, 9):
         position = torch.tensor([0, 5, 131] * 3, device=DEVICE)[:rows]
         active = torch.tensor([True, False, True] * 3, device=DEVICE)[:rows]
@@ -245,11 +305,20 @@ def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, o
     """Compares output and states of a gated step in its three forms."""
     got, plain, oracle = ([state.clone() for state in states] for _ in range(3))
     oracle = [state.double() for state in oracle]
-    y = step(*inputs, *got, position, **options, backend="triton")
-    expected = step(*inputs, *plain, position, **options, backend="torch")
-    exactly = step(*map(wide, inputs), *oracle, position, **{k: wide(v) for k, v in options.items()}, backend="torch")
-    on = options["active"]
-    hold_whole(step.__name__, y[on], expected[on], exactly[on])
+    on, results = options["active"], []
+    for turn in range(4):  # tokens enough to compare largest errors by
+        tokens = (inputs[0].roll(turn, 1), *inputs[1:])
+        results.append(
+            (
+                step(*tokens, *got, position, **options, backend="triton")[on],
+                step(*tokens, *plain, position, **options, backend="torch")[on],
+                step(
+                    *map(wide, tokens), *oracle, position, **{k: wide(v) for k, v in options.items()}, backend="torch"
+                )[on],
+            )
+        )
+    y, expected, exactly = (torch.cat(each) for each in zip(*results, strict=True))
+    hold_whole(step.__name__, y, expected, exactly)
     for one, other, true, before in zip(got, plain, oracle, states, strict=True):
         hold_whole(f"{step.__name__} state", one, other, true)
         assert torch.equal(one[~on], before[~on])
@@ -275,6 +344,23 @@ def attention_step(dtype: torch.dtype) -> None:
                     hold_whole("attention_step pool", one, other, true)
 
 
+def greedy_step() -> None:
+    active = torch.tensor([True, False, True], device=DEVICE)
+    for dtype in (torch.float32, BFLOAT16_OR_FLOAT16):
+        for vocabulary in (5, 512):
+            logits = random(3, vocabulary, dtype=dtype)
+            logits[0, 3] = logits[0, 1] = 9.0
+            logits[2, 4] = torch.nan
+            for mask in (None, active):
+                ids = [torch.full((3,), 7, device=DEVICE) for _ in range(2)]
+                got = ops.greedy_step(logits, ids[0], active=mask, backend="triton")
+                plain = ops.greedy_step(logits, ids[1], active=mask, backend="torch")
+                assert torch.equal(ids[0][:2], ids[1][:2])
+                assert torch.equal(got[:2, 0], plain[:2, 0])
+                assert torch.equal(got[:, 2], plain[:, 2])
+                assert_close(got[:2, 1], plain[:2, 1], 1e-12)
+
+
 def gradients() -> None:
     z, p, w, skip = random(2, 6, 60), random(6, 3), random(2, 9), random(2)
     poles, residues = decaying(2, 16), random(2, 16)
@@ -286,6 +372,21 @@ def gradients() -> None:
             [z, p, poles, residues, skip],
         ),
     ]
+    for form in ("standard", "vortex"):
+        calls += [
+            (lambda x, s, backend, f=form: ops.rms_norm(x, s, form=f, backend=backend), [z, random(60)]),
+            (
+                lambda x, a, s, backend, f=form: torch.cat(ops.rms_norm_of_sum(x, a, s, form=f, backend=backend)),
+                [z, random(2, 6, 60), random(60)],
+            ),
+        ]
+    for activation in (None, "gelu"):
+        calls += [
+            (lambda x, backend, a=activation: ops.gated_product(x, activation=a, backend=backend), [z]),
+            (lambda x, y, backend, a=activation: ops.gated_product(x, y, activation=a, backend=backend), [z, z.exp()]),
+        ]
+    turn = (torch.arange(7, 13, device=DEVICE)[None], random(4).abs())
+    calls.append((lambda x, backend: ops.rotary(x, *turn, backend=backend), [random(2, 6, 3, 8)]))
     for function, inputs in calls:
         found = []
         for backend in ("triton", "torch"):
@@ -332,6 +433,9 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"causal_conv {name}", lambda dtype=dtype: causal_conv(dtype)
         yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
         yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
+        yield f"rms_norm {name}", lambda dtype=dtype: rms_norm(dtype)
+        yield f"gated_product {name}", lambda dtype=dtype: gated_product(dtype)
+        yield f"rotary {name}", lambda dtype=dtype: rotary(dtype)
     # The interpreter cuts bfloat16 off, once too often for these, and has no bfloat16 matrix product.
     for name, dtype in {"float32": torch.float32, "16 bits": BFLOAT16_OR_FLOAT16}.items():
         yield f"linear_step {name}", lambda dtype=dtype: linear_step(dtype)
@@ -342,7 +446,15 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
     yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
     yield "gated_modal_conv long", long_modal
-    yield from [("fir_step", fir_step), ("modal_step", modal_step), ("gradients", gradients), ("strides", strides)]
+    yield from [
+        ("fir_step", fir_step),
+        ("rings", rings),
+        ("modal_step", modal_step),
+        ("greedy_step", greedy_step),
+        ("gradients", gradients),
+        ("strides", strides),
+    ]
+    yield "rotary far", far_rotation
     yield from [("one graph", one_graph), ("refusals", refusals)]
 
 

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from subquad.modules.blocks.striped_hyena2 import HyenaBlock
 from subquad.recipes.commands import register
 
 CONFIG = """
@@ -44,6 +45,25 @@ def test_it_trains_and_reports_beside_the_baselines(config: Path, tmp_path: Path
     assert (tmp_path / "run" / "checkpoint").is_dir()
     again = run(config, "run.steps=3", "--output", tmp_path / "run", "--resume", "--no-progress")
     assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize("flag", ["--use-subquadratic-ops", "--no-use-subquadratic-ops"])
+def test_the_flag_of_the_fused_operators_reaches_the_network(flag: str, config: Path, tmp_path: Path, monkeypatch):
+    seen = set()
+    forward = HyenaBlock.mix
+
+    def mix(self, *arguments):
+        seen.add(self.use_subquadratic_ops)
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(HyenaBlock, "mix", mix)
+    result = run(config, "run.steps=1", "--output", tmp_path / "run", "--no-progress", flag)
+    assert result.exit_code == 0, result.output
+    assert seen == {flag == "--use-subquadratic-ops"}
+    assert (
+        f"use_subquadratic_ops: {str(flag == '--use-subquadratic-ops').lower()}"
+        in (tmp_path / "run" / "config.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,19 @@ def test_every_command_of_our_packages_is_offered():
     registrations, problems = discovery.find_registrations(third_party=[])
     help_text = CliRunner().invoke(build_application(registrations), ["--help"]).output
     assert problems == []
-    for command in ("doctor", "train", "generate", "score", "info", "serve", "client", "quickstart"):
+    for command in (
+        "doctor",
+        "train",
+        "generate",
+        "score",
+        "embed",
+        "variants",
+        "plot",
+        "info",
+        "serve",
+        "client",
+        "quickstart",
+    ):
         assert command in help_text, f"{command} is missing from:\n{help_text}"
 
 

@@ -1,5 +1,6 @@
 """Runs the main job as its user does: a process of its own, real files, wrong input, Ctrl-C, a second run."""
 
+import gzip
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from subquad.recipes.data.genomes import lambda_phage
+from subquad.recipes.data.genomes import lambda_phage, phix174
 
 _COMMAND = [sys.executable, "-m", "subquad", "quickstart"]
 
@@ -60,6 +61,14 @@ def test_a_second_run_replaces_the_first(finished: tuple[Path, str]):
     after = (folder / "subquad-quickstart" / "run" / "summary.json").stat().st_ino
     assert before == after, "a failed run must leave the earlier one alone"
     assert [path.name for path in folder.iterdir()] == ["subquad-quickstart"]
+
+
+def test_a_small_genome_of_ones_own_is_learned_without_learning_it_by_heart(tmp_path: Path):
+    (tmp_path / "own.fasta.gz").write_bytes(gzip.compress(phix174().read_bytes()))
+    run = _run("--no-progress", "--genome", "own.fasta.gz", folder=tmp_path)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    summary = json.loads((tmp_path / "subquad-quickstart" / "run" / "summary.json").read_text())
+    assert summary["held_out_bits"] < summary["order0_entropy"] < 2.0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from subquad.inference.checkpoint import LoadedCheckpoint as LoadedCheckpoint
     from subquad.inference.checkpoint import load_checkpoint as load_checkpoint
     from subquad.inference.checkpoint import save_checkpoint as save_checkpoint
+    from subquad.inference.embedding import Pooling as Pooling
     from subquad.inference.engine import Engine as Engine
     from subquad.inference.jobs import Event as Event
     from subquad.inference.jobs import Failed as Failed
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
     from subquad.inference.jobs import Started as Started
     from subquad.inference.jobs import Timing as Timing
     from subquad.inference.jobs import Tokens as Tokens
+    from subquad.inference.likelihood_track import Track as Track
+    from subquad.inference.likelihood_track import draw_tracks as draw_tracks
+    from subquad.inference.likelihood_track import write_bedgraph as write_bedgraph
     from subquad.inference.options import Generation as Generation
     from subquad.inference.options import GenerationOptions as GenerationOptions
     from subquad.inference.options import StreamEvent as StreamEvent
+    from subquad.inference.phylogenetic_tag import phylogenetic_tag as phylogenetic_tag
     from subquad.inference.scheduler import Scheduler as Scheduler
     from subquad.inference.scheduler import SchedulerLimits as SchedulerLimits
     from subquad.inference.scheduler import SchedulerStats as SchedulerStats
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from subquad.inference.scoring import reverse_complement as reverse_complement
     from subquad.inference.ticket import Ticket as Ticket
     from subquad.inference.tokenizer import ByteTokenizer as ByteTokenizer
+    from subquad.inference.tokenizer import NucleotideTokenizer as NucleotideTokenizer
 
 _MODULE_OF = {
     "LoadedCheckpoint": "checkpoint",
@@ -55,6 +61,12 @@ _MODULE_OF = {
     "reverse_complement": "scoring",
     "Ticket": "ticket",
     "ByteTokenizer": "tokenizer",
+    "NucleotideTokenizer": "tokenizer",
+    "Pooling": "embedding",
+    "Track": "likelihood_track",
+    "draw_tracks": "likelihood_track",
+    "write_bedgraph": "likelihood_track",
+    "phylogenetic_tag": "phylogenetic_tag",
 }
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -6,7 +6,7 @@ from subquad.inference.commands import register
 
 
 def main() -> None:
-    """Runs ``generate``, ``score`` or ``info``."""
+    """Runs the command that the arguments name."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     register(app)
     app(prog_name="python -m subquad.inference")

@@ -9,6 +9,7 @@ from torch import Tensor
 from subquad.inference.network import Network
 from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
 from subquad.inference.state_pool import StatePool
+from subquad.ops import greedy_step
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class DecodeProgram:
             self._active_slots = list(slots)
         if self.eager_reason is not None:
             return Results(self._compute())
-        variant = (self.settings.greedy, self.settings.logprobs)
+        variant = (self.settings.greedy, self.settings.logprobs and not self.settings.greedy)
         if variant not in self._graphs:
             try:
                 self._graphs[variant] = self._captured()
@@ -134,6 +135,8 @@ class DecodeProgram:
 
     def _compute(self) -> Tensor:
         logits = self._network.step(self._ids, self._state, active=self._active)
+        if self.settings.greedy:
+            return greedy_step(logits, self._ids, active=self._active)
         ids, table = self.settings.draw(logits, self._state.position)
         self._ids.copy_(torch.where(self._active, ids, self._ids))
         return table

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from subquad.inference.checks import check_generate_job, check_ids, check_score_job
 from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
+from subquad.inference.embedding import POOLINGS, Pooling, embed_rows, resolve_layer
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
 from subquad.inference.network import Network
@@ -38,9 +39,12 @@ class Engine:
       prefill_chunk: Tokens read at once. Chunks lie on an absolute grid, so that results do not depend on the load;
         peak memory grows with the chunk, not with the prompt.
       max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
+      use_subquadratic_ops: Fused operators in scoring, embedding and prefill: True demands them, False runs their parts
+        one by one, None leaves the choice to the network. Decode steps are the same for all three.
 
     Raises:
-      InvalidOption: ``max_running``, ``prefill_chunk`` or ``max_sequence_tokens`` is too small.
+      InvalidOption: ``max_running``, ``prefill_chunk`` or ``max_sequence_tokens`` is too small, or the network has no
+        choice of operators.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Engine:
         max_running: int = 8,
         prefill_chunk: int = 2048,
         max_sequence_tokens: int | None = None,
+        use_subquadratic_ops: bool | None = None,
     ) -> None:
         for name, value in (("max_running", max_running), ("prefill_chunk", prefill_chunk)):
             if value < 1:
@@ -66,6 +71,13 @@ class Engine:
         if max_sequence_tokens < 2:
             raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
         self.max_sequence_tokens = max_sequence_tokens
+        if use_subquadratic_ops is not None:
+            if not hasattr(model, "use_subquadratic_ops"):
+                accepted = f"None, since a {type(model).__name__} has no such choice"
+                raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
+            model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
+            if use_subquadratic_ops:
+                _require_subquadratic_ops(model)
         self._idle_batch: ContinuousBatch | None = None
         self._weight_addresses: tuple[int, ...] = ()
         self._eager_reason: str | None = "no step has run yet"
@@ -77,20 +89,28 @@ class Engine:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        fp8_projections: str = "auto",
         max_running: int = 8,
         prefill_chunk: int = 2048,
+        use_subquadratic_ops: bool | None = None,
     ) -> "Engine":
-        """Loads a native checkpoint directory; see `load_checkpoint` for the arguments and the errors."""
+        """Loads a native checkpoint directory; see `load_checkpoint` and the class for the arguments and the errors."""
         from subquad.inference.checkpoint import load_checkpoint
 
-        loaded = load_checkpoint(path, device=device, dtype=dtype)
+        loaded = load_checkpoint(path, device=device, dtype=dtype, fp8_projections=fp8_projections)
         return cls(
             loaded.model,
             loaded.tokenizer,
             metadata=loaded.metadata,
             max_running=max_running,
             prefill_chunk=prefill_chunk,
+            use_subquadratic_ops=use_subquadratic_ops,
         )
+
+    @property
+    def use_subquadratic_ops(self) -> bool | None:
+        """What was asked of the fused operators: None (dispatch chooses), True or False."""
+        return getattr(self.model, "use_subquadratic_ops", None)
 
     @property
     def network(self) -> Network:
@@ -166,6 +186,7 @@ class Engine:
         options: GenerationOptions | None = None,
         *,
         names: Sequence[str] | None = None,
+        ignore_end_of_document: bool = False,
     ) -> Iterator[Generation]:
         """Like `generate`, but yields each result as soon as it and all before it are complete.
 
@@ -173,6 +194,7 @@ class Engine:
           prompts: Texts, or lists of ids.
           options: How to extend them.
           names: What errors call the prompts; default ``prompts[0]``, ``prompts[1]``, …
+          ignore_end_of_document: Go on after the end-of-document token and return it like any other.
 
         Raises:
           InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
@@ -180,7 +202,7 @@ class Engine:
         """
         options = options or GenerationOptions()
         encoded = self._encode_all(prompts, "prompts", names)
-        jobs = [GenerateJob(ids, options) for ids in encoded]
+        jobs = [GenerateJob(ids, options, ignore_end_of_document=ignore_end_of_document) for ids in encoded]
         for index, job in enumerate(jobs):
             self._check(job, _name("prompts", names, index))
         return self._run(jobs) if jobs else iter(())
@@ -324,6 +346,62 @@ class Engine:
             strands_of[i].append(found[k])
         return [average_strands(strands) for strands in strands_of]
 
+    def embed(
+        self,
+        sequences: Sequences,
+        layers: Sequence[str],
+        *,
+        pooling: Pooling = "mean",
+        prepend_eod: bool = False,
+        batch_size: int = 1,
+        names: Sequence[str] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Returns the activations of layers for each sequence, before any final norm.
+
+        Args:
+          sequences: Texts, or lists of ids, of any lengths.
+          layers: ``"blocks.N"``, or a module inside a block such as ``"blocks.28.mlp.l3"``; N may be negative. Blocks
+            after the last one that is asked for are not run.
+          pooling: ``"mean"``, ``"max"`` or ``"last"`` over the tokens, or ``"none"`` for one vector a token.
+          prepend_eod: Read the end-of-document token first; it has no vector of its own in the result.
+          batch_size: Sequences read side by side; see `score`.
+          names: What errors call the sequences.
+
+        Returns:
+          For each sequence, float32 on the CPU under each name of ``layers``: ``[channel]``, or ``[length, channel]``.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts; or, for a layer that is not run as a
+            module of its own, at the first sequence.
+          NonFiniteActivations: The network produced NaN or infinity.
+        """
+        if pooling not in POOLINGS:
+            raise InvalidOption("pooling", pooling, ", ".join(map(repr, POOLINGS)))
+        if batch_size < 1 or isinstance(layers, str) or not layers:
+            field, value = ("batch_size", batch_size) if batch_size < 1 else ("layers", layers)
+            raise InvalidOption(field, value, "1 or more sequences side by side, and a list of one or more layer names")
+        full = {layer: resolve_layer(layer, self.model) for layer in layers}
+        ids = self._encode_all(sequences, "sequences", names)
+        for index, row in enumerate(ids):
+            name = _name("sequences", names, index)
+            if not row:
+                raise InvalidSequence(name, "is empty; accepted: at least one token")
+            if len(row) + prepend_eod > self.max_sequence_tokens:
+                raise RequestTooLarge(name, len(row), self.max_sequence_tokens - prepend_eod, "tokens")
+        prefix = [self.tokenizer.eod_id] if prepend_eod else []
+        values = embed_rows(
+            self.model,
+            [prefix + row for row in ids],
+            sorted(set(full.values())),
+            pooling=pooling,
+            first=len(prefix),
+            chunk=self.prefill_chunk,
+            batch_size=batch_size,
+            device=self.device,
+            pad_id=self.tokenizer.pad_id,
+        )
+        return [{layer: found[full[layer]] for layer in layers} for found in values]
+
     def _score_rows(self, rows: list[list[int]], keep_logprobs: bool) -> list[Score]:
         longest = max(len(row) for row in rows)
         state = None
@@ -417,6 +495,15 @@ class Engine:
 
 def _name(field: str, names: Sequence[str] | None, index: int) -> str:
     return f"{field}[{index}]" if names is None else names[index]
+
+
+def _require_subquadratic_ops(model: torch.nn.Module) -> None:
+    from subquad.modules.errors import FusedOperatorsUnavailable
+
+    try:
+        model.require_subquadratic_ops()  # type: ignore[operator]
+    except FusedOperatorsUnavailable as error:
+        raise InvalidOption("use_subquadratic_ops", True, f"None or False here; {error}") from None
 
 
 class _Result:

@@ -1,6 +1,5 @@
-"""Writes results as JSON lines; a file appears under its name when it is complete."""
+"""Where the results of a job go: a file that takes its name when it is complete, or the standard output."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,17 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from subquad.inference.errors import InputFileError, InvalidOption
+from subquad.inference.errors import InvalidOption
+from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_line, write_results
+from subquad.inference.result_journal import Journal
 
 
 class Results(Protocol):
-    """Where results go.
+    """Where results go."""
 
-    Attributes:
-      kept: Ids of the results that an earlier run left, in order; the caller does not compute them again.
-    """
+    @property
+    def kept(self) -> int:
+        """Number of results that an earlier run left; the caller does not compute them again."""
+        ...
 
-    kept: list[str]
+    def kept_ids(self) -> Iterator[str]:
+        """Yields their ids, in order."""
+        ...
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Adds one result, which has an ``id``."""
@@ -26,77 +30,74 @@ class Results(Protocol):
 
 
 class _StandardOutput:
-    def __init__(self) -> None:
-        self.kept: list[str] = []
+    kept = 0
+
+    def kept_ids(self) -> Iterator[str]:
+        return iter(())
 
     def write(self, row: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.write(json_line(row))
         sys.stdout.flush()
 
 
-class _PartialFile:
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path = path
-        self.kept = _complete_rows(path) if resume and path.exists() else []
-        self._file = path.open("a" if self.kept else "w", encoding="ascii")
-        self.written = len(self.kept)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        self.written += 1
-
-    def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-
 @contextmanager
-def opened_results(path: Path | None, *, overwrite: bool = False, resume: bool = False) -> Iterator[Results]:
+def opened_results(
+    path: Path | None,
+    *,
+    columns: Columns,
+    settings: Mapping[str, Any] | None = None,
+    file_format: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
+    multiple: int = 1,
+) -> Iterator[Results]:
     """Gives a place for results: standard output for None, else a file that takes its name at the end.
 
-    Until then rows are in ``PATH.partial``, which stays when an error ends the work; with ``resume`` the next run keeps
-    its complete rows and goes on. Without any row nothing is left behind.
+    Until then rows are in the folder ``PATH.partial``, which stays when an error ends the work; with ``resume`` the
+    next run keeps its complete rows and goes on. Without any row nothing is left behind.
+
+    Args:
+      path: The file, or None.
+      columns: Kind of each field of a row.
+      settings: What the results depend on; a run that resumes must have the same.
+      file_format: ``"jsonl"``, ``"parquet"``, ``"safetensors"``, or ``"auto"`` to go by the name.
+      overwrite: Replace an existing file.
+      resume: Go on from an interrupted run.
+      multiple: See `Journal`.
 
     Raises:
-      InvalidOption: The file exists and may not be replaced, or there is no file to resume.
-      InputFileError: The partial file is damaged.
+      InvalidOption: The file exists and may not be replaced, or the format, the folder or the settings do not fit.
+      InputFileError: The partial folder is damaged.
     """
     if path is None:
         if resume:
             raise InvalidOption("--resume", True, "only together with --output")
+        if file_format not in ("auto", "jsonl"):
+            raise InvalidOption("--output-format", file_format, "jsonl without --output")
         yield _StandardOutput()
         return
+    chosen = format_of(path, file_format)
     if path.exists() and not overwrite:
         raise InvalidOption("--output", str(path), "a file that does not exist yet, or --overwrite")
     if not path.absolute().parent.is_dir():
         raise InvalidOption("--output", str(path), "a file in a folder that exists")
-    partial = _PartialFile(path.with_name(path.name + ".partial"), resume=resume)
+    folder = path.with_name(path.name + ".partial")
+    journal = Journal(folder, settings or {}, resume=resume, multiple=multiple)
     try:
-        yield partial
+        yield journal
+        journal.close()
+        _complete(journal, path, columns, chosen)
     except BaseException:
-        partial.close()
-        if partial.written:
-            print(f"{partial.written} results are kept in {partial.path}; --resume goes on from there", file=sys.stderr)
+        journal.close()
+        if journal.count:
+            print(f"{journal.count} results are kept in {folder}; --resume goes on from there", file=sys.stderr)
         else:
-            partial.path.unlink()
+            journal.remove()
         raise
-    partial.close()
-    os.replace(partial.path, path)
 
 
-def _complete_rows(path: Path) -> list[str]:
-    """Reads the ids of complete rows and cuts off a last row without an end."""
-    ids, length = [], 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                ids.append(str(json.loads(line)["id"]))
-            except (ValueError, KeyError, TypeError):
-                raise InputFileError(str(path), "is no result of this command; remove it", line=number) from None
-            length += len(line)
-    os.truncate(path, length)
-    return ids
+def _complete(journal: Journal, path: Path, columns: Columns, chosen: ResultFormat) -> None:
+    whole = journal.folder / "complete"
+    write_results(journal, whole, columns, chosen)
+    os.replace(whole, path)
+    journal.remove()

@@ -1,5 +1,6 @@
 """Reads prompts and sequences from FASTA, JSON lines or plain text, gzip or not, one record at a time."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from subquad.inference.errors import InputFileError, InvalidOption
+from subquad.inference.phylogenetic_tag import without_tags
 
 FileFormat = Literal["auto", "fasta", "jsonl", "plain"]
 NonDNA = Literal["error", "mask", "skip", "keep"]
@@ -48,19 +50,35 @@ def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Itera
     name = "standard input" if str(path) == "-" else str(path)
     if file_format not in ("auto", "fasta", "jsonl", "plain"):
         raise InvalidOption("file_format", file_format, "'auto', 'fasta', 'jsonl' or 'plain'")
+    lines = read_lines(path)
+    number, first = next(lines, (0, ""))
+    if not number:
+        raise InputFileError(name, "the file is empty; accepted: FASTA, JSON lines or one sequence a line")
+    if file_format == "auto":
+        file_format = "fasta" if first[0] in ">;" else "jsonl" if first[0] == "{" else "plain"
+    reader = {"fasta": _fasta, "jsonl": _jsonl, "plain": _plain}[file_format]
+    yield from reader(_chained(number, first, lines), name)
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yields number, from 1, and text of the lines of a file that are not blank; ``-`` is the standard input.
+
+    Raises:
+      InputFileError: The file is missing, truncated or not ASCII.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
     with _opened(path, name) as stream:
-        lines = _lines(stream, name)
-        number, first = next(lines, (0, ""))
-        if not number:
-            raise InputFileError(name, "the file is empty; accepted: FASTA, JSON lines or one sequence a line")
-        if file_format == "auto":
-            file_format = "fasta" if first[0] in ">;" else "jsonl" if first[0] == "{" else "plain"
-        reader = {"fasta": _fasta, "jsonl": _jsonl, "plain": _plain}[file_format]
-        yield from reader(_chained(number, first, lines), name)
+        yield from _lines(stream, name)
 
 
-def dna_only(record: Record, policy: NonDNA, where: str) -> Record | None:
+def dna_only(record: Record, policy: NonDNA, where: str, *, allow_tags: bool = False) -> Record | None:
     """Applies a policy on characters other than ``ACGTN`` (either case): refuse, replace by ``N``, drop or keep.
+
+    Args:
+      record: The record.
+      policy: The policy.
+      where: Name of the input, for errors.
+      allow_tags: Leave phylogenetic tags ``|…|`` alone.
 
     Returns:
       The record, changed or not; None where it is to be skipped.
@@ -68,15 +86,21 @@ def dna_only(record: Record, policy: NonDNA, where: str) -> Record | None:
     Raises:
       InputFileError: The policy is ``"error"`` and there is such a character.
     """
-    found = None if policy == "keep" else _OTHER_THAN_DNA.search(record.sequence)
-    if found is None:
+    if policy == "keep":
+        return record
+    checked = without_tags(record.sequence) if allow_tags else record.sequence
+    found = [match.start() for match in _OTHER_THAN_DNA.finditer(checked)]
+    if not found:
         return record
     if policy == "skip":
         return None
     if policy == "mask":
-        return Record(record.id, _OTHER_THAN_DNA.sub("N", record.sequence), record.line)
+        masked = bytearray(record.sequence, "ascii")
+        for position in found:
+            masked[position] = ord("N")
+        return dataclasses.replace(record, sequence=masked.decode("ascii"))
     problem = (
-        f"record {record.id!r} has the character {found[0]!r} at position {found.start()}; "
+        f"record {record.id!r} has the character {record.sequence[found[0]]!r} at position {found[0]}; "
         "accepted: A C G T N of either case, or --non-dna mask, skip or keep"
     )
     raise InputFileError(where, problem, line=record.line)

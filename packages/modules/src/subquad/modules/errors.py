@@ -21,5 +21,9 @@ class ExchangeUnsupported(ModulesError):
     """The call needs the whole sequence on one rank, but the exchange splits it over several."""
 
 
+class FusedOperatorsUnavailable(ModulesError):
+    """Fused operators are demanded and none runs; the text says why."""
+
+
 class StateUnsupported(ModulesError):
     """The mixer needs the whole sequence at once, so that there is no state to make or to continue."""

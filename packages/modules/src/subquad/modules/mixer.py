@@ -22,7 +22,7 @@ class MixerState:
     position: Int[Tensor, " batch"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns what the mixer itself holds, by name (without ``position``, which layers share)."""
+        """Returns what the mixer holds, by name: ``[batch, ...]`` (without ``position``, which layers share)."""
         held = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "position"}
         return {name: value for name, value in held.items() if value is not None}
 
@@ -56,9 +56,10 @@ class MixerState:
 class Mixer(Protocol):
     """Mixes positions of a sequence or of a grid over several axes: ``y = mixer(q, k, v)``, channels last.
 
-    q, k and v have as many channels as the output, unless the mixer has an attribute ``stream_channels`` that says how
-    many of each it takes (none of q and k for a plain convolution, fewer of k and v where heads share them). A mixer
-    whose ``takes_condition`` is true also accepts ``condition=``, a vector per sample, in ``forward``.
+    q, k, v and the output have the channels of the block around, unless the mixer has an attribute ``stream_channels``
+    that says how many of each stream it takes (none of q and k for a plain convolution, fewer of k and v where heads
+    share them) or ``output_channels`` that says how many it returns. A mixer whose ``takes_condition`` is true also
+    accepts ``condition=``, a vector per sample, in ``forward``.
 
     A causal mixer also runs in pieces: with a state, ``forward`` continues a sequence by a chunk and ``step`` by one
     token, both updating the state in place except for ``state.position``, which the caller advances. Any way of

@@ -12,9 +12,12 @@ from subquad.ops.errors import DtypeMismatch as DtypeMismatch
 from subquad.ops.errors import OpsError as OpsError
 from subquad.ops.errors import ShapeMismatch as ShapeMismatch
 from subquad.ops.fft_conv import fft_conv as fft_conv
+from subquad.ops.fir_step import fill_ring as fill_ring
 from subquad.ops.fir_step import fir_step as fir_step
 from subquad.ops.fir_step import history_from_ring as history_from_ring
 from subquad.ops.fir_step import ring_from_history as ring_from_history
+from subquad.ops.fp8_linear import fp8_linear as fp8_linear
+from subquad.ops.fp8_linear import round_to_e4m3 as round_to_e4m3
 from subquad.ops.gated_conv import GatedConvState as GatedConvState
 from subquad.ops.gated_conv import gated_conv as gated_conv
 from subquad.ops.gated_conv import gated_conv_with_state as gated_conv_with_state
@@ -25,6 +28,8 @@ from subquad.ops.gated_modal_conv import GatedModalState as GatedModalState
 from subquad.ops.gated_modal_conv import gated_modal_conv as gated_modal_conv
 from subquad.ops.gated_modal_conv import gated_modal_conv_with_state as gated_modal_conv_with_state
 from subquad.ops.gated_modal_step import gated_modal_step as gated_modal_step
+from subquad.ops.gated_product import gated_product as gated_product
+from subquad.ops.greedy_step import greedy_step as greedy_step
 from subquad.ops.linear_step import StepNorm as StepNorm
 from subquad.ops.linear_step import linear_step as linear_step
 from subquad.ops.modal_conv import modal_conv as modal_conv
@@ -32,4 +37,8 @@ from subquad.ops.modal_conv import modal_conv_with_state as modal_conv_with_stat
 from subquad.ops.modal_conv import modal_filter as modal_filter
 from subquad.ops.modal_step import modal_step as modal_step
 from subquad.ops.rearrange import rearrange as rearrange
+from subquad.ops.rms_norm import rms_norm as rms_norm
+from subquad.ops.rms_norm import rms_norm_of_sum as rms_norm_of_sum
+from subquad.ops.rotary import rotary as rotary
+from subquad.ops.rotary import rotary_into as rotary_into
 from subquad.ops.selective_scan import selective_scan as selective_scan

@@ -3,6 +3,7 @@
 Environment: ``TRITON_INTERPRET=1`` runs them on the CPU, slowly, for tests.
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -25,9 +26,15 @@ def interpreting() -> bool:
 @torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Says why no Triton kernel can run here, or None."""
+    return _missing(interpreting())
+
+
+@functools.cache
+def _missing(interpreted: bool) -> str | None:
+    """Answers for one process; asking the import system at each call would cost as much as a kernel."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install triton (Linux wheels of torch for CUDA bring it)"
-    if interpreting():
+    if interpreted:
         return None
     if not torch.cuda.is_available():
         return "there is no CUDA device"
@@ -67,6 +74,14 @@ def _modal_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _norm_refusal(call: Call) -> str | None:
+    from subquad.ops.rms_norm.triton.launch import MOST_CHANNELS
+
+    if call.channels > MOST_CHANNELS:
+        return f"{call.channels} channels; accepted: 1 to {MOST_CHANNELS}"
+    return _refusal(call)
+
+
 def _product_refusal(call: Call) -> str | None:
     from subquad.ops.linear_step.triton.launch import MOST_ROWS, MOST_STREAMED_ROWS
 
@@ -92,6 +107,14 @@ def _attention_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _greedy_refusal(call: Call) -> str | None:
+    from subquad.ops.greedy_step.triton.launch import MOST_TOKENS
+
+    if call.taps > MOST_TOKENS:
+        return f"a vocabulary of {call.taps}; accepted: up to {MOST_TOKENS}"
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
     from subquad.ops.attention_step.triton.launch import run as attention_step
@@ -102,8 +125,12 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.gated_linear_step.triton.launch import run as gated_linear_step
     from subquad.ops.gated_modal_conv.triton.launch import run as gated_modal_conv
     from subquad.ops.gated_modal_step.triton.launch import run as gated_modal_step
+    from subquad.ops.gated_product.triton.launch import run as gated_product
+    from subquad.ops.greedy_step.triton.launch import run as greedy_step
     from subquad.ops.linear_step.triton.launch import run as linear_step
     from subquad.ops.modal_step.triton.launch import run as modal_step
+    from subquad.ops.rms_norm.triton.launch import run as rms_norm
+    from subquad.ops.rotary.triton.launch import run as rotary
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("attention_step", _attention_refusal, attention_step),
@@ -113,8 +140,12 @@ def implementations() -> tuple[Implementation, ...]:
         ("gated_conv_step", _gated_step_refusal, gated_conv_step),
         ("gated_linear_step", _product_refusal, gated_linear_step),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
+        ("gated_product", _refusal, gated_product),
         ("gated_modal_step", _gated_step_refusal, gated_modal_step),
+        ("greedy_step", _greedy_refusal, greedy_step),
         ("linear_step", _product_refusal, linear_step),
         ("modal_step", _modal_refusal, modal_step),
+        ("rms_norm", _norm_refusal, rms_norm),
+        ("rotary", _refusal, rotary),
     ]
     return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)

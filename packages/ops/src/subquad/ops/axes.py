@@ -19,6 +19,7 @@ Sequence = Float[Tensor, "batch _ _"]  # [batch, channel, length], or [batch, le
 Grid = Float[Tensor, "..."]  # [batch, channel, *space], or [batch, *space, channel] with layout="BLH"; filters alike
 Taps = Float[Tensor, "group tap"]  # row channel // (channels / group); tap 0 multiplies the current sample
 ProjectionTaps = Float[Tensor, "row projection_tap"]  # of the 3 rows a channel of a gated operator
+Rows = Float[Tensor, "*rows channel"]  # any axes, channels last
 PerChannel = Float[Tensor, " channel"]
 History = Float[Tensor, "_ channel past"]  # [batch or packed sequence, channel, tap - 1], oldest first
 Modes = Float[Tensor, "channel state"]  # log poles or residues
@@ -33,3 +34,6 @@ Slots = Float[Tensor, "slot head size"]  # keys or values; page p holds slots p 
 PageNumbers = Int[Tensor, "batch page"]
 Frequencies = Float[Tensor, " half"]
 Weight = Float[Tensor, "output input"]  # of a linear layer
+Logits = Float[Tensor, "batch vocabulary"]
+TokenIds = Int[Tensor, " batch"]
+TokenTable = Float[Tensor, "batch 3"]  # id, log-probability, whether the logits were finite

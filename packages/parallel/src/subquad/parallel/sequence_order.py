@@ -27,7 +27,7 @@ def zigzag_split(x: Tensor, *, size: int, rank: int, axis: int = -1) -> Tensor:
     """Takes the share of one rank out of a whole sequence.
 
     Args:
-      x: Any tensor; its axis `axis` is the sequence, whose length is a multiple of `2 * size`.
+      x: A tensor of any shape; its axis `axis` is the sequence, whose length is a multiple of `2 * size`.
       size: Number of ranks; with 1 the share is the whole.
       rank: Which share, `0 <= rank < size`.
       axis: The axis to split.
@@ -49,6 +49,10 @@ def zigzag_split(x: Tensor, *, size: int, rank: int, axis: int = -1) -> Tensor:
 
 def zigzag_merge(shares: Sequence[Tensor], *, axis: int = -1) -> Tensor:
     """Puts the shares of all ranks, in the order of the ranks, together again: undoes `zigzag_split`.
+
+    Args:
+      shares: Tensors of one shape.
+      axis: The axis of the sequence.
 
     Raises:
       SplitShapeError: A share has an odd length along `axis`.

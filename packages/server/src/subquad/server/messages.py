@@ -29,7 +29,7 @@ DATA_TYPES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The served model."""
+    """The served model; `subquadratic_ops` is ``"auto"``, ``"on"`` or ``"off"``."""
 
     name: str
     weights_sha256: str
@@ -42,6 +42,7 @@ class ModelInfo:
     batch_invariant: bool
     limits: ServingLimits
     server_version: str
+    subquadratic_ops: str
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def model_info(response: pb.GetModelResponse) -> ModelInfo:
         batch_invariant=response.batch_invariant,
         limits=limits_from_proto(response.limits),
         server_version=response.server_version,
+        subquadratic_ops=response.subquadratic_ops,
     )
 
 

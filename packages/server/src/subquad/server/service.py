@@ -24,6 +24,8 @@ DATA_TYPES = {
     "float16": pb.DATA_TYPE_FLOAT16,
 }
 
+SUBQUADRATIC_OPS = {None: "auto", True: "on", False: "off"}
+
 
 @runtime_checkable
 class EnginePort(Protocol):
@@ -45,6 +47,11 @@ class EnginePort(Protocol):
     @property
     def device(self) -> object:
         """Where the weights are; its text is ``cpu`` or names an accelerator."""
+        ...
+
+    @property
+    def use_subquadratic_ops(self) -> bool | None:
+        """What is asked of the fused operators."""
         ...
 
     @property
@@ -98,7 +105,7 @@ class GenomicsService(service_pb2_grpc.GenomicsServiceServicer):
             batch_invariant=True,
             limits=limits_to_proto(self._limits),
             server_version=server_version(),
-            subquadratic_ops="auto",
+            subquadratic_ops=SUBQUADRATIC_OPS[engine.use_subquadratic_ops],
         )
 
     async def GenerateSequence(

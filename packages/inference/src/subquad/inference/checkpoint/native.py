@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from subquad.inference.checkpoint.files import atomic_directory, sha256_of
+from subquad.inference.checkpoint.fp8_option import add_exactly, check_fp8_option, plain_config
 from subquad.inference.checkpoint.names import FULL_PRECISION, TensorRule, disk_name, rule_of
 from subquad.inference.checkpoint.stream import DTYPE_OF_CODE, TensorEntry, write_safetensors
 from subquad.inference.checkpoint.summary import (
@@ -27,7 +28,7 @@ from subquad.inference.checkpoint.summary import (
     read_summary,
 )
 from subquad.inference.errors import CheckpointConfigError, CheckpointTensorError, InvalidOption
-from subquad.inference.tokenizer import ByteTokenizer
+from subquad.inference.tokenizer import ByteTokenizer, NucleotideTokenizer, tokenizer_of
 from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
 from subquad.lazy_config.errors import LazyConfigError
 
@@ -49,7 +50,7 @@ class LoadedCheckpoint:
 
     model: nn.Module
     config: Config[Any]
-    tokenizer: ByteTokenizer
+    tokenizer: ByteTokenizer | NucleotideTokenizer
     metadata: dict[str, Any]
 
 
@@ -59,6 +60,7 @@ def save_checkpoint(
     config: Config[Any],
     *,
     metadata: Mapping[str, Any] | None = None,
+    tokenizer: str = "byte",
     overwrite: bool = False,
     max_shard_bytes: int = _SHARD_BYTES,
 ) -> None:
@@ -69,6 +71,7 @@ def save_checkpoint(
       model: The network; tensors keep their types.
       config: The tree that builds it; it must describe exactly this network.
       metadata: More fields for ``metadata.json``, e.g. ``{"max_sequence_tokens": 8192}``.
+      tokenizer: ``"byte"`` or ``"nucleotide"``; what `load_checkpoint` will give.
       overwrite: Replace an existing checkpoint; the old one stays until the new one is complete.
       max_shard_bytes: Above this size the weights are split into several files with an index.
 
@@ -76,6 +79,7 @@ def save_checkpoint(
       CheckpointExists: ``path`` exists and may not be replaced.
       CheckpointConfigError: The config cannot be written or built, or ``metadata`` uses a reserved field.
       CheckpointTensorError: The config describes another network.
+      InvalidOption: The tokenizer is unknown, or needs more rows of the embedding than there are.
     """
     named = model.state_dict()
     dtype = next(model.parameters()).dtype
@@ -86,7 +90,14 @@ def save_checkpoint(
         "filter_parameters": getattr(model, "filter_parameters", "poles"),
     }
     write_checkpoint(
-        path, config, entries, facts, metadata=metadata, overwrite=overwrite, max_shard_bytes=max_shard_bytes
+        path,
+        config,
+        entries,
+        facts,
+        metadata=metadata,
+        tokenizer=tokenizer,
+        overwrite=overwrite,
+        max_shard_bytes=max_shard_bytes,
     )
 
 
@@ -97,13 +108,14 @@ def write_checkpoint(
     facts: Mapping[str, Any],
     *,
     metadata: Mapping[str, Any] | None = None,
+    tokenizer: str = "byte",
     overwrite: bool = False,
     max_shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Writes a checkpoint directory from tensors that need not be in memory.
 
     Args:
-      path, config, metadata, overwrite, max_shard_bytes: See `save_checkpoint`.
+      path, config, metadata, tokenizer, overwrite, max_shard_bytes: See `save_checkpoint`.
       entries: The tensors under their names on disk.
       facts: The fields ``dtype``, ``parameters`` and ``filter_parameters`` of the metadata.
 
@@ -119,16 +131,16 @@ def write_checkpoint(
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
     network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
     expected = expected_tensors(network)
-    _compare("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
+    compare_tensors("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
     order = {name: index for index, name in enumerate(expected)}
     entries = sorted(entries, key=lambda entry: order[entry.name])
-    rows = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
+    rows: int = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": {name: _version(name) for name in ("subquad-inference", "torch")},
         **facts,
-        "tokenizer": {"name": "byte", "vocab_size": rows},
+        "tokenizer": {"name": tokenizer, "vocab_size": tokenizer_of(tokenizer, rows).vocab_size},
         **extra,
     }
     with atomic_directory(Path(path), overwrite=overwrite, marker=METADATA_FILE) as folder:
@@ -145,6 +157,7 @@ def load_checkpoint(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     verify: bool = True,
+    fp8_projections: str = "auto",
     allowed_targets: tuple[str, ...] = ALLOWED_TARGETS,
 ) -> LoadedCheckpoint:
     """Reads a checkpoint directory after checking all of it: config, names, shapes, types, then digests.
@@ -154,11 +167,15 @@ def load_checkpoint(
       device: ``"auto"`` takes a CUDA device where there is one, else the CPU.
       dtype: ``"auto"`` takes the stored type, on the CPU float32 in place of a 16-bit one. Poles stay float32.
       verify: Compare the SHA-256 of every file, which reads all of it once more.
+      fp8_projections: Of a network that has them, as published 1b, 20b and 40b ones do: ``"auto"`` runs them on a GPU
+        of compute capability 9.0 and nowhere else, ``"emulate"`` on any device with the same rounding and exact sums,
+        ``"off"`` makes plain projections of them.
       allowed_targets: Beginnings of the class names that ``config.yaml`` may build.
 
     Raises:
       CheckpointNotFound, CheckpointConfigError, CheckpointTensorError, CheckpointHashMismatch: See each.
-      InvalidOption: The device or the dtype is not known or not there.
+      FP8Unavailable: The network wants a device that this one is not; the text says what each way out costs.
+      InvalidOption: The device, the dtype or ``fp8_projections`` is not known or not there.
     """
     summary = read_summary(Path(path))
     tokenizer = summary.tokenizer
@@ -170,12 +187,18 @@ def load_checkpoint(
         )
     place = resolve_device(device)
     kind = resolve_dtype(dtype, stored, place)
-    expected = expected_tensors(build(config, "meta", stored, summary.path))
-    location = check_tensors(summary, expected)
+    network = build(config, "meta", stored, summary.path)
+    has_fp8 = bool(getattr(network, "fp8_projections", False))
+    check_fp8_option(fp8_projections, place, used=has_fp8)
+    location = check_tensors(summary, expected_tensors(network))
     if verify:
         summary.verify_hashes()
+    if has_fp8 and fp8_projections == "off":
+        config = plain_config(config)
     model = build(config, place, kind, summary.path)
     fill(model, read_tensors(summary, location))
+    if fp8_projections == "emulate":
+        add_exactly(model)
     return LoadedCheckpoint(model.eval(), config, tokenizer, summary.metadata)
 
 
@@ -242,7 +265,7 @@ def check_tensors(summary: CheckpointSummary, expected: dict[str, tuple[torch.Si
                     location[name] = file
         except SafetensorError as error:
             raise CheckpointTensorError(f"{file} is damaged: {error}") from error
-    _compare(str(summary.path), found, expected)
+    compare_tensors(str(summary.path), found, expected)
     return location
 
 
@@ -264,8 +287,9 @@ def fill(model: nn.Module, tensors: Iterator[tuple[str, Tensor]]) -> None:
         rule = rule_of(name, named)
         targets[disk_name(name, rule)] = (tensor, rule)
     for name, tensor in tensors:
-        target, rule = targets[name]
-        target.copy_(rule.to_memory(tensor))
+        if name in targets:  # scales have no place in a network whose FP8 projections are off
+            target, rule = targets[name]
+            target.copy_(rule.to_memory(tensor))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -307,12 +331,16 @@ def _entry(name: str, tensor: Tensor, rule: TensorRule) -> TensorEntry:
     return TensorEntry(disk_name(name, rule), shape, tensor.dtype, lambda: rule.to_disk(tensor))
 
 
-def _compare(
+def compare_tensors(
     where: str,
     found: Mapping[str, tuple[torch.Size, torch.dtype]],
     expected: Mapping[str, tuple[torch.Size, torch.dtype]],
 ) -> None:
-    """Names the first tensor that is missing, unknown or different, and how many more there are."""
+    """Compares shape and type of tensors with what a config asks for.
+
+    Raises:
+      CheckpointTensorError: One is missing, unknown or different; it names the first and counts the others.
+    """
     problems = [f"tensor {n} is missing (expected {_form(expected[n])})" for n in expected if n not in found]
     problems += [f"tensor {n} ({_form(found[n])}) is unknown to the config" for n in found if n not in expected]
     for name in sorted(set(found) & set(expected)):

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from subquad.inference.checkpoint.files import sha256_of
-from subquad.inference.errors import CheckpointConfigError, CheckpointHashMismatch, CheckpointNotFound
-from subquad.inference.tokenizer import ByteTokenizer
+from subquad.inference.errors import (
+    CheckpointConfigError,
+    CheckpointHashMismatch,
+    CheckpointNotFound,
+    InvalidOption,
+)
+from subquad.inference.tokenizer import TOKENIZERS, ByteTokenizer, NucleotideTokenizer, tokenizer_of
 
 CONFIG_FILE = "config.yaml"
 METADATA_FILE = "metadata.json"
@@ -27,6 +32,7 @@ RESERVED = (
     "files",
     "weights_sha256",
 )
+TRAVELLING = ("max_sequence_tokens",)
 _KINDS: dict[str, type] = {
     "format": str,
     "format_version": int,
@@ -58,18 +64,24 @@ class CheckpointSummary:
         return tuple(sorted(name for name in self.metadata["files"] if name.endswith(".safetensors")))
 
     @property
-    def tokenizer(self) -> ByteTokenizer:
+    def tokenizer(self) -> ByteTokenizer | NucleotideTokenizer:
         """The tokenizer that is named in the metadata.
 
         Raises:
           CheckpointConfigError: It is not a known one.
         """
         described = self.metadata["tokenizer"]
-        if described.get("name") != "byte" or not isinstance(described.get("vocab_size"), int):
+        name, size = described.get("name"), described.get("vocab_size")
+        if not (isinstance(name, str) and name in TOKENIZERS and isinstance(size, int)):
+            names = " or ".join(repr(known) for known in TOKENIZERS)
             raise CheckpointConfigError(
-                f"{self.path / METADATA_FILE}: tokenizer is {described!r}; accepted: name 'byte', an integer vocab_size"
+                f"{self.path / METADATA_FILE}: tokenizer is {described!r}; "
+                f"accepted: name {names}, an integer vocab_size"
             )
-        return ByteTokenizer(described["vocab_size"])
+        try:
+            return tokenizer_of(name, size)
+        except InvalidOption as error:
+            raise CheckpointConfigError(f"{self.path / METADATA_FILE}: tokenizer: {error}") from None
 
     def verify_hashes(self) -> None:
         """Reads every file and compares its digest.

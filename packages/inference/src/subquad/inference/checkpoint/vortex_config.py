@@ -50,6 +50,7 @@ def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
     if preset is not None:
         config = striped_hyena2_preset(source)
         config.filter_parameters = "poles"
+        config.fp8_projections = preset.needs_fp8
         return config, {"max_sequence_tokens": preset.context_length}
     path = Path(source)
     if not path.is_file():
@@ -82,6 +83,7 @@ def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[s
         "inner_size": _inner_size(path, fields),
         "rotary_base": float(values.get("rotary_base", 1e4)),
         "rotary_scale": scale,
+        "fp8_projections": bool(fields.get("use_fp8_input_projections", False)),
     }
     extra = {"max_sequence_tokens": fields["max_seqlen"]} if isinstance(fields.get("max_seqlen"), int) else {}
     return LazyConfig(StripedHyena2)(**values), extra

@@ -1,67 +1,128 @@
 """`subquad convert`: checkpoints of other makers to ours and back."""
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subquad.inference.commands.byte_progress import shown_bytes
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import Overwrite, Traceback
+from subquad.inference.commands.settings import Overwrite, Progress, Traceback
+
+if TYPE_CHECKING:
+    from subquad.inference.checkpoint import MappedTensor
 
 
-class CheckpointFormat(StrEnum):
-    """Formats that can be read and written."""
+class ReadableFormat(StrEnum):
+    """Formats that can be read."""
 
     native = "native"
     vortex = "vortex"
+    savanna = "savanna"
+    mbridge = "mbridge"
+
+
+class WritableFormat(StrEnum):
+    """Formats that can be written."""
+
+    native = "native"
+    vortex = "vortex"
+    savanna = "savanna"
+
+
+class TokenizerName(StrEnum):
+    """Tokenizers that a native checkpoint may name."""
+
+    byte = "byte"
+    nucleotide = "nucleotide"
 
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A Vortex .pt file (or its .part0), or a native directory.")
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="A native directory; a Vortex or Savanna .pt file, its first .part0, or the name without .part0; a "
+            "Megatron-Bridge directory; or hf:ORG/NAME[@REV], a repository of a Hugging Face hub.",
+        ),
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="A native directory, or a Vortex .pt file.")],
-    read: Annotated[CheckpointFormat, typer.Option("--from", help="Format of IN.")],
-    write: Annotated[CheckpointFormat, typer.Option("--to", help="Format of OUT.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A native directory, or a .pt file.")],
+    read: Annotated[ReadableFormat, typer.Option("--from", help="Format of IN.")],
+    write: Annotated[WritableFormat, typer.Option("--to", help="Format of OUT.")],
     config: Annotated[
-        str | None, typer.Option(help="For a Vortex IN: its YAML file, or a size such as 1b_base, 7b or 40b.")
+        str | None,
+        typer.Option(
+            help="Unless IN is native: a Vortex YAML file, or a size such as 1b_base, 7b or 40b. A Megatron-Bridge "
+            "directory that describes its network needs none."
+        ),
     ] = None,
-    drop_fp8_scales: Annotated[
-        bool, typer.Option("--drop-fp8-scales", help="Leave out scales of FP8 projections; 1b, 20b and 40b lose by it.")
+    tokenizer: Annotated[
+        TokenizerName, typer.Option(help="Of a native OUT; the two differ beyond ASCII only.")
+    ] = TokenizerName.byte,
+    without_fp8: Annotated[
+        bool,
+        typer.Option(
+            "--without-fp8", help="Make plain projections, with or without FP8 scales; 1b, 20b and 40b predict worse."
+        ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write what became of each tensor here, as JSON lines.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print what became of each tensor.")] = False,
     overwrite: Overwrite = False,
+    progress: Progress = None,
     traceback: Traceback = False,
 ) -> None:
     """Convert a checkpoint; memory-mapped, without running code of the file, written at once or not at all."""
     with one_line_errors(traceback=traceback):
-        from subquad.inference.checkpoint import export_vortex, import_vortex, vortex_config
-        from subquad.inference.checkpoint.files import replaced_file
-        from subquad.inference.errors import InvalidOption
+        from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address, source_config
+        from subquad.inference.checkpoint.files import check_new_file, replaced_file
 
-        if read == write:
-            raise InvalidOption("--from and --to", read.value, "two different formats")
-        if write == "vortex":
-            if config is not None or drop_fp8_scales:
-                raise InvalidOption("--config and --drop-fp8-scales", config, "only together with --from vortex")
-            mapped = export_vortex(source, target, overwrite=overwrite)
-        else:
-            if config is None:
-                raise InvalidOption("--config", None, "a Vortex YAML file or a size such as 1b_base, 7b or 40b")
-            tree, metadata = vortex_config(config)
-            mapped = import_vortex(
-                source, target, tree, metadata=metadata, drop_fp8_scales=drop_fp8_scales, overwrite=overwrite
+        path, origin = Path(source), {}
+        if (address := hub_address(source)) is not None:
+            if write != "native":
+                check_new_file(target, overwrite=overwrite)
+            path, where = fetch_checkpoint(address, read=read.value, target=target)
+            origin = {"converted_from": where}
+        tree, metadata = source_config(path, read.value, config)
+        with shown_bytes(f"{read.value} to {write.value}", show=progress) as advance:
+            mapped = convert_checkpoint(
+                path,
+                target,
+                read=read.value,
+                write=write.value,
+                config=tree,
+                metadata={**metadata, **origin},
+                tokenizer=tokenizer.value,
+                without_fp8=without_fp8,
+                overwrite=overwrite,
+                on_progress=advance,
             )
         if report is not None:
             with replaced_file(report) as partial:
-                partial.write_text("".join(json.dumps(row._asdict()) + "\n" for row in mapped), encoding="ascii")
-        same = sum(row.how == "same" for row in mapped)
-        left = [row for row in mapped if row.target is None]
-        typer.echo(
-            f"{same} tensors as they are, {len(mapped) - same - len(left)} changed, {len(left)} left out", err=True
-        )
-        for row in mapped:
-            if row.how != "same":
-                typer.echo(f"  {row.source} -> {row.target or 'nothing'}: {row.how}", err=True)
+                partial.write_text("".join(json.dumps(row._asdict()) + "\n" for row in mapped), encoding="utf-8")
+        if table:
+            _print_table(mapped)
+        _print_summary(mapped, every=not table)
+
+
+def _print_summary(mapped: Sequence["MappedTensor"], *, every: bool) -> None:
+    same = sum(row.how == "same" for row in mapped)
+    left = sum(row.target is None for row in mapped)
+    typer.echo(f"{same} tensors as they are, {len(mapped) - same - left} changed, {left} left out", err=True)
+    if lossy := sum("lossy" in row.how for row in mapped):
+        typer.echo(f"{lossy} were changed in a way that cannot be undone exactly", err=True)
+    for row in mapped if every else ():
+        if row.how != "same":
+            typer.echo(f"  {row.source} -> {row.target or 'nothing'}: {row.how}", err=True)
+
+
+def _print_table(mapped: Sequence["MappedTensor"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = Table("from", "to", "how")
+    for row in mapped:
+        rows.add_row(row.source, row.target or "-", row.how)
+    Console().print(rows, markup=False)

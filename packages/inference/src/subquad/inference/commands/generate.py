@@ -1,29 +1,39 @@
 """`subquad generate`: extends prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
+    FP8Choice,
     InputFormat,
     NonDNAPolicy,
     Output,
+    OutputFormat,
     Overwrite,
     Progress,
+    ResultsFormat,
     Resume,
+    SubquadraticOps,
     Traceback,
 )
 
 if TYPE_CHECKING:
+    from subquad.inference.engine import Engine
+    from subquad.inference.options import GenerationOptions
     from subquad.inference.sequence_files import Record
+
+
+MAX_STORED_SEED = 2**63 - 1
 
 
 def generate(
@@ -34,37 +44,47 @@ def generate(
         typer.Option("--input", "-i", help="Prompts: FASTA, JSON lines or one a line (.gz too); - is stdin."),
     ] = None,
     output: Output = None,
+    output_format: ResultsFormat = OutputFormat.auto,
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", help="Lineage for a phylogenetic tag before each prompt: d__Bacteria;g__Escherichia."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to add to each prompt at most.")] = 100,
     temperature: Annotated[float, typer.Option(help="0 is greedy; else logits are divided by it.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the most likely tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the most likely tokens up to this probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the draws; default: a new one, which is reported.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    ignore_eod: Annotated[
+        bool, typer.Option("--ignore-eod", help="Go on after the end-of-document token instead of ending there.")
+    ] = False,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of each token.")] = False,
     file_format: Format = InputFormat.auto,
     non_dna: Annotated[
-        NonDNAPolicy, typer.Option(help="On characters other than ACGTN; keep allows tags such as |d__Bacteria;…|.")
-    ] = NonDNAPolicy.keep,
+        NonDNAPolicy, typer.Option(help="On characters other than ACGTN outside tags such as |d__Bacteria;…|.")
+    ] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change prompts to upper case.")] = False,
     max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8,
     prefill_chunk: Chunk = 2048,
+    use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
     traceback: Traceback = False,
 ) -> None:
-    """Extend DNA prompts; one JSON line a prompt, in order."""
+    """Extend DNA prompts; one row a prompt, in order, with the reason why each ended."""
     with one_line_errors(traceback=traceback):
-        from subquad.inference.commands.batches import groups, wanted_records
-        from subquad.inference.commands.progress import shown_progress
-        from subquad.inference.engine import Engine
+        from subquad.inference.commands.batches import Reading
+        from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
+        from subquad.inference.errors import InvalidOption
         from subquad.inference.options import GenerationOptions
-        from subquad.inference.result_files import opened_results
+        from subquad.inference.phylogenetic_tag import phylogenetic_tag
+        from subquad.inference.result_formats import Columns
 
         records = _records(prompt, input_file, file_format)
-        where = "--prompt" if input_file is None else str(input_file)
         options = GenerationOptions(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -74,31 +94,80 @@ def generate(
             stop=tuple(stop or ()),
             return_logprobs=logprobs,
         )
-        with opened_results(output, overwrite=overwrite, resume=resume) as results:
-            wanted = wanted_records(records, policy=non_dna.value, uppercase=uppercase, kept=results.kept, where=where)
-            engine = Engine.from_checkpoint(
-                checkpoint, device=device, dtype=dtype, max_running=max_running, prefill_chunk=prefill_chunk
-            )
-            with shown_progress("generate", show=progress) as advance:
-                for group in groups(wanted, 16 * max_running):
-                    _extend(engine, group, options, results, advance)
+        columns: Columns = {
+            "id": "text",
+            "prompt": "text",
+            "completion": "text",
+            "finish_reason": "text",
+            "stop_sequence": "text",
+            "seed": "integer",
+            "ids": "integers",
+            **({"logprobs": "numbers"} if logprobs else {}),  # type: ignore[dict-item]
+        }
+        if seed is not None and seed > MAX_STORED_SEED and output_format not in ("auto", "jsonl"):
+            raise InvalidOption("--seed", seed, f"0 to {MAX_STORED_SEED} for a {output_format.value} file")
+        prefix = "" if tag is None else phylogenetic_tag(tag, field="--tag")
+        settings = {
+            "--tag": tag,
+            "--max-new-tokens": max_new_tokens,
+            "--temperature": temperature,
+            "--top-k": top_k,
+            "--top-p": top_p,
+            "--seed": seed,
+            "--stop": list(stop or ()),
+            "--ignore-eod": ignore_eod,
+            "--logprobs": logprobs,
+            "--non-dna": non_dna.value,
+            "--uppercase": uppercase,
+        }
+
+        def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
+            return _extended(engine, group, options, where, ignore_eod=ignore_eod)
+
+        where = "--prompt" if input_file is None else str(input_file)
+        run_batches(
+            "generate",
+            records,
+            Reading(where, non_dna.value, uppercase, tags=True, prefix=prefix),
+            EngineChoice(
+                checkpoint, device, dtype, prefill_chunk, max_running, use_subquadratic_ops, fp8_projections.value
+            ),
+            Destination(output, output_format.value, overwrite, resume, columns, settings),
+            Load(group=16 * max_running, rows=max_running, room=1, extra=max_new_tokens, weight=0),
+            work,
+            show=progress,
+        )
 
 
-def _records(prompts: list[str] | None, path: Path | None, file_format: InputFormat) -> "Iterator[Record]":
+def _records(
+    prompts: list[str] | None, path: Path | None, file_format: InputFormat
+) -> "Callable[[], Iterable[Record]] | Iterable[Record]":
+    from subquad.inference.commands.run_batches import opened_input
     from subquad.inference.errors import InvalidOption
-    from subquad.inference.sequence_files import Record, read_records
+    from subquad.inference.sequence_files import Record
+    from subquad.inference.tokenizer import ByteTokenizer
 
     if (path is None) == (not prompts):
         raise InvalidOption("--prompt and --input", "both" if prompts else None, "exactly one of them")
     if path is not None:
-        return read_records(path, file_format=file_format.value)
-    return (Record(str(i), text, 1) for i, text in enumerate(prompts or ()))
+        return opened_input(path, file_format.value)
+    texts = prompts or []
+    for text in texts:
+        ByteTokenizer().encode(text, field="--prompt")
+    return lambda: (Record(str(i), text, 1) for i, text in enumerate(texts))
 
 
-def _extend(engine, group, options, results, advance) -> None:  # type: ignore[no-untyped-def]
-    generations = engine.generate_each([record.sequence for record in group], options, names=[r.id for r in group])
+def _extended(
+    engine: "Engine", group: "list[Record]", options: "GenerationOptions", where: str, *, ignore_eod: bool
+) -> "Iterator[tuple[dict[str, Any], int]]":
+    generations = engine.generate_each(
+        [record.sequence for record in group],
+        options,
+        names=[f"{where}: record {record.id!r}" for record in group],
+        ignore_end_of_document=ignore_eod,
+    )
     for record, result in zip(group, generations, strict=True):
-        row = {
+        row: dict[str, Any] = {
             "id": record.id,
             "prompt": record.sequence,
             "completion": result.text,
@@ -109,5 +178,4 @@ def _extend(engine, group, options, results, advance) -> None:  # type: ignore[n
         }
         if result.logprobs is not None:
             row["logprobs"] = result.logprobs
-        results.write(row)
-        advance(records=1, tokens=len(result.ids))
+        yield row, len(result.ids)

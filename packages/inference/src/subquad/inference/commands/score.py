@@ -1,26 +1,38 @@
 """`subquad score`: log-likelihoods of sequences."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.settings import (
+    FP8,
+    BatchSize,
     Checkpoint,
     Chunk,
     Device,
     Dtype,
     Format,
+    FP8Choice,
     InputFormat,
     NonDNAPolicy,
     Output,
+    OutputFormat,
     Overwrite,
+    PrependEOD,
     Progress,
+    ResultsFormat,
     Resume,
     StrandChoice,
+    SubquadraticOps,
     Traceback,
 )
+
+if TYPE_CHECKING:
+    from subquad.inference.engine import Engine
+    from subquad.inference.sequence_files import Record
 
 
 def score(
@@ -29,63 +41,105 @@ def score(
         Path, typer.Argument(metavar="INPUT", help="FASTA, JSON lines or one sequence a line (.gz too); - is stdin.")
     ],
     output: Output = None,
+    output_format: ResultsFormat = OutputFormat.auto,
     strand: Annotated[
         StrandChoice, typer.Option(help="both averages with the reverse complement.")
     ] = StrandChoice.forward,
-    prepend_eod: Annotated[
-        bool,
-        typer.Option("--prepend-eod", help="Start from the end-of-document token, so that the first base is scored."),
-    ] = False,
+    prepend_eod: PrependEOD = False,
     per_token: Annotated[bool, typer.Option("--per-token", help="Add the log-probability of each token.")] = False,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Sequences read side by side; 1 makes scores bitwise independent of each other.")
-    ] = 1,
+    batch_size: BatchSize = 1,
     file_format: Format = InputFormat.auto,
     non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters other than ACGTN.")] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
     prefill_chunk: Chunk = 2048,
+    use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    fp8_projections: FP8 = FP8Choice.auto,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
     traceback: Traceback = False,
 ) -> None:
-    """Score DNA sequences: log-likelihood in nats and its mean over the scored tokens; one JSON line each, in order."""
+    """Score DNA sequences: log-likelihood in nats and its mean over the scored tokens, in order.
+
+    Without --prepend-eod the first token is not scored.
+    """
     with one_line_errors(traceback=traceback):
-        from subquad.inference.commands.batches import groups, wanted_records
-        from subquad.inference.commands.progress import shown_progress
-        from subquad.inference.engine import Engine
-        from subquad.inference.result_files import opened_results
+        from subquad.inference.commands.batches import Reading
+        from subquad.inference.commands.run_batches import (
+            GROUP_BATCHES,
+            Destination,
+            EngineChoice,
+            Load,
+            opened_input,
+            run_batches,
+        )
+        from subquad.inference.result_formats import Columns
         from subquad.inference.scoring import check_strand
-        from subquad.inference.sequence_files import read_records
 
         check_strand(strand.value, per_token=per_token, prepend_eod=prepend_eod)
-        records = read_records(input_file, file_format=file_format.value)
-        with opened_results(output, overwrite=overwrite, resume=resume) as results:
-            wanted = wanted_records(
-                records, policy=non_dna.value, uppercase=uppercase, kept=results.kept, where=str(input_file)
+        columns: Columns = {
+            "id": "text",
+            "length": "integer",
+            "log_likelihood": "number",
+            "mean_log_likelihood": "number",
+            "scored_tokens": "integer",
+            **({"logprobs": "numbers"} if per_token else {}),  # type: ignore[dict-item]
+        }
+        settings = {
+            "--strand": strand.value,
+            "--prepend-eod": prepend_eod,
+            "--per-token": per_token,
+            "--batch-size": batch_size,
+            "--non-dna": non_dna.value,
+            "--uppercase": uppercase,
+        }
+
+        group_size = 1 if batch_size == 1 else GROUP_BATCHES * batch_size
+
+        def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
+            scores = engine.score_details(
+                [record.sequence for record in group],
+                prepend_eod=prepend_eod,
+                strand=strand.value,
+                keep_logprobs=per_token,
+                batch_size=batch_size,
+                names=[f"{input_file}: record {record.id!r}" for record in group],
             )
-            engine = Engine.from_checkpoint(checkpoint, device=device, dtype=dtype, prefill_chunk=prefill_chunk)
-            with shown_progress("score", show=progress) as advance:
-                for group in groups(wanted, batch_size if batch_size == 1 else 16 * batch_size):
-                    scores = engine.score_details(
-                        [record.sequence for record in group],
-                        prepend_eod=prepend_eod,
-                        strand=strand.value,
-                        keep_logprobs=per_token,
-                        batch_size=batch_size,
-                        names=[f"{input_file}: record {record.id!r}" for record in group],
-                    )
-                    for record, result in zip(group, scores, strict=True):
-                        row = {
-                            "id": record.id,
-                            "length": len(record.sequence),
-                            "log_likelihood": result.log_likelihood,
-                            "mean_log_likelihood": result.mean,
-                            "scored_tokens": result.scored_tokens,
-                        }
-                        if result.logprobs is not None:
-                            row["logprobs"] = result.logprobs
-                        results.write(row)
-                        advance(records=1, tokens=result.scored_tokens)
+            for record, result in zip(group, scores, strict=True):
+                row: dict[str, Any] = {
+                    "id": record.id,
+                    "length": len(record.sequence),
+                    "log_likelihood": result.log_likelihood,
+                    "mean_log_likelihood": result.mean,
+                    "scored_tokens": result.scored_tokens,
+                }
+                if result.logprobs is not None:
+                    row["logprobs"] = result.logprobs
+                yield row, len(record.sequence) * strands
+
+        strands = 2 if strand == "both" else 1
+        run_batches(
+            "score",
+            opened_input(input_file, file_format.value),
+            Reading(str(input_file), non_dna.value, uppercase),
+            EngineChoice(
+                checkpoint,
+                device,
+                dtype,
+                prefill_chunk,
+                use_subquadratic_ops=use_subquadratic_ops,
+                fp8_projections=fp8_projections.value,
+            ),
+            Destination(output, output_format.value, overwrite, resume, columns, settings),
+            Load(
+                group=group_size,
+                multiple=group_size,
+                rows=batch_size,
+                room=int(prepend_eod),
+                weight=strands,
+            ),
+            work,
+            show=progress,
+        )

@@ -32,16 +32,61 @@ class StrandChoice(StrEnum):
     both = "both"
 
 
+class OutputFormat(StrEnum):
+    """Formats of output files."""
+
+    auto = "auto"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    safetensors = "safetensors"
+
+
+class FP8Choice(StrEnum):
+    """Ways to run a network with FP8 projections."""
+
+    auto = "auto"
+    emulate = "emulate"
+    off = "off"
+
+
 Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="JSON lines go here, complete or not at all; default: standard output."),
+    typer.Option("--output", "-o", help="Results go here, complete or not at all; default: JSON lines on stdout."),
+]
+ResultsFormat = Annotated[
+    OutputFormat, typer.Option("--output-format", help="Format of the output; auto goes by its name, else JSON lines.")
+]
+SubquadraticOps = Annotated[
+    bool | None,
+    typer.Option(
+        "--use-subquadratic-ops/--no-use-subquadratic-ops",
+        help="Demand fused operators, or run their parts one by one; default: what is faster. Decode is the same.",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", min=1, help="Sequences read side by side; 1 makes results bitwise independent of each other."
+    ),
+]
+PrependEOD = Annotated[
+    bool,
+    typer.Option("--prepend-eod", help="Start from the end-of-document token, so that the first base is scored."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep the results of an interrupted run and go on.")]
 Format = Annotated[InputFormat, typer.Option("--format", help="Format of the input; auto looks at its first byte.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")]
+FP8 = Annotated[
+    FP8Choice,
+    typer.Option(
+        "--fp8-projections",
+        help="Of a checkpoint that has them: auto wants an H100 or H200, emulate any device, off leaves them out; "
+        "what that costs is said where it matters.",
+    ),
+]
 Chunk = Annotated[int, typer.Option("--prefill-chunk", min=1, help="Tokens read at once; bounds the memory.")]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress on stderr; default: on a terminal.")

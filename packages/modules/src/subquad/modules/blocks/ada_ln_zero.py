@@ -1,12 +1,14 @@
 """The residual block that a condition steers: shifts, scales and gates of both branches (AdaLN-Zero)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.lazy_config import Config, instantiate
 from subquad.modules.blocks.sequence_mixer import QKVSequenceMixer
+from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.initialization import reset_constant
 
 
@@ -60,15 +62,66 @@ class AdaLNZeroBlock(nn.Module):
         reset_constant(self.condition_proj.bias, 0.0)
 
     def forward(
-        self, x: Float[Tensor, "batch *space channel"], condition: Float[Tensor, "batch *points condition"]
+        self,
+        x: Float[Tensor, "batch *space channel"],
+        condition: Float[Tensor, "batch *points condition"],
+        state: MixerState | None = None,
     ) -> Float[Tensor, "batch *space channel"]:
-        """Transforms a sequence or grid; a condition over points counts by its mean."""
-        condition = self.condition_norm(condition.flatten(1, -2).mean(1) if condition.dim() > 2 else condition)
-        steering = self.condition_proj(functional.silu(condition)).view(x.shape[0], *[1] * (x.dim() - 2), -1)
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = steering.chunk(6, dim=-1)
+        """Transforms sequences or grids, or the next chunk of those in ``state``; see ``Mixer``.
+
+        A condition over points counts by its mean.
+        """
+        condition = self._one_vector(condition)
+        steering = self._steering(condition, x.dim())
         mixed = self.sequence_mixer(
-            self.sequence_mixer_norm(x) * (1 + scale) + shift,
+            self.sequence_mixer_norm(x) * (1 + steering[1]) + steering[0],
+            state,
             condition=condition if self.sequence_mixer.takes_condition else None,
         )
+        return self._added(x, mixed, steering)
+
+    def step(
+        self,
+        x: Float[Tensor, "batch channel"],
+        condition: Float[Tensor, "batch *points condition"],
+        state: MixerState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Transforms one more token per row; see ``Mixer``."""
+        steering = self._steering(self._one_vector(condition), x.dim())
+        steered = self.sequence_mixer_norm(x) * (1 + steering[1]) + steering[0]
+        return self._added(x, self.sequence_mixer.step(steered, state, active=active), steering)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> MixerState:
+        """Returns the empty state of the mixer inside.
+
+        Raises:
+          StateUnsupported: The mixer is not causal, or the condition makes another filter of it.
+        """
+        if self.sequence_mixer.takes_condition:
+            refuse_state(self, "its condition makes another filter")
+        return self.sequence_mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
+
+    def _one_vector(self, condition: Float[Tensor, "batch *points condition"]) -> Float[Tensor, "batch condition"]:
+        return self.condition_norm(condition.flatten(1, -2).mean(1) if condition.dim() > 2 else condition)
+
+    def _steering(self, condition: Float[Tensor, "batch condition"], axes: int) -> tuple[Tensor, ...]:
+        """Returns shift, scale and gate of the mixer's branch and of the MLP's, for an input of so many axes."""
+        steering = self.condition_proj(functional.silu(condition))
+        return steering.view(len(steering), *[1] * (axes - 2), -1).chunk(6, dim=-1)
+
+    def _added(
+        self, x: Float[Tensor, "batch *space channel"], mixed: Tensor, steering: tuple[Tensor, ...]
+    ) -> Float[Tensor, "batch *space channel"]:
+        """Adds the mixer's branch, then the MLP's."""
+        _, _, gate, shift, scale, mlp_gate = steering
         x = x + gate * self.dropout(mixed)
-        return x + mlp_gate * self.dropout(self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift))
+        return x + mlp_gate * self.dropout(self.mlp(self.mlp_norm(x) * (1 + scale) + shift))

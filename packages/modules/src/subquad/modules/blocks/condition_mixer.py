@@ -40,15 +40,17 @@ class QKVConditionMixer(nn.Module):
     ) -> None:
         super().__init__()
         mixer = instantiate(mixer_cfg)
-        widths = getattr(mixer, "stream_channels", (hidden_dim,) * 3)
+        widths: tuple[int, int, int] = getattr(mixer, "stream_channels", (hidden_dim, hidden_dim, hidden_dim))
         if not isinstance(mixer, Mixer) or not isinstance(mixer, nn.Module) or 0 in widths:
             raise ConfigurationError(f"mixer_cfg makes a {type(mixer).__name__}; accepted is a Mixer of q, k and v")
         self.hidden_dim = hidden_dim
         self.condition_dim = hidden_dim if condition_dim is None else condition_dim
+        self.stream_channels = widths
         self.q_proj = nn.Linear(hidden_dim, widths[0], bias=bias, device=device, dtype=dtype)
         self.kv_proj = nn.Linear(self.condition_dim, widths[1] + widths[2], bias=bias, device=device, dtype=dtype)
         self.mixer = mixer.to(device=device, dtype=dtype)
-        self.out_proj = nn.Linear(hidden_dim, hidden_dim, bias=bias, device=device, dtype=dtype)
+        mixed: int = getattr(mixer, "output_channels", hidden_dim)
+        self.out_proj = nn.Linear(mixed, hidden_dim, bias=bias, device=device, dtype=dtype)
         self.reset_projections()
 
     def reset_projections(self, generator: torch.Generator | None = None) -> None:
@@ -70,7 +72,7 @@ class QKVConditionMixer(nn.Module):
         q, kv = self.q_proj(x), self.kv_proj(condition)
         if condition.dim() == 2:
             kv = kv.view(kv.shape[0], *[1] * (x.dim() - 2), -1).expand(*x.shape[:-1], -1)
-        k, v = kv.chunk(2, dim=-1)
+        k, v = kv.split(self.stream_channels[1:], dim=-1)
         return self.out_proj(self.mixer(q, k, v))
 
     def flop_count(self, length: int | tuple[int, ...]) -> int:

@@ -22,7 +22,7 @@ class QKVSequenceMixer(nn.Module):
     ``projection_taps`` (see ``HyenaFIR``) the streams go through that short convolution first, fused with the mixer.
 
     Args:
-      hidden_dim: Channels in and out; the mixer must take as many.
+      hidden_dim: Channels in and out; also of q, k, v and the mixer's output, unless the mixer says otherwise.
       mixer_cfg: Configuration of a ``Mixer``, such as ``LazyConfig(HyenaLong)(channels=64)``.
       qkv_bias: Whether the input projection has a bias.
       out_proj_bias: Whether the output projection has a bias.
@@ -55,7 +55,8 @@ class QKVSequenceMixer(nn.Module):
         )
         self.qkv_proj = nn.Linear(hidden_dim, sum(self.stream_channels), bias=qkv_bias, **place)
         self.mixer = mixer.to(device=device, dtype=dtype)
-        self.out_proj = nn.Linear(hidden_dim, hidden_dim, bias=out_proj_bias, **place)
+        mixed: int = getattr(mixer, "output_channels", hidden_dim)
+        self.out_proj = nn.Linear(mixed, hidden_dim, bias=out_proj_bias, **place)
         self.reset_projections()
 
     def reset_projections(self, generator: torch.Generator | None = None) -> None:

@@ -1,21 +1,25 @@
 """The two kinds of residual block of StripedHyena 2: around a Hyena mixer, and around attention."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, NotRequired
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from subquad.modules.blocks.decode_step import linear_through, mlp_through, plain_weight, step_projection
+from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.attention import Attention
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
+from subquad.modules.mixers.fused_operators import fused_refusal, mix_one_by_one
 from subquad.modules.mixers.modal import HyenaLong, ModalState
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState
+from subquad.modules.parts.fp8_linear import linear_without_bias
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
+from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 
@@ -27,6 +31,7 @@ class BlockOptions(Placement):
     activation: Literal["gelu", "identity"]
     eps: float
     norm_form: NormForm
+    fp8_projections: NotRequired[bool]
 
 
 class StripedHyena2Block(nn.Module, ABC):
@@ -49,7 +54,7 @@ class StripedHyena2Block(nn.Module, ABC):
 
     @abstractmethod
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes normalised input over the sequence."""
 
@@ -70,11 +75,17 @@ class StripedHyena2Block(nn.Module, ABC):
         """Normalises and mixes one token per row, up to the linear behind the mixer."""
 
     def forward(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None = None
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None = None,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Transforms whole sequences, or the next chunk of the sequences in ``state``."""
-        x = self.mix(self.pre_norm(x), state) + x
-        return self.mlp(self.post_norm(x)) + x
+        """Transforms whole sequences, or the next chunk of the sequences in ``state``.
+
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
+        """
+        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state, starts))
+        return self.mlp.add_to(total, normed)
 
     def step(
         self,
@@ -110,14 +121,20 @@ class HyenaBlock(StripedHyena2Block):
       channels: Size of the residual stream.
       mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps; stored as ``filter``.
       options: Sizes and forms of the rest.
+
+    Attributes:
+      use_subquadratic_ops: See ``StripedHyena2``.
     """
 
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
         super().__init__(channels, options)
         place = Placement(device=options["device"], dtype=options["dtype"])
-        self.projections = nn.Linear(channels, 3 * channels, bias=False, **place)
+        self.projections = linear_without_bias(
+            channels, 3 * channels, fp8=options.get("fp8_projections", False), place=place
+        )
         self.filter = mixer
         self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
+        self.use_subquadratic_ops: bool | None = None
 
     @property
     def mixer(self) -> HyenaShort | HyenaMedium | HyenaLong:
@@ -131,13 +148,29 @@ class HyenaBlock(StripedHyena2Block):
         return self.filter.projection_taps
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
-        z = self.projections(x).transpose(1, 2)
+        z = product_channels_first(self.projections, x)
+        if self.use_subquadratic_ops is False:
+            y = mix_one_by_one(self.filter, z, self.projection_taps, state)
+            return product_of_channels_first(self.out_filter_dense, y)
+        if self.use_subquadratic_ops:
+            self.require_subquadratic_ops(z)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
-        return self.out_filter_dense(y.transpose(1, 2))
+        return product_of_channels_first(self.out_filter_dense, y)
+
+    def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:
+        """Refuses projected input that no fused kernel takes.
+
+        Raises:
+          FusedOperatorsUnavailable: Says why.
+        """
+        refusal = fused_refusal(self.filter, z, self.projection_taps)
+        if refusal is not None:
+            kind = type(self.filter).__name__
+            raise FusedOperatorsUnavailable(f"use_subquadratic_ops is True, but {kind} cannot run fused: {refusal}")
 
     @property
     def inward(self) -> nn.Linear:
@@ -221,11 +254,11 @@ class AttentionBlock(StripedHyena2Block):
         return self.inner_mha_cls
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None
+        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, attends and projects back."""
         assert state is None or isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state)
+        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     @property

@@ -7,22 +7,24 @@ from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.filters.full_precision_linear import FullPrecisionLinear
-from subquad.modules.parts.initialization import reset_constant, reset_uniform
+from subquad.modules.parts.initialization import reset_constant, reset_normal, reset_uniform
 
 
 class FilterFiLM(nn.Module):
     """Maps a condition to ``(scale, shift)`` of each layer: ``out_proj(gelu(in_proj(condition)))``.
 
-    At its initial values every scale is 1 and every shift 0, so that the filters are those without a condition.
+    At its initial values every scale is 1 and every shift 0, or near that with ``init_deviation``, so that the filters
+    are those without a condition.
 
     Args:
       condition_dim: Channels of the condition.
       hidden_dim: Channels of the layers it acts on.
       num_layers: Number of those layers.
       inner_dim: Channels in between.
+      init_deviation: Deviation of the last layer's initial weights.
 
     Raises:
-      ConfigurationError: ``num_layers`` is below 1.
+      ConfigurationError: ``num_layers`` is below 1, or ``init_deviation`` below 0.
     """
 
     def __init__(
@@ -32,13 +34,16 @@ class FilterFiLM(nn.Module):
         *,
         num_layers: int,
         inner_dim: int = 64,
+        init_deviation: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if num_layers < 1:
             raise ConfigurationError(f"num_layers is {num_layers}; FiLM needs at least one layer to act on")
-        self.num_layers, self.hidden_dim = num_layers, hidden_dim
+        if init_deviation < 0:
+            raise ConfigurationError(f"init_deviation is {init_deviation}; accepted are numbers >= 0")
+        self.num_layers, self.hidden_dim, self.init_deviation = num_layers, hidden_dim, init_deviation
         self.in_proj = FullPrecisionLinear(condition_dim, inner_dim, bias=True, device=device, dtype=dtype)
         self.out_proj = FullPrecisionLinear(
             inner_dim, 2 * num_layers * hidden_dim, bias=True, device=device, dtype=dtype
@@ -49,7 +54,7 @@ class FilterFiLM(nn.Module):
         """Draws the first layer from ``U(-1/sqrt(in), 1/sqrt(in))``; the second gives scale 1 and shift 0."""
         reset_uniform(self.in_proj.weight, 1 / self.in_proj.in_features, generator)
         reset_constant(self.in_proj.bias, 0.0)
-        reset_constant(self.out_proj.weight, 0.0)
+        reset_normal(self.out_proj.weight, self.init_deviation, generator)
         reset_constant(self.out_proj.bias, 0.0)
         reset_constant(self.out_proj.bias.view(self.num_layers, 2, self.hidden_dim)[:, 0], 1.0)
 

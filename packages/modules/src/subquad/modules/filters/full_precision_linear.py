@@ -21,3 +21,4 @@ class FullPrecisionLinear(FullPrecisionModule, nn.Linear):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=full_precision_dtype(dtype))
+        self.learning_rate_scales: dict[str, float] = {}  # see ``parameter_tags``

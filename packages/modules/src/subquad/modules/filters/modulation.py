@@ -67,13 +67,19 @@ class ExponentialModulation(FullPrecisionModule):
         position = filter_positions(offsets, self.trained_reach, self.rate.device, self.rate.dtype)
         return torch.exp(-(position.abs() @ self.rate.abs().T)).movedim(-1, 0)
 
+    def flop_count(self, taps: int) -> int:
+        """Counts the exponents and exponentials of ``taps`` taps of every channel."""
+        channels, axes = self.rate.shape
+        return taps * (channels * (2 * axes + 2) + axes)
+
 
 class GaussianModulation(FullPrecisionModule):
     """The envelope ``exp(-sum((p[a] / deviation[c, a]) ** 2 for a in axes) / 2)``, with ``p`` of ``filter_positions``.
 
     Deviations act within bounds that are stated as what the envelope leaves: the narrowest leaves
     ``least_at_step`` one tap from the centre, the widest ``greatest_at_limit`` at the trained reach, along each axis.
-    They start in log steps over the channels, from the narrowest to one that leaves 0.1 at ``init_extent``.
+    They start in log steps over the channels, from the narrowest to one that leaves 0.1 at ``init_extent``, or the
+    other way round, which suits filters whose frequencies rise with the channel.
 
     Args:
       channels: Number of filters.
@@ -82,6 +88,7 @@ class GaussianModulation(FullPrecisionModule):
       least_at_step: Between 0 and 1.
       greatest_at_limit: Between 0 and 1.
       init_extent: Coordinate at which the widest channel starts at 0.1, per axis or for all.
+      widest_first: Whether channel 0 starts the widest.
       parametrization: ``"direct"`` learns deviations, ``"log"`` their logarithms, ``"softplus"`` their inverse
         softplus.
 
@@ -101,6 +108,7 @@ class GaussianModulation(FullPrecisionModule):
         least_at_step: float = 0.1,
         greatest_at_limit: float = 0.95,
         init_extent: float | Sequence[float] = 1.0,
+        widest_first: bool = False,
         parametrization: Deviations = "direct",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -119,6 +127,7 @@ class GaussianModulation(FullPrecisionModule):
         if len(extents) != data_dim or min(extents) <= 0:
             raise ConfigurationError(f"init_extent is {init_extent!r}; accepted are positive numbers, 1 or {data_dim}")
         self.parametrization: Deviations = parametrization
+        self.widest_first = widest_first
         self.init_extent = tuple(float(extent) for extent in extents)
         wide = full_precision_dtype(dtype)
         low = [_deviation(least_at_step, 1 / (reach - 1)) for reach in self.trained_reach]
@@ -141,6 +150,7 @@ class GaussianModulation(FullPrecisionModule):
             steps = torch.linspace(math.log(ends[0]), math.log(ends[1]), len(self.parameter), dtype=torch.float64)
             columns.append(steps.exp())
         deviations = torch.stack(columns, dim=1)
+        deviations = deviations.flip(0) if self.widest_first else deviations
         inverse = {"direct": lambda x: x, "log": torch.log, "softplus": lambda x: x.expm1().log()}
         with torch.no_grad():
             self.parameter.copy_(inverse[self.parametrization](deviations))
@@ -154,6 +164,11 @@ class GaussianModulation(FullPrecisionModule):
         """Returns the envelope of every channel at all combinations of offsets."""
         position = filter_positions(offsets, self.trained_reach, self.parameter.device, self.parameter.dtype)
         return torch.exp(-0.5 * (position.square() @ self.deviations().square().reciprocal().T)).movedim(-1, 0)
+
+    def flop_count(self, taps: int) -> int:
+        """Counts the exponents and exponentials of ``taps`` taps of every channel."""
+        channels, axes = self.parameter.shape
+        return taps * (channels * (2 * axes + 2) + axes)
 
 
 def _deviation(left: float, position: float) -> float:

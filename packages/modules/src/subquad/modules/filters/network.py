@@ -48,6 +48,7 @@ class ImplicitFilter(nn.Module):
       bias: Whether layers have biases.
       film_cfg: Configuration of a ``FilterFiLM``; given, the filter takes a condition, and every hidden layer's
         output is scaled and shifted. ``hidden_dim`` and ``num_layers`` are filled in.
+      film_on_embedding: Whether the embedding is scaled and shifted too; it then has ``hidden_dim`` values.
 
     Raises:
       ConfigurationError: A size is out of its range.
@@ -64,6 +65,7 @@ class ImplicitFilter(nn.Module):
         num_layers: int,
         bias: bool,
         film_cfg: Config[FilterFiLM] | None,
+        film_on_embedding: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -77,6 +79,11 @@ class ImplicitFilter(nn.Module):
         ):
             if value < least:
                 raise ConfigurationError(f"{name} is {value}; accepted are integers >= {least}")
+        if film_on_embedding and embedding_dim != hidden_dim:
+            raise ConfigurationError(
+                f"embedding_dim is {embedding_dim} and hidden_dim {hidden_dim}; with film_on_embedding they must agree"
+            )
+        self.film_on_embedding = film_on_embedding
         self.channels, self.data_dim, self.embedding_dim = channels, data_dim, embedding_dim
         sizes = [embedding_dim] + [hidden_dim] * (num_layers - 1)
         self.hidden = nn.ModuleList(
@@ -86,7 +93,13 @@ class ImplicitFilter(nn.Module):
         self.film = (
             None
             if film_cfg is None
-            else instantiate(film_cfg, hidden_dim=hidden_dim, num_layers=num_layers - 1, device=device, dtype=dtype)
+            else instantiate(
+                film_cfg,
+                hidden_dim=hidden_dim,
+                num_layers=num_layers - 1 + film_on_embedding,
+                device=device,
+                dtype=dtype,
+            )
         )
 
     @property
@@ -119,21 +132,26 @@ class ImplicitFilter(nn.Module):
         film = None if condition is None or self.film is None else self.film(condition)
         weight = self.out.weight
         x = self.embed(filter_positions(offsets, self.trained_reach, weight.device, weight.dtype)).unsqueeze(0)
-        for index, layer in enumerate(self.hidden):
-            x = self.activate(layer(x))
-            if film is not None:
-                scale, shift = (
-                    film[:, index, part].reshape(-1, *[1] * self.data_dim, film.shape[-1]) for part in (0, 1)
-                )
-                x = scale * x + shift
+        if self.film_on_embedding:
+            x = self._conditioned(x, film, 0)
+        for index, layer in enumerate(self.hidden, start=int(self.film_on_embedding)):
+            x = self._conditioned(self.activate(layer(x)), film, index)
         return self.out(x).movedim(-1, 1)
+
+    def _conditioned(self, x: Tensor, film: Tensor | None, index: int) -> Tensor:
+        """Scales and shifts the output of a layer, one of its own for every sample."""
+        if film is None:
+            return x
+        scale, shift = (film[:, index, part].reshape(-1, *[1] * self.data_dim, film.shape[-1]) for part in (0, 1))
+        return scale * x + shift
 
     def flop_count(self, taps: int) -> int:
         """Counts the matrix products and activations of ``taps`` taps of every channel."""
         widths = [self.embedding_dim, *(layer.out_features for layer in self.hidden)]  # pyright: ignore
         products = self.data_dim * self.embedding_dim + self.out.weight.numel()
         products += sum(layer.weight.numel() for layer in self.hidden)  # pyright: ignore
-        film = 0 if self.film is None else self.film.flop_count() + 2 * taps * sum(widths[1:])
+        acted_on = widths if self.film_on_embedding else widths[1:]
+        film = 0 if self.film is None else self.film.flop_count() + 2 * taps * sum(acted_on)  # pyright: ignore
         return taps * (2 * products + sum(widths)) + film  # pyright: ignore[reportReturnType]
 
     def _scale_output(self) -> None:

@@ -35,6 +35,7 @@ class RandomFourierFilter(ImplicitFilter):
       frozen_features: Whether ``W`` and ``b`` keep their initial values; they then need no gradient.
       bias: Whether layers have biases.
       film_cfg: See ``ImplicitFilter``.
+      film_on_embedding: See ``ImplicitFilter``.
 
     Raises:
       ConfigurationError: A size or the frequency is out of its range, or the activation is unknown.
@@ -56,6 +57,7 @@ class RandomFourierFilter(ImplicitFilter):
         frozen_features: bool = False,
         bias: bool = True,
         film_cfg: Config[FilterFiLM] | None = None,
+        film_on_embedding: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class RandomFourierFilter(ImplicitFilter):
             num_layers=num_layers,
             bias=bias,
             film_cfg=film_cfg,
+            film_on_embedding=film_on_embedding,
             device=device,
             dtype=dtype,
         )

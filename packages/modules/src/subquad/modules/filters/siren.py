@@ -37,9 +37,12 @@ class SIRENFilter(FullPrecisionModule, ImplicitFilter):
       learnable_omega: Whether each row has a learnable factor of its frequency, 1 at first, kept within
         ``omega_bounds`` as it acts.
       omega_bounds: Least and greatest factor; positive.
+      scale_learning_rate: With learnable frequencies the first layer does not hold them, and learns as slowly as if it
+        did with a learning-rate scale of ``1 / (2 * pi * max(omega_0))``; see ``ParameterTags``.
       off_block_scale: Factor of initial weights between different runs of frequencies; None for no blocks.
       bias: Whether layers have biases.
       film_cfg: See ``ImplicitFilter``.
+      film_on_embedding: See ``ImplicitFilter``.
 
     Raises:
       ConfigurationError: A size or a frequency is out of its range, or sizes do not divide into the frequencies.
@@ -65,9 +68,11 @@ class SIRENFilter(FullPrecisionModule, ImplicitFilter):
         hidden_omega_0: float = 1.0,
         learnable_omega: bool = False,
         omega_bounds: tuple[float, float] = (1e-2, 2.0),
+        scale_learning_rate: bool = False,
         off_block_scale: float | None = None,
         bias: bool = True,
         film_cfg: Config[FilterFiLM] | None = None,
+        film_on_embedding: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -81,6 +86,7 @@ class SIRENFilter(FullPrecisionModule, ImplicitFilter):
             num_layers=num_layers,
             bias=bias,
             film_cfg=film_cfg,
+            film_on_embedding=film_on_embedding,
             device=device,
             dtype=dtype,
         )
@@ -90,6 +96,9 @@ class SIRENFilter(FullPrecisionModule, ImplicitFilter):
         self.omega_0, self.hidden_omega_0 = omega_0, hidden_omega_0
         self.omega_bounds, self.off_block_scale = omega_bounds, off_block_scale
         self.first = FullPrecisionLinear(data_dim, embedding_dim, bias=bias, device=device, dtype=dtype)
+        if scale_learning_rate and learnable_omega:
+            scale = 1 / (2 * math.pi * max([omega_0] if isinstance(omega_0, float | int) else omega_0))
+            self.first.learning_rate_scales = {"weight": scale, "bias": scale}
         wide = full_precision_dtype(dtype)
         self.register_buffer("omega", torch.empty(embedding_dim, device=device, dtype=wide), persistent=False)
         factor = nn.Parameter(torch.empty(embedding_dim, device=device, dtype=wide)) if learnable_omega else None

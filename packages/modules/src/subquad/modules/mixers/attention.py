@@ -5,16 +5,14 @@ import dataclasses
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError, StateCapacityExceeded
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.causal_rows import attend_last, attend_whole
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState, paged_state
 from subquad.modules.parts.rotary import RotaryEmbedding
 from subquad.ops import attention_step
-
-_QUERY_BLOCK = 256
 
 
 @dataclasses.dataclass
@@ -83,9 +81,17 @@ class Attention(torch.nn.Module):
         return self.attend(qkv, state).flatten(2)
 
     def attend(
-        self, qkv: Float[Tensor, "batch length head 3 size"], state: PagedKeyValueState | None = None
+        self,
+        qkv: Float[Tensor, "batch length head 3 size"],
+        state: PagedKeyValueState | None = None,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length head size"]:
         """Attends with queries, keys and values that lie beside each other, not yet rotated.
+
+        Args:
+          qkv: Query, key and value of each head.
+          state: The sequences to continue.
+          starts: ``state.position`` on the host, where the caller has read it already; each read waits for the device.
 
         Raises:
           StateCapacityExceeded: A row would grow past the room of ``state``.
@@ -93,26 +99,35 @@ class Attention(torch.nn.Module):
         """
         if state is not None:
             refuse_split_state(self.exchange)
-            return self._continue(qkv, state)
+            return self._continue(qkv, state, state.position.tolist() if starts is None else starts)
         whole = self.exchange.gather_heads(qkv)
         position = torch.arange(whole.shape[1], device=whole.device).unsqueeze(0)
         q, k = self.rotary_emb(whole[:, :, :, 0], position), self.rotary_emb(whole[:, :, :, 1], position)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, whole[:, :, :, 2]))
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.exchange.scatter_heads(y.transpose(1, 2))
+        return self.exchange.scatter_heads(attend_whole(q, k, whole[:, :, :, 2]))
 
-    def _continue(self, qkv: Tensor, state: PagedKeyValueState) -> Tensor:
+    def _continue(self, qkv: Tensor, state: PagedKeyValueState, starts: list[int]) -> Tensor:
         """Attends row by row over that row's own length, so that no row's result depends on its neighbours."""
         length = qkv.shape[1]
-        starts = state.position.tolist()
         state.require_room(starts, length, [True] * len(starts))
         position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
-        q, k = self.rotary_emb(qkv[:, :, :, 0], position), self.rotary_emb(qkv[:, :, :, 1], position)
-        y = torch.empty_like(q)
+        rows = []
         for row, start in enumerate(starts):
-            state.append(row, start, k[row], qkv[row, :, :, 2])
-            y[row] = _attend_row(q[row], *state.read(row, start + length), start)
-        return y
+            q = self._file(qkv[row : row + 1], position[row : row + 1], state, row, start)
+            rows.append(attend_last(q, *state.read(row, start + length)))
+        return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+
+    def _file(self, qkv: Tensor, position: Tensor, state: PagedKeyValueState, row: int, start: int) -> Tensor:
+        """Stores keys and values of a row's next tokens and returns its rotated queries."""
+        if qkv.requires_grad:
+            state.append(row, start, self.rotary_emb(qkv[:, :, :, 1], position)[0], qkv[0, :, :, 2])
+            return self.rotary_emb(qkv[:, :, :, 0], position)[0]
+        slots = state.pages.slots(row, start, start + qkv.shape[1])
+        if isinstance(slots, slice):
+            return self.rotary_emb.into(qkv, position, state.keys[None, slots], state.values[None, slots])[0]
+        keys, values = torch.empty_like(qkv[:, :, :, 1]), torch.empty_like(qkv[:, :, :, 2])
+        q = self.rotary_emb.into(qkv, position, keys, values)[0]
+        state.append(row, start, keys[0], values[0])
+        return q
 
     def init_state(
         self,
@@ -194,29 +209,3 @@ def check_capacity(starts: list[int], wanted: list[bool], length: int, max_lengt
             raise StateCapacityExceeded(
                 f"row {row} holds {start} tokens and gets {length} more; its max_length is {max_length}"
             )
-
-
-def _attend_row(
-    q: Float[Tensor, "length head size"],
-    keys: Float[Tensor, "seen head size"],
-    values: Float[Tensor, "seen head size"],
-    start: int,
-) -> Float[Tensor, "length head size"]:
-    """Attends from the last ``length`` of ``seen = start + length`` tokens of one sequence."""
-    queries, keys, values = (x.to(keys.dtype).transpose(0, 1).unsqueeze(0) for x in (q, keys, values))
-    length = q.shape[0]
-    if length == 1:
-        y = functional.scaled_dot_product_attention(queries, keys, values)
-    elif start == 0:
-        y = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    else:
-        blocks = []
-        for first in range(0, length, _QUERY_BLOCK):
-            block = queries[:, :, first : first + _QUERY_BLOCK]
-            seen = start + first + block.shape[2]
-            mask = torch.ones(block.shape[2], seen, dtype=torch.bool, device=q.device).tril(start + first)
-            blocks.append(
-                functional.scaled_dot_product_attention(block, keys[:, :, :seen], values[:, :, :seen], attn_mask=mask)
-            )
-        y = torch.cat(blocks, dim=2)
-    return y[0].transpose(0, 1).to(q.dtype)

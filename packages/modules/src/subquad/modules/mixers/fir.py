@@ -14,15 +14,18 @@ from subquad.modules.mixers.split_convolution import split_causal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
+    Explanation,
     GatedConvState,
     StepProjection,
     causal_conv_with_state,
+    explain,
+    fill_ring,
     fir_step,
     gated_conv,
     gated_conv_step,
     gated_conv_with_state,
     history_from_ring,
-    ring_from_history,
+    linear_step,
 )
 
 FilterParameters = Literal["poles", "p_gamma"]
@@ -49,7 +52,7 @@ def decay_envelope(groups: int, length: int) -> Float[Tensor, "group tap"]:
 
 
 class HyenaFIR(FullPrecisionModule):
-    """Gates before and after a grouped causal filter: ``y = q * (conv(k * v, taps) + D * k * v)``.
+    """Gates before and after a grouped causal filter: ``g = k * v; y = q * (conv(g, taps) + D * g)``.
 
     Channel ``c`` uses filter ``c // (channels / groups)``; tap 0 multiplies the current sample. ``HyenaShort`` and
     ``HyenaMedium`` are the two forms in use.
@@ -63,6 +66,8 @@ class HyenaFIR(FullPrecisionModule):
       has_skip: Whether there is a term ``D * k * v``.
       filter_parameters: ``"poles"`` for filters as used; ``"p_gamma"`` for the training form, where a medium filter is
         ``taps * decay`` with a fixed envelope and both stay float32.
+      pregate: False leaves ``g = v``.
+      postgate: False leaves out the factor ``q``.
       exchange: Where the rest of a split sequence is; None for a sequence on one rank.
 
     Raises:
@@ -81,6 +86,8 @@ class HyenaFIR(FullPrecisionModule):
         projection_filter_length: int | None,
         has_skip: bool,
         has_decay: bool,
+        pregate: bool,
+        postgate: bool,
         exchange: SequenceExchange | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -88,6 +95,7 @@ class HyenaFIR(FullPrecisionModule):
         super().__init__()
         check_filters(channels, groups, filter_length, projection_filter_length)
         self.channels = channels
+        self.pregate, self.postgate = pregate, postgate
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         self.full_precision_names = frozenset({"taps", "decay"}) if has_decay else frozenset()
         taps_dtype = full_precision_dtype(dtype) if has_decay else dtype
@@ -111,15 +119,15 @@ class HyenaFIR(FullPrecisionModule):
         state: FIRState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes q, k, v that went through the short projection convolution."""
-        gated = (k * v).transpose(1, 2)
+        gated = self._gated(k, v).transpose(1, 2)
         if state is None:
             y = split_causal_conv(gated, self.filter_taps(), self.exchange, skip=self.D)
         else:
             refuse_split_state(self.exchange)
             history = history_from_ring(state.taps, state.position).to(gated.dtype)
             y, history = causal_conv_with_state(gated, self.filter_taps(), skip=self.D, initial_state=history)
-            state.taps.copy_(ring_from_history(history, state.position + gated.shape[-1]))
-        return q * y.transpose(1, 2)
+            fill_ring(state.taps, history, state.position, gated.shape[-1])
+        return self._gated_after(q, y.transpose(1, 2))
 
     def forward_projected(
         self,
@@ -137,15 +145,37 @@ class HyenaFIR(FullPrecisionModule):
                 history_from_ring(state.projection, state.position).to(z.dtype),
                 history_from_ring(state.taps, state.position).to(z.dtype),
             )
-            y, after = gated_conv_with_state(z, short_taps, taps, skip=self.D, initial_state=before)
-            end = state.position + z.shape[-1]
-            state.projection.copy_(ring_from_history(after.projection, end))
-            state.taps.copy_(ring_from_history(after.mixer, end))
+            y, after = gated_conv_with_state(
+                z,
+                short_taps,
+                taps,
+                skip=self.D,
+                pregate=self.pregate,
+                postgate=self.postgate,
+                initial_state=before,
+            )
+            fill_ring(state.projection, after.projection, state.position, z.shape[-1])
+            fill_ring(state.taps, after.mixer, state.position, z.shape[-1])
             return y, state
         if self.exchange.size == 1:
-            return gated_conv(z, short_taps, taps, skip=self.D), None
+            y = gated_conv(z, short_taps, taps, skip=self.D, pregate=self.pregate, postgate=self.postgate)
+            return y, None
         q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        return q * split_causal_conv(k * v, taps, self.exchange, skip=self.D), None
+        return self._gated_after(q, split_causal_conv(self._gated(k, v), taps, self.exchange, skip=self.D)), None
+
+    def explain_projected(
+        self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
+    ) -> Explanation:
+        """Says which backend ``forward_projected`` takes for this input, and why."""
+        options = {"pregate": self.pregate, "postgate": self.postgate}
+        return explain("gated_conv", z, short_taps, self.filter_taps(), skip=self.D, **options)
+
+    def _gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Returns the stream that is filtered, and of which a state keeps the end."""
+        return k * v if self.pregate else v
+
+    def _gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return q * y if self.postgate else y
 
     def init_state(
         self,
@@ -173,7 +203,9 @@ class HyenaFIR(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
-        return q * fir_step(k * v, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
+        gated = self._gated(k, v)
+        y = fir_step(gated, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
+        return self._gated_after(q, y)
 
     def step_projected(
         self,
@@ -195,6 +227,10 @@ class HyenaFIR(FullPrecisionModule):
         """
         assert state.projection is not None
         assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
+            z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
+            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
         return gated_conv_step(
             x,
             self.projection_taps,
@@ -210,7 +246,8 @@ class HyenaFIR(FullPrecisionModule):
 
     def flop_count(self, length: int) -> int:
         """Counts the filter, both gates and the skip term on one sequence."""
-        return length * self.channels * (2 * self.taps.shape[1] + 2 + (0 if self.D is None else 2))
+        gates = self.pregate + self.postgate
+        return length * self.channels * (2 * self.taps.shape[1] + gates + (0 if self.D is None else 2))
 
 
 class HyenaShort(HyenaFIR):
@@ -225,6 +262,8 @@ class HyenaShort(HyenaFIR):
         groups: int,
         filter_length: int = 7,
         projection_filter_length: int | None = None,
+        pregate: bool = True,
+        postgate: bool = True,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -236,6 +275,8 @@ class HyenaShort(HyenaFIR):
             projection_filter_length=projection_filter_length,
             has_skip=False,
             has_decay=False,
+            pregate=pregate,
+            postgate=postgate,
             exchange=exchange,
             device=device,
             dtype=dtype,
@@ -261,6 +302,8 @@ class HyenaMedium(HyenaFIR):
         filter_length: int = 128,
         projection_filter_length: int | None = None,
         filter_parameters: FilterParameters = "poles",
+        pregate: bool = True,
+        postgate: bool = True,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -272,6 +315,8 @@ class HyenaMedium(HyenaFIR):
             projection_filter_length=projection_filter_length,
             has_skip=True,
             has_decay=filter_parameters == "p_gamma",
+            pregate=pregate,
+            postgate=postgate,
             exchange=exchange,
             device=device,
             dtype=dtype,

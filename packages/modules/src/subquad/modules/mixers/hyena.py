@@ -20,6 +20,7 @@ class HyenaState(InputHistoryState):
 
     Attributes:
       inputs: See ``InputHistoryState``.
+      pending: Likewise.
       projection: Ring of the short filter, ``[batch, 3 * channel, tap - 1]``; None without a short filter.
     """
 
@@ -109,7 +110,13 @@ class Hyena(nn.Module):
         state: HyenaState | None = None,
         condition: Float[Tensor, "batch condition"] | None = None,
     ) -> Float[Tensor, "batch *space channel"]:
-        """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``."""
+        """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``.
+
+        Raises:
+          StateUnsupported: A state and a condition, which makes another filter, were given.
+        """
+        if state is not None and condition is not None:
+            refuse_state(self, "a condition makes another filter")
         if self.short_conv is not None:
             z = torch.cat([q, k, v], dim=-1)
             if state is None:
@@ -147,7 +154,7 @@ class Hyena(nn.Module):
         short = self.short_conv
         past = None if short is None else (batch_size, 3 * self.channels, short.filter_size - 1)
         ring = None if past is None else torch.zeros(past, device=long.inputs.device, dtype=long.inputs.dtype)
-        return HyenaState(position=long.position, inputs=long.inputs, projection=ring)
+        return HyenaState(position=long.position, inputs=long.inputs, pending=long.pending, projection=ring)
 
     def step(
         self,
@@ -169,10 +176,15 @@ class Hyena(nn.Module):
         return self.output_norm(h * self.output_gate(v))
 
     def flop_count(self, length: int | tuple[int, ...], *, cached: bool = False) -> int:
-        """Counts the convolutions and both gates; ``cached`` leaves out making the filter. See ``CKConv``."""
+        """Counts the convolutions, gates, activations (1 a value) and norms (4); ``cached`` as in ``CKConv``."""
         points = length if isinstance(length, int) else math.prod(length)
         short = 0 if self.short_conv is None else self.short_conv.flop_count(points)
-        return short + 2 * points * self.channels + self.global_conv.flop_count(length, cached=cached)
+        costs = (
+            (4, (self.q_norm, self.k_norm, self.pixel_norm, self.output_norm)),
+            (1, (self.gate, self.output_gate)),
+        )
+        each = 2 + sum(cost for cost, parts in costs for part in parts if not isinstance(part, nn.Identity))
+        return short + each * points * self.channels + self.global_conv.flop_count(length, cached=cached)
 
 
 def _built(cfg: Config[nn.Module] | None) -> nn.Module:

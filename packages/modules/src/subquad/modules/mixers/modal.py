@@ -15,15 +15,19 @@ from subquad.modules.mixers.split_convolution import split_causal_conv, split_mo
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
+    Explanation,
     GatedModalState,
     StepProjection,
+    explain,
+    fill_ring,
+    fir_step,
     gated_modal_conv,
     gated_modal_conv_with_state,
     gated_modal_step,
     history_from_ring,
+    linear_step,
     modal_conv_with_state,
     modal_step,
-    ring_from_history,
 )
 
 
@@ -42,7 +46,7 @@ class ModalState(MixerState):
 
 
 class HyenaLong(FullPrecisionModule):
-    """Gates before and after a modal filter: ``y = q * (conv(k * v, h) + D * k * v)``.
+    """Gates before and after a modal filter: ``g = k * v; y = q * (conv(g, h) + D * g)``.
 
     ``h[c, t] = sum(residues[c] * exp(log_poles[c] * t))``; as a recurrence ``s[t] = exp(log_poles) * s[t - 1] + x[t]``,
     ``conv[t] = sum(residues * s[t])``. Poles and residues are float32 at least.
@@ -54,6 +58,8 @@ class HyenaLong(FullPrecisionModule):
       filter_parameters: ``"poles"`` stores ``log_poles``; ``"p_gamma"``, the training form, stores ``p`` and
         ``gamma`` with ``log_poles = -exp(p) * exp(gamma)``, which always decays.
       initial_length: Sequence length that the initial ``D`` is scaled for: ``U(-sqrt(1/length), sqrt(1/length))``.
+      pregate: False leaves ``g = v``.
+      postgate: False leaves out the factor ``q``.
       exchange: Where the rest of a split sequence is; None for a sequence on one rank.
 
     Raises:
@@ -74,6 +80,8 @@ class HyenaLong(FullPrecisionModule):
         projection_filter_length: int | None = None,
         filter_parameters: FilterParameters = "poles",
         initial_length: int = 8192,
+        pregate: bool = True,
+        postgate: bool = True,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -86,6 +94,7 @@ class HyenaLong(FullPrecisionModule):
             raise ConfigurationError(f"filter_parameters is {filter_parameters!r}; accepted are 'poles' and 'p_gamma'")
         self.channels = channels
         self.initial_length = initial_length
+        self.pregate, self.postgate = pregate, postgate
         self.filter_parameters = filter_parameters
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         own_names = ("log_poles",) if filter_parameters == "poles" else ("p", "gamma")
@@ -127,14 +136,14 @@ class HyenaLong(FullPrecisionModule):
         state: ModalState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes q, k, v that went through the short projection convolution."""
-        gated = (k * v).transpose(1, 2)
+        gated = self._gated(k, v).transpose(1, 2)
         if state is None:
             y = split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D)
         else:
             refuse_split_state(self.exchange)
             y, modal = modal_conv_with_state(gated, self.poles(), self.residues, skip=self.D, initial_state=state.modal)
             state.modal.copy_(modal)
-        return q * y.transpose(1, 2)
+        return self._gated_after(q, y.transpose(1, 2))
 
     def forward_projected(
         self,
@@ -150,15 +159,40 @@ class HyenaLong(FullPrecisionModule):
             assert state.projection is not None
             before = GatedModalState(history_from_ring(state.projection, state.position).to(z.dtype), state.modal)
             y, after = gated_modal_conv_with_state(
-                z, short_taps, poles, self.residues, skip=self.D, initial_state=before
+                z,
+                short_taps,
+                poles,
+                self.residues,
+                skip=self.D,
+                pregate=self.pregate,
+                postgate=self.postgate,
+                initial_state=before,
             )
-            state.projection.copy_(ring_from_history(after.projection, state.position + z.shape[-1]))
+            fill_ring(state.projection, after.projection, state.position, z.shape[-1])
             state.modal.copy_(after.modal)
             return y, state
         if self.exchange.size == 1:
-            return gated_modal_conv(z, short_taps, poles, self.residues, skip=self.D), None
+            y = gated_modal_conv(
+                z, short_taps, poles, self.residues, skip=self.D, pregate=self.pregate, postgate=self.postgate
+            )
+            return y, None
         q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        return q * split_modal_conv(k * v, poles, self.residues, self.exchange, skip=self.D), None
+        y = split_modal_conv(self._gated(k, v), poles, self.residues, self.exchange, skip=self.D)
+        return self._gated_after(q, y), None
+
+    def explain_projected(
+        self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
+    ) -> Explanation:
+        """Says which backend ``forward_projected`` takes for this input, and why."""
+        options = {"pregate": self.pregate, "postgate": self.postgate}
+        return explain("gated_modal_conv", z, short_taps, self.poles(), self.residues, skip=self.D, **options)
+
+    def _gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Returns the stream that is filtered."""
+        return k * v if self.pregate else v
+
+    def _gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        return q * y if self.postgate else y
 
     def init_state(
         self,
@@ -187,7 +221,9 @@ class HyenaLong(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
-        return q * modal_step(k * v, self.poles(), self.residues, state.modal, skip=self.D, active=active)
+        gated = self._gated(k, v)
+        y = modal_step(gated, self.poles(), self.residues, state.modal, skip=self.D, active=active)
+        return self._gated_after(q, y)
 
     def step_projected(
         self,
@@ -201,6 +237,10 @@ class HyenaLong(FullPrecisionModule):
         """Runs projection, projection convolution, gates and filter on one more token per row; see ``HyenaFIR``."""
         assert state.projection is not None
         assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
+            z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
+            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
         return gated_modal_step(
             x,
             self.projection_taps,
@@ -217,4 +257,4 @@ class HyenaLong(FullPrecisionModule):
 
     def flop_count(self, length: int) -> int:
         """Counts the recurrence, both gates and the skip term on one sequence."""
-        return length * self.channels * (4 * self.residues.shape[1] + 4)
+        return length * self.channels * (4 * self.residues.shape[1] + 2 + self.pregate + self.postgate)

@@ -17,6 +17,7 @@ from subquad.modules.parts.rms_norm import RMSNorm
 
 _QUERY_BLOCK = 256
 QKNorm = Literal["l2", "rms"]
+_NORM_OPERATIONS: dict[QKNorm | None, int] = {"l2": 2, "rms": 4, None: 0}  # a channel
 
 
 class MultiHeadAttention(nn.Module):
@@ -74,12 +75,18 @@ class MultiHeadAttention(nn.Module):
         self.head_size, self.data_dim, self.causal, self.window = channels // num_heads, data_dim, causal, window
         self.scale = scale or (self.head_size**0.5 if qk_norm == "l2" else self.head_size**-0.5)
         self.dropout = dropout
+        self.qk_norm: QKNorm | None = qk_norm
         self.rotary = None
         if rotary_base is not None:
             self.rotary = AxialRotaryEmbedding(
                 self.head_size, data_dim=data_dim, base=rotary_base, device=device, dtype=dtype
             )
         self.q_norm, self.k_norm = (_norm(qk_norm, self.head_size, device, dtype) for _ in range(2))
+
+    @property
+    def rotates(self) -> bool:
+        """Whether q and k are rotated by their positions."""
+        return self.rotary is not None
 
     @property
     def stream_channels(self) -> tuple[int, int, int]:
@@ -122,8 +129,13 @@ class MultiHeadAttention(nn.Module):
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Splits ``[batch, length, channel]`` into heads, norms and rotates q and k."""
         q, k, v = (x.unflatten(-1, (-1, self.head_size)) for x in (q, k, v))
-        q, k = self.q_norm(q), self.k_norm(k)
-        return (q, k, v) if self.rotary is None else (self.rotary(q, positions), self.rotary(k, positions), v)
+        return self._rotated(self.q_norm(q), positions), self._rotated(self.k_norm(k), positions), v
+
+    def _rotated(
+        self, x: Float[Tensor, "batch length head size"], positions: Int[Tensor, "rows points axis"]
+    ) -> Float[Tensor, "batch length head size"]:
+        """Rotates heads to their positions, if at all; only then there are as many positions as tokens."""
+        return x if self.rotary is None else self.rotary(x, positions)
 
     def _attend(
         self,
@@ -163,6 +175,7 @@ class MultiHeadAttention(nn.Module):
         return blocks
 
     def _dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # fused kernels refuse other strides
         return functional.scaled_dot_product_attention(
             q,
             k,
@@ -228,12 +241,16 @@ class MultiHeadAttention(nn.Module):
         return y.flatten(2)
 
     def flop_count(self, length: int | tuple[int, ...]) -> int:
-        """Counts both matrix products over all pairs that are computed, as profilers do, on one sample."""
+        """Counts both matrix products over all pairs that are computed, norms and rotary positions, on one sample.
+
+        The softmax is left out, as profilers do.
+        """
         points = length if isinstance(length, int) else math.prod(length)
         pairs = points * points
         if self.window is not None:
             pairs = sum(count * (high - low) for _, count, low, high in self._blocks(points, points, 0))
-        return 4 * self.channels * pairs
+        each = _NORM_OPERATIONS[self.qk_norm] + (3 if self.rotates else 0)
+        return 4 * self.channels * pairs + points * each * sum(self.stream_channels[:2])
 
 
 def _norm(kind: QKNorm | None, size: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:

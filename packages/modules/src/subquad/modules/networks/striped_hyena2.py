@@ -9,7 +9,12 @@ from torch.nn import functional
 
 from subquad.modules.blocks.decode_step import plain_weight, step_norm
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
-from subquad.modules.errors import ConfigurationError, ExchangeUnsupported, InputMismatch
+from subquad.modules.errors import (
+    ConfigurationError,
+    ExchangeUnsupported,
+    FusedOperatorsUnavailable,
+    InputMismatch,
+)
 from subquad.modules.exchange import LocalExchange, SequenceExchange
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.fir import FilterParameters, HyenaMedium, HyenaShort
@@ -47,6 +52,11 @@ class StripedHyena2(nn.Module):
       eps: See ``RMSNorm``.
       norm_form: See ``RMSNorm``.
       filter_parameters: ``"poles"``, the form of inference checkpoints, or ``"p_gamma"``, the form to train.
+      use_subquadratic_ops: Whether each Hyena layer runs its projection convolution, gates and filter as one fused
+        operator when it reads sequences or chunks: True demands it, False runs them one by one, None takes what is
+        faster. Can be set later. Decode steps are the same for all three.
+      fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
+        ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
 
     Raises:
@@ -74,6 +84,8 @@ class StripedHyena2(nn.Module):
         eps: float = 1e-6,
         norm_form: NormForm = "vortex",
         filter_parameters: FilterParameters = "poles",
+        use_subquadratic_ops: bool | None = None,
+        fp8_projections: bool = False,
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -84,6 +96,7 @@ class StripedHyena2(nn.Module):
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
         self.filter_parameters: FilterParameters = filter_parameters
+        self.fp8_projections = fp8_projections
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
@@ -121,6 +134,7 @@ class StripedHyena2(nn.Module):
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
             options = BlockOptions(inner_size=inner_size, activation=activation, eps=eps, norm_form=norm_form, **place)
+            options["fp8_projections"] = fp8_projections
             if letter != "*":
                 return HyenaBlock(hidden_size, mixer_of(letter), options)
             attention = ProjectedAttention(
@@ -135,7 +149,37 @@ class StripedHyena2(nn.Module):
 
         self.blocks = nn.ModuleList(block_of(layer, letter) for layer, letter in enumerate(pattern))
         self.norm = RMSNorm(hidden_size, eps=eps, form=norm_form, **place)
+        self.use_subquadratic_ops = use_subquadratic_ops
         self.reset_parameters()
+
+    @property
+    def use_subquadratic_ops(self) -> bool | None:
+        """What is asked of the fused operators; setting it changes every Hyena layer."""
+        return self._use_subquadratic_ops
+
+    @use_subquadratic_ops.setter
+    def use_subquadratic_ops(self, value: bool | None) -> None:
+        if value is not None and not isinstance(value, bool):
+            raise ConfigurationError(f"use_subquadratic_ops is {value!r}; accepted are None, True and False")
+        self._use_subquadratic_ops = value
+        for block in self._blocks():
+            if isinstance(block, HyenaBlock):
+                block.use_subquadratic_ops = value
+
+    def require_subquadratic_ops(self) -> None:
+        """Asks every Hyena layer whether a fused kernel runs where its weights are.
+
+        Raises:
+          FusedOperatorsUnavailable: Names the first layer where none does, and why.
+        """
+        for index, block in enumerate(self._blocks()):
+            if isinstance(block, HyenaBlock):
+                weight = block.projections.weight
+                probe = torch.zeros(1, weight.shape[0], 1, device=weight.device, dtype=self.norm.scale.dtype)
+                try:
+                    block.require_subquadratic_ops(probe)
+                except FusedOperatorsUnavailable as error:
+                    raise FusedOperatorsUnavailable(f"blocks.{index}: {error}") from None
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all parameters anew, on the CPU and in float32: a seeded generator gives the same weights everywhere.
@@ -178,12 +222,43 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        state.require_room(ids.shape[0], ids.shape[1])
+        starts = state.require_room(ids.shape[0], ids.shape[1])
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block(x, layer)
+            x = block(x, layer, starts)
         state.advance(ids.shape[1])
         return self.norm(x)
+
+    def encode_blocks(
+        self, ids: Int[Tensor, "batch length"], count: int, state: StripedHyena2State | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the residual stream after the first ``count`` blocks; later blocks and the final norm are not run.
+
+        Args:
+          ids: Tokens, as in ``encode``; whole sequences, not split over ranks.
+          count: Blocks to run, 1 to the number of layers.
+          state: When given, its sequences are continued and the state of these blocks is updated; it then fits further
+            calls with the same ``count`` only.
+
+        Raises:
+          InputMismatch: ``count`` is outside its range, or ``ids`` is empty or does not fit ``state``.
+          StateCapacityExceeded: A row would grow past ``state.max_length``.
+          ExchangeUnsupported: The sequence is split over ranks.
+        """
+        if not 1 <= count <= len(self.blocks) or ids.shape[1] == 0:
+            accepted = f"accepted are 1 to {len(self.blocks)} blocks, 1 or more tokens"
+            raise InputMismatch(f"{count} blocks and {ids.shape[1]} tokens; {accepted}")
+        if self.exchange.size > 1:
+            raise ExchangeUnsupported(
+                f"single blocks cannot be read on a sequence split over {self.exchange.size} ranks"
+            )
+        starts = None if state is None else state.require_room(ids.shape[0], ids.shape[1])
+        x = self.embedding_layer(ids)
+        for index, block in zip(range(count), self._blocks(), strict=False):
+            x = block(x, None if state is None else state.layers[index], starts)
+        if state is not None:
+            state.advance(ids.shape[1])
+        return x
 
     def unembed(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
         """Returns the logits of hidden vectors that ``encode`` made."""

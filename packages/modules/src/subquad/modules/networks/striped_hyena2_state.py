@@ -93,15 +93,20 @@ class StripedHyena2State:
         if active is None:
             self.position.add_(count)
         else:
-            self.position.add_(active.to(self.position.dtype), alpha=count)
+            self.position.add_(active, alpha=count)
 
     @property
     def pages(self) -> PageTable | None:
         """Which pages of the attention layers each row holds; None without such layers."""
         return next((layer.pages for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
 
-    def require_room(self, batch_size: int, length: int, active: Bool[Tensor, " batch"] | None = None) -> None:
+    def require_room(
+        self, batch_size: int, length: int, active: Bool[Tensor, " batch"] | None = None
+    ) -> list[int] | None:
         """Refuses an input that does not fit, before any of the state is touched. Waits for the device.
+
+        Returns:
+          The position of each row where attention layers had to know it, for their use.
 
         Raises:
           InputMismatch: ``batch_size`` is not that of the state.
@@ -111,8 +116,11 @@ class StripedHyena2State:
         if batch_size != self.batch_size:
             raise InputMismatch(f"ids have {batch_size} rows, the state has {self.batch_size}; they must agree")
         paged = next((layer for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
-        if paged is not None:
-            paged.require_room(self.position.tolist(), length, wanted_rows(batch_size, active))
+        if paged is None:
+            return None
+        starts: list[int] = self.position.tolist()
+        paged.require_room(starts, length, wanted_rows(batch_size, active))
+        return starts
 
     def hold_pages(self, row: int, pages: Sequence[int]) -> None:
         """Gives a row of a state that was made with ``page_count`` these pages in every attention layer."""

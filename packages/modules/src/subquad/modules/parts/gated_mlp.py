@@ -5,9 +5,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.parts.linear_layouts import add_product
+from subquad.ops import gated_product
 
 
 class GatedMLP(nn.Module):
@@ -41,7 +42,13 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
         """Transforms the last axis."""
-        gate = self.l1(x)
-        if self.activation == "gelu":
-            gate = functional.gelu(gate)
-        return self.l3(gate * self.l2(x))
+        return self.l3(self._gated(x))
+
+    def add_to(
+        self, residual: Float[Tensor, "... channel"], x: Float[Tensor, "... channel"]
+    ) -> Float[Tensor, "... channel"]:
+        """Returns ``residual + forward(x)``; see ``add_product`` for who owns ``residual``."""
+        return add_product(self.l3, residual, self._gated(x))
+
+    def _gated(self, x: Tensor) -> Tensor:
+        return gated_product(self.l1(x), self.l2(x), activation="gelu" if self.activation == "gelu" else None)

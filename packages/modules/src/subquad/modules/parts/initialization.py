@@ -1,7 +1,7 @@
 """Random draws for parameters, made on the CPU in float32: a seed gives the same weights on every device."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def reset_uniform(parameter: Tensor | None, square_bound: float, generator: torch.Generator | None) -> None:
@@ -17,6 +17,14 @@ def reset_normal(parameter: Tensor | None, deviation: float, generator: torch.Ge
     if parameter is not None and not parameter.is_meta:
         with torch.no_grad():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+
+
+def reset_truncated_normal(parameter: Tensor | None, deviation: float, generator: torch.Generator | None) -> None:
+    """Fills a parameter from a normal cut at two deviations, drawn on the CPU; does nothing for None and on meta."""
+    if parameter is not None and not parameter.is_meta:
+        draws = torch.empty(parameter.shape)
+        with torch.no_grad():
+            parameter.copy_(nn.init.trunc_normal_(draws, 0.0, 1.0, -2.0, 2.0, generator) * deviation)
 
 
 def reset_constant(parameter: Tensor | None, value: float) -> None:

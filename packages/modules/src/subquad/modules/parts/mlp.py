@@ -1,5 +1,6 @@
 """MLPs over channels: two layers with an activation between, or with a gate."""
 
+import math
 from typing import Literal
 
 import torch
@@ -65,6 +66,7 @@ class MLP(nn.Module):
             x = _PLAIN[self.activation](x)
         return self.out_proj(self.norm(self.dropout(x)))
 
-    def flop_count(self, points: int) -> int:
-        """Counts both layers at so many points."""
+    def flop_count(self, length: int | tuple[int, ...]) -> int:
+        """Counts both layers on one sample, of a length or of a size per axis."""
+        points = length if isinstance(length, int) else math.prod(length)
         return 2 * points * (self.in_proj.weight.numel() + self.out_proj.weight.numel())

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.parts.full_precision import full_precision_dtype
+from subquad.ops import rms_norm, rms_norm_of_sum
 
 NormForm = Literal["vortex", "standard"]
 
@@ -46,10 +46,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
         """Normalises the last axis."""
-        wide = x.to(full_precision_dtype(x.dtype))
-        mean_square = wide.square().mean(dim=-1, keepdim=True)
-        if self.form == "vortex":
-            wide = wide / (mean_square.sqrt() + self.eps)
-        else:
-            wide = wide * torch.rsqrt(mean_square + self.eps)
-        return (wide * self.scale.to(wide.dtype)).to(x.dtype)
+        return rms_norm(x, self.scale, eps=self.eps, form=self.form)
+
+    def of_sum(
+        self, x: Float[Tensor, "... channel"], addend: Float[Tensor, "... channel"]
+    ) -> tuple[Float[Tensor, "... channel"], Float[Tensor, "... channel"]]:
+        """Returns ``forward(x + addend)`` and the sum, in one pass; the sum is a new tensor."""
+        return rms_norm_of_sum(x, addend, self.scale, eps=self.eps, form=self.form)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
+from subquad.ops import rotary, rotary_into
 
 
 class RotaryEmbedding(FullPrecisionModule):
@@ -59,7 +60,14 @@ class RotaryEmbedding(FullPrecisionModule):
         position: Int[Tensor, "batch length"] | Int[Tensor, "1 length"],
     ) -> Float[Tensor, "batch length head size"]:
         """Rotates every head of ``x`` to the given positions, counted from 0 at the sequence start."""
-        angle = (position.to(self.inv_freq.dtype) / self.scale).unsqueeze(-1) * self.inv_freq
-        cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
-        low, high = x.to(full_precision_dtype(x.dtype)).chunk(2, dim=-1)
-        return torch.cat([low * cos - high * sin, low * sin + high * cos], dim=-1).to(x.dtype)
+        return rotary(x, position, self.inv_freq, scale=self.scale)
+
+    def into(
+        self,
+        qkv: Float[Tensor, "batch length head 3 size"],
+        position: Int[Tensor, "batch length"] | Int[Tensor, "1 length"],
+        keys: Float[Tensor, "batch length head size"],
+        values: Float[Tensor, "batch length head size"],
+    ) -> Float[Tensor, "batch length head size"]:
+        """Returns the rotated queries and fills ``keys`` and ``values``, parts of a cache; see ``rotary_into``."""
+        return rotary_into(qkv, position, self.inv_freq, keys, values, scale=self.scale)

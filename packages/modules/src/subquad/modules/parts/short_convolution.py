@@ -1,5 +1,6 @@
 """The short depthwise convolution in front of a mixer, over one, two or three axes."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -115,6 +116,7 @@ class ShortConvolution(nn.Module):
         """Filters one more token per row; see ``fir_step``."""
         return fir_step(x, self.taps, ring, position, bias=self.bias, active=active)
 
-    def flop_count(self, points: int) -> int:
-        """Counts the taps at so many points."""
+    def flop_count(self, length: int | tuple[int, ...]) -> int:
+        """Counts the taps on one sample, of a length or of a size per axis."""
+        points = length if isinstance(length, int) else math.prod(length)
         return points * (2 * self.taps.numel() + (0 if self.bias is None else self.channels))

@@ -18,3 +18,17 @@ def causal_conv_reference(x: Tensor, taps: Tensor, initial_state: Tensor | None 
     for k in range(past + 1):
         y = y + rows[:, k, None] * stream[..., past - k : past - k + length]
     return y
+
+
+def causal_conv_at(x: Tensor, taps: Tensor, samples: list[int]) -> Tensor:
+    """The same sum without a history, at the named samples only, in float64: for filters of millions of taps.
+
+    Returns ``[batch, channel, len(samples)]``.
+    """
+    rows = taps.repeat_interleave(x.shape[1] // taps.shape[0], dim=0)
+    columns = []
+    for t in samples:
+        reach = min(t + 1, rows.shape[1])
+        past = x[..., t + 1 - reach : t + 1].double().flip(-1)
+        columns.append((rows[:, :reach].double() * past).sum(dim=-1))
+    return torch.stack(columns, dim=-1)

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import channels_at_once
 from subquad.ops.axes import Boundary, Grid, Layout, PerChannel
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 from subquad.ops.fft_conv.spectral import convolve_spectral
@@ -147,8 +148,12 @@ def compute_in_torch(
 ) -> Tensor:
     """Computes the checked call in plain torch; returns y alone."""
     wide = _checks.accumulation_dtype(x)
-    grid = x.to(wide)
-    y = convolve_spectral(grid, taps.to(wide), boundary, causal)
+    grid, kernel, width = x.to(wide), taps.to(wide), channels_at_once(x)
+    if width < x.shape[1]:
+        blocks = zip(grid.split(width, dim=1), kernel.split(width, dim=1), strict=True)
+        y = torch.cat([convolve_spectral(part, own, boundary, causal) for part, own in blocks], dim=1)
+    else:
+        y = convolve_spectral(grid, kernel, boundary, causal)
     if skip is not None:
         y = y + skip.to(wide).reshape(-1, *[1] * (x.dim() - 2)) * grid
     return y.to(x.dtype)

@@ -3,17 +3,19 @@
 import torch
 from torch import Tensor
 
+from subquad.ops import _checks
+from subquad.ops._triton_backend import interpreting, unavailable
 from subquad.ops.axes import History, Position
-
-
-def _slots(past: int, position: Tensor) -> Tensor:
-    """Returns ``[batch, past]``: the slot of each sample of a history (oldest first) that ends at time position - 1."""
-    offsets = torch.arange(past, device=position.device)
-    return torch.remainder(position[:, None] - past + offsets, past)
 
 
 def ring_from_history(history: History, position: Position) -> History:
     """Turns the last ``tap - 1`` samples (oldest first) of rows that have seen ``position`` tokens into rings."""
+    if _has_kernel(history):
+        from subquad.ops.fir_step.triton.ring import turn
+
+        ring = torch.empty_like(history, memory_format=torch.contiguous_format)
+        turn(history, ring, position, 0, True)
+        return ring
     past = history.shape[-1]
     if past == 0:
         return history.clone()
@@ -23,7 +25,47 @@ def ring_from_history(history: History, position: Position) -> History:
 
 def history_from_ring(ring: History, position: Position) -> History:
     """Undoes ring_from_history: returns the samples of a ring, oldest first."""
+    if _has_kernel(ring):
+        from subquad.ops.fir_step.triton.ring import turn
+
+        history = torch.empty_like(ring, memory_format=torch.contiguous_format)
+        turn(ring, history, position, 0, False)
+        return history
     past = ring.shape[-1]
     if past == 0:
         return ring.clone()
     return ring.gather(-1, _slots(past, position)[:, None, :].expand_as(ring))
+
+
+def fill_ring(ring: History, history: History, position: Position, length: int = 0) -> None:
+    """Overwrites rings with the last ``tap - 1`` samples of rows that have seen ``position + length`` tokens.
+
+    Args:
+      ring: ``[batch, channel, tap - 1]``, changed in place; may be a view.
+      history: like ring, oldest first, in any float dtype.
+      position: ``[batch]``, the tokens that each row had seen before its last ``length``.
+      length: tokens that all rows have read since.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch: history disagrees with ring; names both.
+    """
+    _checks.shaped("history", history, tuple(ring.shape), ring, "ring")
+    if _has_kernel(ring):
+        from subquad.ops.fir_step.triton.ring import turn
+
+        turn(history, ring, position, length, True)
+    else:
+        ring.copy_(ring_from_history(history, position + length))
+
+
+def _slots(past: int, position: Tensor) -> Tensor:
+    """Returns ``[batch, past]``: the slot of each sample of a history (oldest first) that ends at time position - 1."""
+    offsets = torch.arange(past, device=position.device)
+    return torch.remainder(position[:, None] - past + offsets, past)
+
+
+def _has_kernel(x: Tensor) -> bool:
+    """Says whether the Triton kernel takes these; it has no gradient."""
+    if x.device.type != ("cpu" if interpreting() else "cuda") or x.dtype == torch.float64 or not x.numel():
+        return False
+    return not (torch.is_grad_enabled() and x.requires_grad) and unavailable() is None

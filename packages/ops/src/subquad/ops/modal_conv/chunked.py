@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks
+from subquad.ops._blocks import channels_at_once
 from subquad.ops.causal_conv.toeplitz import toeplitz_blocks
 from subquad.ops.modal_conv.powers import pole_powers
 from subquad.ops.modal_conv.scan import scan_states
@@ -26,7 +27,15 @@ def filter_modal(x: Tensor, log_poles: Tensor, residues: Tensor, initial_state: 
     wide = _checks.accumulation_dtype(x)
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], x.shape[1], log_poles.shape[1], dtype=wide)
-    return convolve_modal(x.to(wide), log_poles, residues, initial_state.to(wide), _BLOCK.get(x.device.type, 32))
+    samples, state, block = x.to(wide), initial_state.to(wide), _BLOCK.get(x.device.type, 32)
+    width = channels_at_once(x)
+    if width >= x.shape[1]:
+        return convolve_modal(samples, log_poles, residues, state, block)
+    blocks = zip(
+        samples.split(width, 1), log_poles.split(width), residues.split(width), state.split(width, 1), strict=True
+    )
+    parts, ends = zip(*(convolve_modal(*own, block) for own in blocks), strict=True)
+    return torch.cat(parts, dim=1), torch.cat(ends, dim=1)
 
 
 def convolve_modal(x: Tensor, log_poles: Tensor, residues: Tensor, state: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -58,5 +67,5 @@ def _convolve_chunks(
     updates = torch.bmm(chunks, collect).view(channels, batch, count, log_poles.shape[1]).permute(2, 1, 0, 3)
     before, state = scan_states(updates, log_poles.double() * block, state)
     entering = before.permute(2, 1, 0, 3).reshape(channels, batch * count, log_poles.shape[1])
-    y = torch.baddbmm(torch.bmm(entering, weighted[..., 1:].to(dtype)), chunks, local)
+    y = torch.bmm(entering, weighted[..., 1:].to(dtype)).baddbmm_(chunks, local)
     return y.view(channels, batch, length).transpose(0, 1), state

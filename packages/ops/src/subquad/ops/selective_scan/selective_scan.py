@@ -1,9 +1,5 @@
 """The selective scan of Mamba 1 and 2: the public function."""
 
-import importlib
-import importlib.util
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,15 +59,7 @@ def selective_scan(
     chosen, _ = dispatch.choose(call, backend)
     if chosen is not None:
         return chosen.run(x, step_size, decay, input_weights, output_weights, skip=skip)
-    if backend == "auto" and _delegated(x):
-        scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
-        factor = None if skip is None else skip.float()
-        return scan(x, step_size, decay.float(), input_weights, output_weights, factor)
     return compute_in_torch(x, step_size, decay, input_weights, output_weights, skip=skip)
-
-
-def _delegated(x: Tensor) -> bool:
-    return x.is_cuda and x.dtype != torch.float64 and importlib.util.find_spec("mamba_ssm") is not None
 
 
 def describe(

@@ -18,13 +18,23 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the resume point in the output folder.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on stderr.")] = True,
+    use_subquadratic_ops: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-subquadratic-ops/--no-use-subquadratic-ops",
+            help="Same as run.use_subquadratic_ops=…: demand fused operators, or run their parts one by one.",
+        ),
+    ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train a network on genomes and report held-out bits per base beside Markov baselines."""
     from subquad.recipes.errors import TrainingInterrupted
 
+    changes = list(overrides or [])
+    if use_subquadratic_ops is not None:
+        changes.append(f"run.use_subquadratic_ops={use_subquadratic_ops}")
     try:
-        result = _run(config, overrides or [], output, resume=resume, progress=progress)
+        result = _run(config, changes, output, resume=resume, progress=progress)
     except TrainingInterrupted as stop:
         typer.echo(f"{stop}", err=True)
         raise typer.Exit(130) from None

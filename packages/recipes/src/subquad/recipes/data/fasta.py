@@ -52,7 +52,11 @@ def read_fasta(path: str | Path, *, accepted: str = IUPAC_DNA, upper: bool = Tru
 
 
 def iterate_fasta(path: str | Path, *, accepted: str = IUPAC_DNA, upper: bool = True) -> Iterator[Record]:
-    """Yields the records of a FASTA file one by one; see `read_fasta`."""
+    """Yields the records of a FASTA file one by one; see `read_fasta`.
+
+    Raises:
+      FastaError: The file is missing or no FASTA with accepted letters; the subclass and the text say which.
+    """
     path = Path(path)
     allowed = (accepted.upper() + accepted.lower()).encode("ascii")
     title: str | None = None
@@ -80,7 +84,7 @@ def reverse_complement(sequence: np.ndarray) -> np.ndarray:
     """Returns the other strand, read from its own start: `result[i] = complement(sequence[-1 - i])`.
 
     Args:
-      sequence: uint8 ASCII codes; IUPAC letters are complemented in their case, other bytes kept.
+      sequence: uint8 ASCII codes `[length]`; IUPAC letters are complemented in their case, other bytes kept.
     """
     return _COMPLEMENT[sequence[::-1]]
 

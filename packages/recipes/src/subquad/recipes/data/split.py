@@ -39,9 +39,9 @@ def split_documents(
     training window reaches into a held-out block. With `by="record"` whole documents are held out.
 
     Args:
-      documents: uint8 arrays, one per record.
+      documents: uint8 arrays `[length]`, one per record.
       fraction: The share of the bases to hold out, above 0 and at most 0.5.
-      by: What is held out: `"block"`s of every document, or whole documents (`"record"`).
+      by: What is held out: blocks of every document (`"block"`), or whole documents (`"record"`).
       block_length: The length of a held-out block, in bases; at least 16.
       seed: Chooses the places, or the documents.
 

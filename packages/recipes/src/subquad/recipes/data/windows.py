@@ -42,7 +42,7 @@ class TrainingWindows(Dataset[Tensor]):
         """Prepares the draw.
 
         Args:
-          documents: uint8 arrays of at least 2 bases; one shorter than `window + 1` is padded on the right.
+          documents: uint8 arrays `[length]` of at least 2 bases; one shorter than `window + 1` is padded on the right.
           window: The number of targets of a window, at least 1.
           samples: The number of windows of the whole run.
           seed: Chooses the windows.
@@ -88,7 +88,15 @@ class EvaluationWindows(Dataset[EvaluationWindow]):
     """
 
     def __init__(self, documents: Sequence[np.ndarray], *, window: int) -> None:
-        """Lays the windows; `documents` are uint8 arrays, `window` (at least 2) the number of targets of one."""
+        """Lays the windows.
+
+        Args:
+          documents: uint8 arrays `[length]`.
+          window: The number of targets of a window, at least 2.
+
+        Raises:
+          SettingError: `window` is below 2.
+        """
         if window < 2:
             raise SettingError("window", window, "a whole number of at least 2")
         self._window = window

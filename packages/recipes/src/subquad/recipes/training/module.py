@@ -41,11 +41,11 @@ class LanguageModelTraining(pl.LightningModule):
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns the logits of `ids`."""
+        """Returns the logits `[batch, length, vocabulary]` of `ids`, `[batch, length]`."""
         return self.model(ids)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Returns the weighted loss of a batch of windows, in nats."""
+        """Returns the weighted loss of a batch of windows `[batch, window + 1]`, in nats."""
         weights = self._weights(batch)
         loss = next_token_loss(self(batch[:, :-1]), batch, weights, normalization=self._loss.normalization)
         self.train_bits = loss.detach().item() / NATS_PER_BIT

@@ -95,6 +95,7 @@ def train(
     settings = instantiate(config)
     if not isinstance(settings, TrainingConfig):
         raise SettingError("config()", settings, "a tree whose target is subquad.recipes.training.TrainingConfig")
+    _choose_operators(settings)
     split = load_split(settings.data)
     module = LanguageModelTraining(
         settings.model, steps=settings.run.steps, loss=settings.loss, optimizer=settings.optimizer
@@ -114,6 +115,17 @@ def train(
         if not log.course or log.course[-1].step < settings.run.steps:
             trainer.validate(module, windows, verbose=False)
     return _write_report(config, settings, split, output, log)
+
+
+def _choose_operators(settings: TrainingConfig) -> None:
+    """Tells the network whether its operators are to be fused, where the settings say so."""
+    fused = settings.run.use_subquadratic_ops
+    if fused is None:
+        return
+    if not hasattr(settings.model, "use_subquadratic_ops"):
+        kind = type(settings.model).__name__
+        raise SettingError("run.use_subquadratic_ops", fused, f"None, since a {kind} has no such choice")
+    settings.model.use_subquadratic_ops = fused  # type: ignore[assignment]
 
 
 def build_trainer(settings: TrainingConfig, callbacks: list[pl.Callback], output: Path) -> pl.Trainer:

@@ -114,6 +114,8 @@ class RunSettings:
       precision: Lightning's name of the arithmetic, such as `"32-true"` or `"bf16-mixed"`.
       threads: CPU threads of torch, 1 or more; None leaves the number as it is. A small network gains nothing from a
         second thread, and loses much where another program wants the core.
+      use_subquadratic_ops: Fused operators in forward passes of the network: True demands them, False runs their parts
+        one by one, None leaves the choice to the network; see `StripedHyena2`.
     """
 
     steps: int = 1000
@@ -124,6 +126,7 @@ class RunSettings:
     accelerator: str = "auto"
     precision: str = "32-true"
     threads: int | None = None
+    use_subquadratic_ops: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "save_every"):
@@ -132,6 +135,8 @@ class RunSettings:
         _one_of("run.accelerator", self.accelerator, "auto", "cpu", "gpu")
         if self.threads is not None:
             _whole("run.threads", self.threads, 1)
+        fused = self.use_subquadratic_ops
+        _check("run.use_subquadratic_ops", fused, fused is None or isinstance(fused, bool), "None, True or False")
         _one_of("run.precision", self.precision, "32-true", "64-true", "bf16-mixed", "bf16-true")
 
 

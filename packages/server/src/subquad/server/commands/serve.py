@@ -13,6 +13,7 @@ from subquad.server.errors import SettingsError
 from subquad.server.limits import ServingLimits
 
 if TYPE_CHECKING:
+    from subquad.inference import Engine
     from subquad.server.hosting import GenomicsServer, ServerSettings
     from subquad.server.service import ServedEngine
 
@@ -32,7 +33,17 @@ def serve(
     name: Annotated[str, typer.Option(help="Name of the model; default: the folder's.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    fp8_projections: Annotated[
+        str, typer.Option(help="Of a checkpoint that has them: auto wants an H100 or H200; or emulate, or off.")
+    ] = "auto",
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step.")] = 2048,
+    use_subquadratic_ops: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-subquadratic-ops/--no-use-subquadratic-ops",
+            help="Demand fused operators in prefill and scoring, or run their parts one by one.",
+        ),
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Loopback port of the Prometheus metrics.")] = None,
     reflection: Annotated[bool, typer.Option(help="Let callers ask for the service's description.")] = True,
     drain_seconds: Annotated[float, typer.Option(help="Time that running requests get on shutdown.")] = 30.0,
@@ -96,7 +107,16 @@ def serve(
         model = _model_name(name, checkpoint)
 
         def load() -> "ServedEngine":
-            return _load(checkpoint, model, device=device, dtype=dtype, prefill_chunk=prefill_chunk, settings=settings)
+            from subquad.inference import Engine  # torch comes with it
+
+            engine = Engine.from_checkpoint(
+                checkpoint,
+                device=device,
+                dtype=dtype,
+                fp8_projections=fp8_projections,
+                use_subquadratic_ops=use_subquadratic_ops,
+            )
+            return _served(engine, model, prefill_chunk=prefill_chunk, settings=settings)
 
         def announce(server: "GenomicsServer") -> None:
             if server.metrics_listener is not None:
@@ -108,14 +128,11 @@ def serve(
             raise typer.Exit(status)
 
 
-def _load(
-    checkpoint: Path, name: str, *, device: str, dtype: str, prefill_chunk: int, settings: "ServerSettings"
-) -> "ServedEngine":
-    """Loads the engine and starts its scheduler."""
-    from subquad.inference import Engine, Scheduler, SchedulerLimits
+def _served(engine: "Engine", name: str, *, prefill_chunk: int, settings: "ServerSettings") -> "ServedEngine":
+    """Starts the scheduler of an engine."""
+    from subquad.inference import Scheduler, SchedulerLimits
     from subquad.server.service import ServedEngine
 
-    engine = Engine.from_checkpoint(checkpoint, device=device, dtype=dtype)
     limits = settings.limits
     scheduler = Scheduler(
         engine,

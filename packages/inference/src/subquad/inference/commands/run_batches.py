@@ -1,0 +1,168 @@
+"""What score, embed and generate share: survey the input, load the engine, run groups, write rows, resume."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from subquad.inference.commands.batches import Reading, groups, remaining, survey
+from subquad.inference.commands.progress import shown_progress
+from subquad.inference.memory import require_memory
+from subquad.inference.result_files import opened_results
+from subquad.inference.result_formats import Columns
+from subquad.inference.sequence_files import Record
+
+if TYPE_CHECKING:
+    from subquad.inference.engine import Engine
+
+GROUP_BATCHES = 16  # so many batches are sorted by length at a time
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """How the engine is loaded."""
+
+    checkpoint: Path
+    device: str
+    dtype: str
+    prefill_chunk: int
+    max_running: int = 1
+    use_subquadratic_ops: bool | None = None
+    fp8_projections: str = "auto"
+
+    def token_limit(self) -> int:
+        """Returns the tokens that the network takes, without loading its weights."""
+        from subquad.inference.checkpoint.summary import read_summary
+        from subquad.inference.engine import DEFAULT_MAX_SEQUENCE_TOKENS
+
+        found = read_summary(self.checkpoint).metadata.get("max_sequence_tokens")
+        return int(found or DEFAULT_MAX_SEQUENCE_TOKENS)
+
+    def load(self) -> "Engine":
+        """Loads it."""
+        from subquad.inference.engine import Engine
+
+        return Engine.from_checkpoint(
+            self.checkpoint,
+            device=self.device,
+            dtype=self.dtype,
+            fp8_projections=self.fp8_projections,
+            max_running=self.max_running,
+            prefill_chunk=self.prefill_chunk,
+            use_subquadratic_ops=self.use_subquadratic_ops,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what results depend on."""
+        from subquad.inference.checkpoint.summary import read_summary
+
+        return {
+            "weights": read_summary(self.checkpoint).metadata["weights_sha256"],
+            "--dtype": self.dtype,
+            "--prefill-chunk": self.prefill_chunk,
+            "--max-running": self.max_running,
+            "--use-subquadratic-ops": self.use_subquadratic_ops,
+            "--fp8-projections": self.fp8_projections,
+        }
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where results go and how."""
+
+    output: Path | None
+    file_format: str
+    overwrite: bool
+    resume: bool
+    columns: Columns
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the work on one input takes.
+
+    Attributes:
+      group: Records of a group.
+      rows: Sequences at once.
+      room: Tokens that come on top of each record.
+      weight: Tokens that are counted for each token of a record, 2 where both strands are read.
+      extra: Tokens that are counted for each record on top.
+      multiple: A job that is resumed goes on at a multiple of so many rows; see `Journal`.
+    """
+
+    group: int
+    rows: int
+    room: int = 0
+    weight: int = 1
+    extra: int = 0
+    multiple: int = 1
+
+
+def run_batches(
+    title: str,
+    records: Callable[[], Iterable[Record]] | Iterable[Record],
+    reading: Reading,
+    engine_choice: EngineChoice,
+    destination: Destination,
+    load: Load,
+    work: "Callable[[Engine, list[Record]], Iterable[tuple[Mapping[str, Any], int]]]",
+    *,
+    show: bool | None,
+) -> None:
+    """Runs ``work`` over groups of records and writes its rows, one a record and in order.
+
+    Args:
+      title: Name of the job.
+      records: A function that opens the input, which is then read twice, the first time to find whatever is wrong
+        with it and to know how much there is; or an input that can be read only once.
+      reading: How records are read.
+      engine_choice: How the engine is loaded.
+      destination: Where results go.
+      load: Sizes.
+      work: Gives the row of each record, and how many tokens it took.
+      show: See `shown_progress`.
+
+    Raises:
+      InferenceError: Of any kind; before any work starts, where the input can be read twice.
+    """
+    limit, found = engine_choice.token_limit(), None
+    if callable(records):
+        found = survey(records(), reading, limit=limit, room=load.room)
+        records = records()
+    total = None if found is None else load.weight * found.tokens + load.extra * found.records
+    with (
+        opened_results(
+            destination.output,
+            columns=destination.columns,
+            settings={**engine_choice.settings(), **destination.settings},
+            file_format=destination.file_format,
+            overwrite=destination.overwrite,
+            resume=destination.resume,
+            multiple=load.multiple,
+        ) as results,
+    ):
+        engine = engine_choice.load()
+        if found is not None and found.records:
+            length = min(found.longest + load.room + load.extra, limit)
+            require_memory(engine.network, engine.device, rows=load.rows, length=length, field=found.name)
+        with shown_progress(title, show=show, total=total) as advance:
+
+            def skipped(record: Record) -> None:
+                tokens = load.weight * len(record.sequence) + load.extra
+                advance(records=1, tokens=tokens, done_before=True)
+
+            left = remaining(reading.chosen(records), results.kept_ids(), reading.where, skipped)
+            for group in groups(left, load.group):
+                for row, tokens in work(engine, group):
+                    results.write(row)
+                    advance(records=1, tokens=tokens)
+
+
+def opened_input(path: Path, file_format: str) -> Callable[[], Iterable[Record]] | Iterable[Record]:
+    """Returns a function that opens a file, or the records of the standard input, which can be read only once."""
+    from subquad.inference.sequence_files import read_records
+
+    if str(path) == "-" or not path.is_file():
+        return read_records(path, file_format=file_format)  # type: ignore[arg-type]
+    return lambda: read_records(path, file_format=file_format)  # type: ignore[arg-type]

@@ -1,0 +1,184 @@
+"""Activations of named layers, read chunk by chunk; blocks after the last one asked for are not run."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from subquad.inference.errors import InvalidOption, NonFiniteActivations
+from subquad.inference.network import Network, RecurrentState
+
+Pooling = Literal["mean", "last", "max", "none"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "last", "max", "none")
+_LAYER = re.compile(r"(?:blocks\.)?(-?\d+)((?:\.\w+)*)")
+
+
+@runtime_checkable
+class LayeredNetwork(Network, Protocol):
+    """A network whose first blocks can be run alone."""
+
+    def encode_blocks(
+        self, ids: Int[Tensor, "batch length"], count: int, state: RecurrentState | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the residual stream after the first ``count`` blocks."""
+        ...
+
+
+def resolve_layer(name: str, model: nn.Module) -> str:
+    """Returns the full name of a layer.
+
+    Args:
+      name: ``blocks.N``, or a module inside a block such as ``blocks.28.mlp.l3``; N may be negative, counted from the
+        last block, and ``blocks.`` may be left out.
+      model: The network.
+
+    Raises:
+      InvalidOption: It has no such layer.
+    """
+    depth = sum(1 for _ in model.get_submodule("blocks").children())
+    match = _LAYER.fullmatch(name)
+    accepted = f"blocks.0 to blocks.{depth - 1}, blocks.-1 to blocks.-{depth}, or a module inside one"
+    if match is None or not -depth <= int(match[1]) < depth:
+        raise InvalidOption("layer", name, accepted)
+    full = f"blocks.{int(match[1]) % depth}{match[2]}"
+    try:
+        model.get_submodule(full)
+    except AttributeError:
+        raise InvalidOption("layer", name, accepted) from None
+    return full
+
+
+def block_of(layer: str) -> int:
+    """Returns the index of the block of a full layer name."""
+    return int(layer.split(".")[1])
+
+
+@contextmanager
+def captured(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Gives a dictionary in which every run of a layer leaves its output ``[batch, length, channel]``."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str):  # type: ignore[no-untyped-def]
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                outputs[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class PooledRows:
+    """Pools activations ``[batch, chunk, channel]`` of one layer over the positions of each row, chunk by chunk.
+
+    Args:
+      pooling: How.
+      first: Positions before this one are left out.
+      lengths: Positions of each row, the left-out ones included; what follows is padding.
+    """
+
+    def __init__(self, pooling: Pooling, first: int, lengths: Sequence[int]) -> None:
+        self._pooling, self._first, self._lengths = pooling, first, list(lengths)
+        self._parts: list[list[Tensor]] = [[] for _ in lengths]
+
+    def add(self, values: Tensor, start: int) -> None:
+        """Takes the activations of the positions from ``start`` on."""
+        for row, length in enumerate(self._lengths):
+            low, high = max(self._first - start, 0), min(length - start, values.shape[1])
+            if low < high:
+                self._take(row, values[row, low:high])
+
+    def _take(self, row: int, values: Tensor) -> None:
+        parts = self._parts[row]
+        match self._pooling:
+            case "mean":
+                total = values.double().sum(0)
+                self._parts[row] = [total if not parts else parts[0] + total]
+            case "max":
+                top = values.float().amax(0)
+                self._parts[row] = [top if not parts else torch.maximum(parts[0], top)]
+            case "last":
+                self._parts[row] = [values[-1].float()]
+            case "none":
+                parts.append(values.float().cpu())
+
+    def result(self, row: int) -> Tensor:
+        """Returns float32 on the CPU: ``[channel]``, or ``[position, channel]`` where nothing is pooled."""
+        parts = self._parts[row]
+        if self._pooling == "none":
+            return torch.cat(parts)
+        value = parts[0] / (self._lengths[row] - self._first) if self._pooling == "mean" else parts[0]
+        return value.float().cpu()
+
+
+def embed_rows(
+    model: nn.Module,
+    rows: Sequence[Sequence[int]],
+    layers: Sequence[str],
+    *,
+    pooling: Pooling,
+    first: int,
+    chunk: int,
+    batch_size: int,
+    device: torch.device,
+    pad_id: int,
+) -> list[dict[str, Tensor]]:
+    """Returns the pooled activations of each row, for every layer.
+
+    Args:
+      model: The network, a `LayeredNetwork`.
+      rows: The tokens of each row.
+      layers: Full layer names.
+      pooling: How positions become one vector.
+      first: Positions before this one are left out.
+      chunk: Tokens read at once.
+      batch_size: Rows read side by side, those of like length together.
+      device: Where the network lives.
+      pad_id: Fills the places after the end of shorter rows.
+
+    Raises:
+      InvalidOption: A layer is not run as a module of its own.
+      NonFiniteActivations: An activation is NaN or infinite.
+    """
+    order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
+    found: dict[int, dict[str, Tensor]] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        lengths = [len(rows[k]) for k in chosen]
+        ids = torch.tensor([[*rows[k], *([pad_id] * (lengths[0] - len(rows[k])))] for k in chosen], device=device)
+        pooled = {layer: PooledRows(pooling, first, lengths) for layer in layers}
+        _read(model, ids, pooled, chunk)
+        for index, k in enumerate(chosen):
+            found[k] = {layer: pooled[layer].result(index) for layer in layers}
+            for layer, value in found[k].items():
+                if not torch.isfinite(value).all():
+                    raise NonFiniteActivations(layer)
+    return [found[k] for k in range(len(rows))]
+
+
+@torch.inference_mode()
+def _read(model: nn.Module, ids: Tensor, pooled: dict[str, PooledRows], chunk: int) -> None:
+    """Reads one batch chunk by chunk and pools what the layers give."""
+    assert isinstance(model, LayeredNetwork), "the network has no blocks to run alone"
+    count, width = 1 + max(block_of(layer) for layer in pooled), ids.shape[1]
+    state = model.init_state(ids.shape[0], max_length=width) if width > chunk else None
+    with captured(model, list(pooled)) as outputs:
+        for start in range(0, width, chunk):
+            outputs.clear()
+            part = ids[:, start : start + chunk]
+            model.encode_blocks(part, count, state)
+            for layer, pool in pooled.items():
+                values = outputs.get(layer)
+                if values is None or values.shape[:2] != part.shape:
+                    accepted = "a layer with one output vector for each position, such as blocks.0"
+                    raise InvalidOption("layer", layer, accepted)
+                pool.add(values, start)

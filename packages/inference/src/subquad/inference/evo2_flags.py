@@ -1,0 +1,78 @@
+"""What the aliases ``infer_evo2`` and ``predict_evo2`` share: the flags that both have, and why some are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from subquad.inference.errors import InvalidOption
+
+ONE_DEVICE = "this command runs on one device"
+IN_THE_CHECKPOINT = "the checkpoint says it; leave the flag out"
+
+CheckpointFolder = Annotated[Path, typer.Option("--ckpt-dir", help="A native checkpoint directory.")]
+TensorParallel = Annotated[int, typer.Option("--tensor-parallel-size", help="1.")]
+PipelineParallel = Annotated[int, typer.Option("--pipeline-model-parallel-size", help="1.")]
+ContextParallel = Annotated[int, typer.Option("--context-parallel-size", help="1.")]
+PrecisionRecipe = Annotated[
+    str | None, typer.Option("--mixed-precision-recipe", help="bf16_mixed; default: the type of the checkpoint.")
+]
+VortexStyleFP8 = Annotated[bool, typer.Option("--vortex-style-fp8", help="Refused: the checkpoint says it.")]
+FusedOperators = Annotated[
+    bool | None,
+    typer.Option("--use-subquadratic-ops/--no-use-subquadratic-ops", help="As in `subquad score` and `generate`."),
+]
+
+
+def refuse_unless(flag: str, value: object, accepted: object, reason: str) -> None:
+    """Refuses a value of a flag other than the accepted one.
+
+    Raises:
+      InvalidOption: Names the flag, the value, what is accepted, and the reason.
+    """
+    if value != accepted:
+        raise InvalidOption(flag, value, f"{accepted!r}; {reason}")
+
+
+def check_parallel(tensor: int, pipeline: int, context: int) -> None:
+    """Refuses more than one device.
+
+    Raises:
+      InvalidOption: A size is not 1.
+    """
+    names = ("--tensor-parallel-size", "--pipeline-model-parallel-size", "--context-parallel-size")
+    for flag, value in zip(names, (tensor, pipeline, context), strict=True):
+        refuse_unless(flag, value, 1, ONE_DEVICE)
+
+
+def dtype_of(recipe: str | None, *, vortex_style_fp8: bool) -> str:
+    """Returns the type of a precision recipe.
+
+    Raises:
+      InvalidOption: Another recipe than bf16_mixed, or a choice that belongs to the checkpoint.
+    """
+    refuse_unless("--vortex-style-fp8", vortex_style_fp8, False, IN_THE_CHECKPOINT)
+    if recipe is None:
+        return "auto"
+    reason = "other recipes change layers whose precision is a matter of the checkpoint; see --dtype of `subquad score`"
+    refuse_unless("--mixed-precision-recipe", recipe, "bf16_mixed", reason)
+    return "bfloat16"
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Says how to convert a checkpoint of the tools whose flags these are.
+
+    Raises:
+      InvalidOption: The folder is one.
+    """
+    if folder.name.startswith("iter_") or (folder / "latest_checkpointed_iteration.txt").exists():
+        accepted = "a native checkpoint; `subquad convert --from mbridge --to native` makes one"
+        raise InvalidOption("--ckpt-dir", str(folder), accepted)
+
+
+def run_alone(command: Callable[..., Any], name: str) -> None:
+    """Runs one command as a program of its own."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    app(prog_name=name)

@@ -1,0 +1,117 @@
+"""Draws how well each base of a sequence was predicted, and writes it as a bedGraph track."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from subquad.inference.errors import InvalidOption, MissingPackage
+
+MOST_PANELS = 32
+
+
+@dataclass(frozen=True)
+class Track:
+    """The predictions of one sequence.
+
+    Attributes:
+      name: Of the sequence, e.g. its contig.
+      logprobs: Natural logarithm of the probability of each base, in order.
+      first_position: Position of the first of these bases, 0-based.
+    """
+
+    name: str
+    logprobs: Sequence[float]
+    first_position: int = 0
+
+
+def draw_tracks(
+    tracks: Sequence[Track],
+    path: Path,
+    *,
+    title: str = "",
+    window: int = 25,
+    first_shown: int = 0,
+) -> None:
+    """Draws the per-base likelihood and its running mean, one panel a track, as PNG or SVG by the name of the file.
+
+    Args:
+      tracks: 1 to 32 of them.
+      path: Where the picture goes, ``.png`` or ``.svg``; it appears when it is complete.
+      title: Above the first panel; default: each panel has its track's name.
+      window: Bases in the running mean.
+      first_shown: What the horizontal axis calls position 0.
+
+    Raises:
+      InvalidOption: Too many tracks or another suffix.
+      MissingPackage: matplotlib is not there.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise InvalidOption("path", str(path), "a name that ends in .png or .svg")
+    if not 1 <= len(tracks) <= MOST_PANELS:
+        raise InvalidOption("tracks", len(tracks), f"1 to {MOST_PANELS} tracks in one picture")
+    try:
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingPackage("a picture", "matplotlib", "plot") from None
+
+    figure = Figure(figsize=(11, 3.2 * len(tracks)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(tracks), squeeze=False)[:, 0]
+    for track, axes in zip(tracks, panels, strict=True):
+        likelihood = np.exp(np.asarray(track.logprobs, dtype=np.float64))
+        positions = first_shown + track.first_position + np.arange(len(likelihood))
+        width = min(window, len(likelihood))
+        axes.vlines(positions, 0, likelihood, color="#9db8d2", linewidth=0.6, label="each base")
+        axes.plot(positions, running_mean(likelihood, width), color="#1f4e79", linewidth=1.4, label=f"mean of {width}")
+        axes.axhline(0.25, color="#b03a2e", linewidth=0.9, linestyle="--", label="uniform guess")
+        name = title if title and track is tracks[0] else track.name
+        axes.set(title=name, xlabel="position (bases)", ylabel="likelihood", ylim=(0, 1))
+        axes.margins(x=0.01)
+        axes.legend(loc="upper right", fontsize=8, ncols=3)
+    undated = {"Date": None} if path.suffix == ".svg" else {}  # the same tracks give the same file
+    with _replaced(path) as partial, rc_context({"svg.hashsalt": "subquad"}):
+        figure.savefig(partial, dpi=130, format=path.suffix[1:], metadata=undated)
+
+
+def write_bedgraph(tracks: Sequence[Track], path: Path, *, name: str = "likelihood") -> None:
+    """Writes the likelihood of each base as bedGraph, positions from 0, neighbours of equal value joined.
+
+    Args:
+      tracks: Their names are the chromosomes.
+      path: The file; it appears when it is complete.
+      name: Of the track.
+
+    Source: https://genome.ucsc.edu/goldenPath/help/bedgraph.html
+    """
+    with _replaced(path) as partial, partial.open("w", encoding="ascii") as file:
+        file.write(f'track type=bedGraph name="{name}" viewLimits=0:1 autoScale=off\n')
+        for track in tracks:
+            values = [f"{value:.6g}" for value in np.exp(np.asarray(track.logprobs, dtype=np.float64))]
+            start = 0
+            for stop in range(1, len(values) + 1):
+                if stop == len(values) or values[stop] != values[start]:
+                    first = track.first_position
+                    file.write(f"{track.name}\t{first + start}\t{first + stop}\t{values[start]}\n")
+                    start = stop
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Returns the mean of ``width`` neighbours of each value, of fewer at the ends."""
+    ones = np.ones(width)
+    return np.convolve(values, ones, mode="same") / np.convolve(np.ones_like(values), ones, mode="same")
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""``predict_evo2``: scores, logits and embeddings of a FASTA with the flags of the NVIDIA recipe's command.
+
+Each flag works or is refused with a reason. See `subquad score` and `subquad embed` for what else there is.
+"""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subquad.inference.commands.failures import one_line_errors
+from subquad.inference.commands.settings import Chunk, Device, Traceback
+from subquad.inference.errors import InvalidOption
+from subquad.inference.evo2_flags import (
+    IN_THE_CHECKPOINT,
+    ONE_DEVICE,
+    CheckpointFolder,
+    ContextParallel,
+    FusedOperators,
+    PipelineParallel,
+    PrecisionRecipe,
+    TensorParallel,
+    VortexStyleFP8,
+    check_checkpoint,
+    check_parallel,
+    dtype_of,
+    refuse_unless,
+    run_alone,
+)
+
+if TYPE_CHECKING:
+    from subquad.inference.commands.batches import Survey
+
+WINDOW_BATCHES = 16  # so many batches are sorted by length at a time
+
+
+class WriteInterval(StrEnum):
+    """When a file of predictions is written."""
+
+    epoch = "epoch"
+    batch = "batch"
+
+
+class Collapse(StrEnum):
+    """What becomes of the log-probabilities of a sequence."""
+
+    sum = "sum"
+    mean = "mean"
+    per_token = "per_token"
+
+
+def predict_evo2(
+    fasta: Annotated[Path, typer.Option(help="The sequences; gzip or not.")],
+    ckpt_dir: CheckpointFolder,
+    output_dir: Annotated[Path, typer.Option(help="Where predictions and seq_idx_map.json go.")],
+    write_interval: Annotated[
+        WriteInterval, typer.Option(help="epoch holds everything in memory and writes one file.")
+    ] = WriteInterval.epoch,
+    files_per_subdir: Annotated[int | None, typer.Option(min=1, help="Only with --write-interval batch.")] = None,
+    micro_batch_size: Annotated[int, typer.Option(min=1, help="Sequences read side by side.")] = 1,
+    min_length: Annotated[int | None, typer.Option(min=1, help="Pad shorter sequences to this length.")] = None,
+    prepend_bos: Annotated[
+        bool, typer.Option("--prepend-bos", help="Start from the end-of-document token, 0.")
+    ] = False,
+    output_log_prob_seqs: Annotated[
+        bool, typer.Option("--output-log-prob-seqs", help="Log-probabilities instead of logits.")
+    ] = False,
+    log_prob_collapse_option: Annotated[Collapse, typer.Option(help="With --output-log-prob-seqs.")] = Collapse.mean,
+    embedding_layer: Annotated[
+        int | None, typer.Option(help="Hidden states after this block instead; negative from the last.")
+    ] = None,
+    tensor_parallel_size: TensorParallel = 1,
+    pipeline_model_parallel_size: PipelineParallel = 1,
+    context_parallel_size: ContextParallel = 1,
+    no_sequence_parallel: Annotated[
+        bool, typer.Option("--no-sequence-parallel", help="Off in any case, on one device.")
+    ] = False,
+    mixed_precision_recipe: PrecisionRecipe = None,
+    vortex_style_fp8: VortexStyleFP8 = False,
+    use_subquadratic_ops: FusedOperators = None,
+    num_nodes: Annotated[int, typer.Option(help="1.")] = 1,
+    devices: Annotated[int, typer.Option(help="1.")] = 1,
+    hybrid_override_pattern: Annotated[str | None, typer.Option(help="Refused: the checkpoint says it.")] = None,
+    num_layers: Annotated[int | None, typer.Option(help="Refused: the checkpoint says it.")] = None,
+    seq_len_interpolation_factor: Annotated[int | None, typer.Option(help="Refused: the checkpoint says it.")] = None,
+    eden_tokenizer: Annotated[bool, typer.Option("--eden-tokenizer", help="Refused: the checkpoint says it.")] = False,
+    mask_phylogenetic_tags: Annotated[
+        bool, typer.Option("--mask-phylogenetic-tags", help="Refused: a FASTA of bases has no tags.")
+    ] = False,
+    prefill_chunk: Chunk = 2048,
+    device: Device = "auto",
+    traceback: Traceback = False,
+) -> None:
+    """Write logits, log-probabilities or hidden states of every sequence of a FASTA, upper-cased, as .pt files.
+
+    Sequences of like length are read together; seq_idx in a file and seq_idx_map.json say which is which.
+    """
+    with one_line_errors(traceback=traceback):
+        check_parallel(tensor_parallel_size, pipeline_model_parallel_size, context_parallel_size)
+        for flag, value, accepted, reason in (
+            ("--num-nodes", num_nodes, 1, ONE_DEVICE),
+            ("--devices", devices, 1, ONE_DEVICE),
+            ("--hybrid-override-pattern", hybrid_override_pattern, None, IN_THE_CHECKPOINT),
+            ("--num-layers", num_layers, None, IN_THE_CHECKPOINT),
+            ("--seq-len-interpolation-factor", seq_len_interpolation_factor, None, IN_THE_CHECKPOINT),
+            ("--eden-tokenizer", eden_tokenizer, False, IN_THE_CHECKPOINT),
+            (
+                "--mask-phylogenetic-tags",
+                mask_phylogenetic_tags,
+                False,
+                "only bases are accepted, so there are no tags",
+            ),
+        ):
+            refuse_unless(flag, value, accepted, reason)
+        dtype = dtype_of(mixed_precision_recipe, vortex_style_fp8=vortex_style_fp8)
+        if write_interval is WriteInterval.epoch:
+            refuse_unless("--files-per-subdir", files_per_subdir, None, "--write-interval epoch writes one file")
+        if output_log_prob_seqs and embedding_layer is not None:
+            flags = "--output-log-prob-seqs and --embedding-layer"
+            raise InvalidOption(flags, embedding_layer, "one of them; a file holds one kind of prediction")
+        check_checkpoint(ckpt_dir)
+        from subquad.inference.commands.batches import Reading, groups, survey
+        from subquad.inference.commands.run_batches import EngineChoice
+        from subquad.inference.evo2_predictions import PredictionFiles, Predictor
+        from subquad.inference.memory import require_memory
+        from subquad.inference.sequence_files import read_records
+
+        choice = EngineChoice(ckpt_dir, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops)
+        reading = Reading(str(fasta), "error", uppercase=True)
+        found = survey(
+            read_records(fasta, file_format="fasta"), reading, limit=choice.token_limit(), room=int(prepend_bos)
+        )
+        check_shortest(found, min_length, choice.token_limit() - prepend_bos)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        engine = choice.load()
+        width = max(found.longest, min_length or 0) + prepend_bos
+        require_memory(engine.network, engine.device, rows=micro_batch_size, length=width, field=found.name)
+        kind = log_prob_collapse_option.value if output_log_prob_seqs else "logits"
+        predictor = Predictor(
+            engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
+        )
+        files = PredictionFiles(output_dir, by_batch=write_interval is WriteInterval.batch, per_folder=files_per_subdir)
+        order: dict[str, int] = {}
+        records = reading.chosen(read_records(fasta, file_format="fasta"))
+        for group in groups(records, WINDOW_BATCHES * micro_batch_size):
+            numbered = [(len(order) + i, record) for i, record in enumerate(group)]
+            order |= {record.id: index for index, record in numbered}
+            if len(order) != numbered[-1][0] + 1:
+                raise InvalidOption("--fasta", str(fasta), "records of different names, since predictions go by name")
+            numbered.sort(key=lambda pair: -len(pair[1].sequence))
+            for start in range(0, len(numbered), micro_batch_size):
+                files.add(predictor.batch(numbered[start : start + micro_batch_size]))
+        files.finish()
+        (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
+
+
+def check_shortest(found: "Survey", min_length: int | None, limit: int) -> None:
+    """Refuses to pad beyond what the network takes, and an input without any sequence.
+
+    Raises:
+      InvalidOption: Names the flag.
+    """
+    if min_length is not None and min_length > limit:
+        raise InvalidOption("--min-length", min_length, f"1 to {limit}, what the network takes")
+    if not found.records:
+        raise InvalidOption("--fasta", found.name, "a file with one or more sequences")
+
+
+def main() -> None:
+    """Runs ``predict_evo2``."""
+    run_alone(predict_evo2, "predict_evo2")
+
+
+if __name__ == "__main__":
+    main()

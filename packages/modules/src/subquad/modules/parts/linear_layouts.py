@@ -1,0 +1,84 @@
+"""The product of a plain linear in the layouts and sums that its own call cannot make without a pass over memory."""
+
+from typing import TypeGuard
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+_ALIGNED = 8  # elements; off this grid cuBLAS takes kernels eight times slower where the length is the inner axis
+_LONG = 1024  # tokens from which a product per sequence costs no more than one for the batch
+
+
+def _is_plain(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
+    """Says whether a module is a linear of torch and nothing more, so that its call is the product of its weight.
+
+    No subclass, no parametrisation, no hook, no autocast between.
+    """
+    hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
+    if type(linear) is not nn.Linear or any(hooks) or torch.is_autocast_enabled(x.device.type):
+        return False
+    return linear.weight.dtype == x.dtype
+
+
+def _aligned(x: Tensor, axis: int) -> Tensor:
+    """Appends zeros along an axis up to a length that cuBLAS takes at full speed."""
+    missing = -x.shape[axis] % _ALIGNED
+    if not missing or not x.is_cuda:
+        return x
+    return functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, missing])
+
+
+def product_channels_first(
+    linear: nn.Module, x: Float[Tensor, "batch length channel"]
+) -> Float[Tensor, "batch rows length"]:
+    """Computes ``linear(x).transpose(1, 2)`` with unit stride along the length where the linear is plain."""
+    if not _is_plain(linear, x) or linear.bias is not None:
+        return linear(x).transpose(1, 2)
+    length = x.shape[1]
+    x = _aligned(x, 1)
+    if x.shape[0] == 1:
+        product = torch.mm(linear.weight, x[0].t()).unsqueeze(0)
+    else:
+        product = torch.bmm(linear.weight.expand(x.shape[0], -1, -1), x.transpose(1, 2))
+    return product[:, :, :length]
+
+
+def product_of_channels_first(
+    linear: nn.Module, x: Float[Tensor, "batch channel length"]
+) -> Float[Tensor, "batch length rows"]:
+    """Computes ``linear(x.transpose(1, 2))`` without making the transposed input where the linear is plain."""
+    if not _is_plain(linear, x) or linear.bias is None:
+        return linear(x.transpose(1, 2))
+    length = x.shape[2]
+    x = _aligned(x, 2)
+    weight = linear.weight.t()
+    if x.shape[0] == 1:
+        product = torch.addmm(linear.bias, x[0].t(), weight).unsqueeze(0)
+    elif x.is_cuda and length >= _LONG and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        product = torch.empty(x.shape[0], x.shape[2], weight.shape[1], dtype=x.dtype, device=x.device)
+        for row, out in zip(x, product, strict=True):
+            torch.addmm(linear.bias, row.t(), weight, out=out)
+    else:
+        product = torch.baddbmm(linear.bias, x.transpose(1, 2), weight.expand(x.shape[0], -1, -1))
+    return product[:, :length]
+
+
+def add_product(
+    linear: nn.Module, residual: Float[Tensor, "*rows output"], x: Float[Tensor, "*rows input"]
+) -> Float[Tensor, "*rows output"]:
+    """Computes ``residual + linear(x)``; where no gradient is recorded, in ``residual`` itself if the linear is plain.
+
+    The caller owns ``residual`` and does not use it afterwards.
+    """
+    if (
+        torch.is_grad_enabled()
+        or not _is_plain(linear, x)
+        or linear.bias is not None
+        or residual.dtype != x.dtype
+        or not residual.is_contiguous()
+    ):
+        return linear(x) + residual
+    residual.view(-1, residual.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), linear.weight.t())
+    return residual

@@ -1,0 +1,179 @@
+"""The operations of whole networks, against a profiler that counts calls of PyTorch, and against sums by hand."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from packages.modules.tests.mixer_table import CASES, CHANNELS, Case
+from packages.modules.tests.networks.small_configurations import (
+    MLP_CFG,
+    NORM,
+    WIDTH,
+    attention,
+    block,
+    ckconv,
+    hyena,
+)
+from packages.modules.tests.support import TINY
+from subquad.lazy_config import Config, LazyConfig, instantiate
+from subquad.modules import (
+    MLP,
+    AdaLNZeroBlock,
+    GridMixer,
+    HierarchicalViT,
+    InputMismatch,
+    MultiHeadAttention,
+    Patchify,
+    QKVConditionMixer,
+    QKVSequenceMixer,
+    ResidualBlock,
+    ResidualNetwork,
+    RMSNorm,
+    StripedHyena2,
+    UNetConvNeXt,
+    ViT5,
+    flop_counts,
+)
+
+PARTS: dict[str, Any] = {"norm_cfg": LazyConfig(RMSNorm)(), "mlp_cfg": LazyConfig(MLP)(activation="swiglu")}
+
+
+def residual(block_cfg: Config[Any]) -> Config[Any]:
+    return LazyConfig(ResidualNetwork)(
+        in_proj_cfg=LazyConfig(Patchify)(in_channels=1, out_channels=WIDTH, patch_size=2, data_dim=2),
+        block_cfg=block_cfg,
+        out_proj_cfg=LazyConfig(nn.Linear)(in_features=WIDTH, out_features=3),
+        num_blocks=3,
+        norm_cfg=NORM,
+    )
+
+
+def adaptive(mixer: Config[Any]) -> Config[Any]:
+    return LazyConfig(AdaLNZeroBlock)(
+        hidden_dim=WIDTH,
+        sequence_mixer_cfg=LazyConfig(QKVSequenceMixer)(hidden_dim=WIDTH, mixer_cfg=mixer),
+        norm_cfg=NORM,
+        mlp_cfg=MLP_CFG,
+    )
+
+
+CROSS = LazyConfig(QKVConditionMixer)(
+    hidden_dim=WIDTH, mixer_cfg=LazyConfig(MultiHeadAttention)(channels=WIDTH, num_heads=2, data_dim=2)
+)
+IMAGE, VECTOR, GRID = (2, 16, 16, 1), (2, WIDTH), (2, 8, 8, WIDTH)
+NETWORKS: dict[str, tuple[Config[Any], tuple[tuple[int, ...], ...]]] = {
+    "attention": (residual(block(attention(2))), (IMAGE,)),
+    "adaptive": (residual(adaptive(attention(2))), (IMAGE, VECTOR)),
+    "conditioned": (residual(block(attention(2), condition_mixer_cfg=CROSS)), (IMAGE, GRID)),
+    "vit": (
+        LazyConfig(ViT5)(
+            in_channels=1, num_classes=2, hidden_dim=WIDTH, pattern="AA", mixer_cfg={"A": attention(1)},
+            image_size=16, patch_size=2, **PARTS,
+        ),
+        (IMAGE,),
+    ),
+    "pyramid": (
+        LazyConfig(HierarchicalViT)(
+            in_channels=1, num_classes=2, widths=(WIDTH, 2 * WIDTH, 4 * WIDTH), patterns=("A", "AA", "A"),
+            mixer_cfg={"A": attention(2)}, patch_size=2, **PARTS,
+        ),
+        (IMAGE,),
+    ),
+    "unet": (LazyConfig(UNetConvNeXt)(in_channels=1, out_channels=1, stages=2, init_features=8), (IMAGE,)),
+}  # fmt: skip
+
+
+def inputs(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    first, *others = (torch.randn(shape) for shape in shapes)
+    return (first,), {"condition": others[0]} if others else {}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_whole_networks_agree_with_a_profiler(name: str) -> None:
+    cfg, shapes = NETWORKS[name]
+    model = instantiate(cfg)
+    given, named = inputs(shapes)
+    with FlopCounterMode(display=False) as profiler, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(*given, **named)  # some fused attention kernels are unknown to the profiler
+    profiled = profiler.get_total_flops()
+    assert abs(sum(flop_counts(model, *given, **named).values()) - profiled) <= 0.05 * profiled
+
+
+@pytest.mark.parametrize("mixer", [hyena(2), ckconv(2)], ids=["hyena", "ckconv"])
+def test_convolutions_by_fft_agree_with_a_profiler_that_knows_transforms(mixer: Config[Any]) -> None:
+    """Transforms of n real points count 2.5 n log2 n and products of spectra 3 n, where a profiler has no rule."""
+    model = instantiate(residual(block(mixer)))
+    x = torch.randn(IMAGE)
+    with FlopCounterMode(display=False) as profiler, torch.no_grad():
+        model(x)
+    points = (8 + 7) ** 2
+    transform = 2.5 * points * math.log2(points) + points
+    by_hand = 3 * WIDTH * (2 * transform * x.shape[0] + transform)  # of a batch, and once of the taps
+    counted = sum(flop_counts(model, x).values())
+    filters = 3 * (x.shape[0] - 1) * model.stack.blocks[0].sequence_mixer.mixer.flop_count((8, 8))
+    assert profiler.get_total_flops() < counted
+    assert 0.5 < (counted - filters) / (profiler.get_total_flops() + by_hand) < 1.5
+
+
+def test_parts_are_counted_by_name_and_add_up() -> None:
+    model = instantiate(residual(block(hyena(2))))
+    counts = flop_counts(model, torch.randn(IMAGE))
+    one = model.stack.blocks[0].sequence_mixer.flop_count((8, 8))
+    assert counts["stack.blocks.1.sequence_mixer"] == 2 * one
+    assert counts["stack.blocks.1.mlp"] == 2 * model.stack.blocks[0].mlp.flop_count(64)
+    assert counts["in_proj.linear"] == 2 * 2 * 64 * 4 * WIDTH
+    assert len(counts) == 2 + 3 * 2
+    assert sum(flop_counts(model, torch.randn(1, 16, 16, 1)).values()) * 2 == sum(counts.values())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_mixer_counts_in_a_network(case: Case) -> None:
+    mixing = LazyConfig(QKVSequenceMixer)(hidden_dim=CHANNELS, mixer_cfg=case.config)
+    model = instantiate(
+        LazyConfig(ResidualBlock)(
+            sequence_mixer_cfg=mixing,
+            norm_cfg=LazyConfig(RMSNorm)(channels=CHANNELS),
+            mlp_cfg=LazyConfig(MLP)(channels=CHANNELS),
+        )
+    )
+    size = case.space[0] if len(case.space) == 1 else case.space
+    expected = model.sequence_mixer.flop_count(size) + model.mlp.flop_count(size)
+    assert sum(flop_counts(model, torch.randn(1, *case.space, CHANNELS)).values()) == expected
+
+
+def test_tokens_behind_a_grid_count_as_rows() -> None:
+    mixer = LazyConfig(GridMixer)(channels=WIDTH, mixer_cfg=ckconv(2), grid=(8, 8))
+    model = instantiate(block(mixer))
+    counts = flop_counts(model, torch.randn(1, 69, WIDTH))
+    inner = model.sequence_mixer.mixer.mixer
+    projections = 2 * 69 * 2 * WIDTH * WIDTH
+    assert counts["sequence_mixer"] == projections + inner.flop_count((9, 8))
+
+
+def test_the_language_model_counts_its_blocks_and_its_logits() -> None:
+    model = StripedHyena2(**{**TINY, "pattern": "S*"})
+    counts = flop_counts(model, torch.zeros(2, 50, dtype=torch.int64))
+    width, inner = TINY["hidden_size"], TINY["inner_size"]
+    assert counts[""] == 2 * 50 * 2 * width * 512
+    linear = 2 * 50 * (4 * width * width + 3 * width * inner)
+    assert counts["blocks.1"] == 2 * (linear + model.blocks[1].mixer.flop_count(50))
+    assert counts["blocks.0"] == 2 * (linear + 2 * 50 * 3 * 3 * width + model.blocks[0].mixer.flop_count(50))
+    assert set(counts) == {"", "blocks.0", "blocks.1"}
+
+
+def test_a_mixer_that_the_pass_goes_round_is_an_error_and_not_a_zero() -> None:
+    class Round(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixer = instantiate(ckconv(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mixer.convolve(x)
+
+    with pytest.raises(InputMismatch, match="the pass did not call mixer, whose operations the count would lack"):
+        flop_counts(Round(), torch.randn(1, 9, WIDTH))

@@ -1,0 +1,20 @@
+"""Rounding to E4M3: four bits of exponent, three of mantissa, largest number 448, no infinity."""
+
+import torch
+from torch import Tensor
+
+E4M3 = torch.float8_e4m3fn
+E4M3_MAX = 448.0
+
+
+def round_to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
+    """Computes ``e4m3(x * scale)``: the product in float32, to nearest even, what is too large becomes 448.
+
+    Args:
+      x: any floating-point tensor.
+      scale: a positive float32 number, on the device of x.
+
+    Returns:
+      A ``torch.float8_e4m3fn`` tensor of the shape of x; NaN stays NaN.
+    """
+    return (x.float() * scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)

@@ -1,0 +1,117 @@
+"""fp8_linear against its definition, and what must not change its result."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from subquad import ops
+from subquad.ops import fp8_linear, round_to_e4m3
+from subquad.ops.fp8_linear.reference import e4m3_reference, fp8_linear_reference
+from tools.testing.oracle import assert_close
+
+INPUT, WEIGHT = torch.tensor(13.7), torch.tensor(881.3)  # no powers of two, so that scaling rounds
+
+
+def case(dtype: torch.dtype, channels: int = 80, rows: int = 48) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(2, 21, channels, generator=generator) * 3
+    return x.to(dtype), (torch.randn(rows, channels, generator=generator) * 0.1).to(dtype)
+
+
+def run(x: Tensor, weight: Tensor, **options: str) -> Tensor:
+    return fp8_linear(x, weight, input_scale=INPUT, weight_scale=WEIGHT, **options)
+
+
+def test_every_e4m3_number_and_every_midpoint_between_two_is_rounded_as_defined() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    numbers = every[every.isfinite()].sort().values
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    beside = torch.cat([middles.nextafter(torch.tensor(-1e9)), middles.nextafter(torch.tensor(1e9))])
+    x = torch.cat([numbers, middles, beside, torch.tensor([449.0, -1e30, 3e38])])
+    one = torch.ones(())
+    assert torch.equal(round_to_e4m3(x, one).double(), e4m3_reference(x, one))
+    assert torch.equal(round_to_e4m3(numbers, one).float(), numbers)
+    assert round_to_e4m3(torch.tensor([1e5, -1e5]), one).float().tolist() == [448.0, -448.0]
+    assert bool(round_to_e4m3(torch.tensor([torch.nan]), one).isnan())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_the_result_is_within_one_unit_in_the_last_place_of_the_definition(dtype: torch.dtype) -> None:
+    x, weight = case(dtype)
+    got, exact = run(x, weight), fp8_linear_reference(x, weight, INPUT, WEIGHT)
+    assert got.dtype == dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        spacing = torch.ldexp(torch.ones_like(exact), torch.frexp(exact.abs())[1] - 1) * torch.finfo(dtype).eps
+        assert float(((got.double() - exact).abs() / spacing).max()) <= 1.0
+    else:
+        assert_close(got, exact, {torch.float32: 3e-7, torch.float64: 1e-14}[dtype])
+
+
+def test_rounding_costs_what_three_bits_of_mantissa_cost() -> None:
+    x, weight = case(torch.float64)
+    exact = x @ weight.t()
+    error = float((run(x, weight) - exact).norm() / exact.norm())
+    assert 0.01 < error < 0.06
+
+
+def test_rows_of_zeros_added_for_alignment_change_nothing() -> None:
+    x, weight = case(torch.bfloat16)
+    padded = torch.cat([x, torch.zeros(2, 11, 80, dtype=x.dtype)], dim=1)
+    assert torch.equal(run(padded, weight)[:, :21], run(x, weight))
+    assert bool((run(padded, weight)[:, 21:] == 0).all())
+
+
+def test_a_weight_rounded_beforehand_gives_the_same() -> None:
+    x, weight = case(torch.bfloat16)
+    assert torch.equal(run(x, round_to_e4m3(weight, WEIGHT)), run(x, weight))
+
+
+def test_one_token_gives_what_it_gives_in_a_sequence() -> None:
+    x, weight = case(torch.float64)
+    whole = run(x, weight)
+    for t in range(21):
+        assert_close(run(x[:, t], weight), whole[:, t], 1e-14)
+
+
+def test_gradients_are_those_of_the_product_without_rounding() -> None:
+    x, weight = (t.requires_grad_() for t in case(torch.float64))
+    upstream = torch.randn(2, 21, 48, dtype=torch.float64)
+    got = torch.autograd.grad(run(x, weight), (x, weight), upstream)
+    expected = torch.autograd.grad(x @ weight.t(), (x, weight), upstream)
+    for a, b in zip(got, expected, strict=True):
+        assert_close(a, b, 1e-12)
+    (of_x,) = torch.autograd.grad(run(x, round_to_e4m3(weight.detach(), WEIGHT)), (x,), upstream)
+    assert_close(of_x, expected[0], 0.05)
+
+
+def test_an_empty_batch_and_sizes_that_are_no_multiple_of_16_are_taken() -> None:
+    x, weight = case(torch.float32, channels=13, rows=5)
+    assert run(x[:0], weight).shape == (0, 21, 5)
+    assert_close(run(x, weight), fp8_linear_reference(x, weight, INPUT, WEIGHT), 3e-7)
+
+
+def test_a_cpu_call_runs_in_torch_and_says_why_the_tensor_cores_do_not() -> None:
+    x, weight = case(torch.float32)
+    explanation = ops.explain("fp8_linear", x, weight, input_scale=INPUT, weight_scale=WEIGHT)
+    assert (explanation.backend, explanation.reason) == ("torch", "the tensors are on cpu")
+    with pytest.raises(ops.BackendUnavailable, match="backend 'scaled_mm' cannot take this fp8_linear: "):
+        run(x, weight, backend="scaled_mm")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"weight": torch.ones(5, 79)}, ops.ShapeMismatch, r"x has shape \(2, 21, 80\), weight \(5, 79\); their last"),
+        ({"weight": torch.ones(80)}, ops.ShapeMismatch, r"weight has 1 axes \(80,\); accepted: 2"),
+        ({"weight": torch.ones(5, 80, dtype=torch.int32)}, ops.DtypeMismatch, "weight is torch.int32"),
+        ({"input_scale": torch.tensor(0.0)}, ops.ArgumentOutOfRange, "input_scale is 0.0; accepted: a positive"),
+        ({"input_scale": torch.tensor(torch.nan)}, ops.ArgumentOutOfRange, "input_scale is nan"),
+        ({"weight_scale": torch.tensor(2.0).double()}, ops.DtypeMismatch, "weight_scale is torch.float64"),
+        ({"weight_scale": torch.tensor(2.0, device="meta")}, ops.DeviceMismatch, "weight_scale is on meta, x on cpu"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named(change: dict[str, Tensor], error: type[Exception], text: str) -> None:
+    x, weight = case(torch.float32)
+    arguments = {"weight": weight, "input_scale": INPUT, "weight_scale": WEIGHT, **change}
+    with pytest.raises(error, match=text):
+        fp8_linear(x, **arguments)

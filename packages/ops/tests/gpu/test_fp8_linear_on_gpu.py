@@ -1,0 +1,66 @@
+"""fp8_linear on the 8-bit tensor cores of an H100 against its definition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from subquad import ops
+from subquad.ops.fp8_linear.reference import fp8_linear_reference
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("unchecked")]
+
+
+def case(rows: int, channels: int, outputs: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    generator = torch.Generator("cuda").manual_seed(1)
+    weight = torch.randn(outputs, channels, generator=generator, device="cuda") * 0.02
+    return {
+        "x": torch.randn(rows, channels, generator=generator, device="cuda").to(dtype),
+        "weight": weight.to(dtype),
+        "input_scale": torch.tensor(57.3, device="cuda"),
+        "weight_scale": torch.tensor(3111.0, device="cuda"),
+    }
+
+
+def run(arguments: dict[str, Tensor], **options: str) -> Tensor:
+    rest = {name: value for name, value in arguments.items() if name != "x"}
+    return ops.fp8_linear(arguments["x"], **rest, **options)
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    return float((got.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1920, 5760), (17, 1920, 5760), (4096, 1920, 5760), (513, 4096, 12288), (5, 13, 7)], ids=str
+)
+def test_both_forms_match_the_definition(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    arguments = case(*shape, dtype)
+    exact = fp8_linear_reference(**arguments)
+    rounding = {torch.bfloat16: 2e-3, torch.float16: 3e-4, torch.float32: 1e-6}[dtype]
+    assert error(run(arguments, backend="torch"), exact) < rounding
+    assert error(run(arguments, backend="scaled_mm"), exact) < rounding + 2e-3
+
+
+def test_auto_takes_the_tensor_cores_where_there_are_any() -> None:
+    arguments = case(4, 64, 32, torch.bfloat16)
+    x = arguments.pop("x")
+    expected = "scaled_mm" if torch.cuda.get_device_capability() >= (9, 0) else "torch"
+    assert ops.explain("fp8_linear", x, **arguments).backend == expected
+
+
+def test_rows_added_for_alignment_change_nothing() -> None:
+    arguments = case(17, 1920, 5760, torch.bfloat16)
+    padded = {**arguments, "x": torch.cat([arguments["x"], torch.zeros_like(arguments["x"][:15])])}
+    torch.testing.assert_close(run(padded)[:17], run(arguments), rtol=0, atol=0)
+
+
+def test_a_captured_call_replays_with_new_input() -> None:
+    arguments = case(1, 1920, 5760, torch.bfloat16)
+    run(arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = run(arguments)
+    arguments["x"].normal_()
+    graph.replay()
+    torch.testing.assert_close(y, run(arguments), rtol=0, atol=0)

@@ -1,0 +1,64 @@
+"""Blocks of channels on a CPU change no result, gradient or state."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from subquad.ops import causal_conv, causal_conv_with_state, fft_conv, modal_conv, modal_conv_with_state
+from subquad.ops._blocks import channels_at_once
+from tools.testing.oracle import assert_close
+
+
+def _modes(residues: Tensor) -> Tensor:
+    return torch.linspace(-0.5, -0.1, residues.numel()).to(residues).reshape(residues.shape)
+
+
+CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
+    "causal_conv, direct": (causal_conv, ((2, 7, 60), (7, 3))),
+    "causal_conv, whole FFT": (causal_conv, ((2, 7, 60), (7, 300))),
+    "causal_conv, overlap-save": (causal_conv, ((1, 3, 4200), (3, 130))),
+    "causal_conv, continued": (lambda x, w, s: causal_conv(x, w, initial_state=s), ((2, 7, 60), (7, 300), (2, 7, 299))),
+    "fft_conv, one filter": (fft_conv, ((2, 7, 60), (7, 9))),
+    "fft_conv, a filter a sample": (fft_conv, ((2, 7, 6, 9), (2, 7, 4, 5))),
+    "modal_conv": (lambda x, r: modal_conv(x, _modes(r), r), ((2, 7, 60), (7, 4))),
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subquad.ops._blocks._SAMPLES", 300)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_blocks_give_what_the_whole_gives(name: str, recorded: bool, request: pytest.FixtureRequest) -> None:
+    operator, shapes = CASES[name]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=recorded) for shape in shapes]
+    whole = operator(*inputs)
+    request.getfixturevalue("small_blocks")
+    assert channels_at_once(inputs[0]) < inputs[0].shape[1]
+    y = operator(*inputs)
+    assert_close(y, whole, 1e-12)
+    if recorded:
+        gradients = [torch.autograd.grad(each.square().sum(), inputs) for each in (y, whole)]
+        for one, other in zip(*gradients, strict=True):
+            assert_close(one, other, 1e-12)
+
+
+def test_the_states_of_all_blocks_come_back_in_order(request: pytest.FixtureRequest) -> None:
+    x, taps, residues = torch.randn(2, 7, 60).double(), torch.randn(7, 300).double(), torch.randn(7, 4).double()
+    wholes = causal_conv_with_state(x, taps)[1], modal_conv_with_state(x, _modes(residues), residues)[1]
+    request.getfixturevalue("small_blocks")
+    states = causal_conv_with_state(x, taps)[1], modal_conv_with_state(x, _modes(residues), residues)[1]
+    for state, whole in zip(states, wholes, strict=True):
+        assert_close(state, whole, 1e-12)
+
+
+def test_a_stream_as_large_as_a_block_or_on_another_device_stays_whole() -> None:
+    assert channels_at_once(torch.zeros(1, 256, 2048)) == 256
+    assert channels_at_once(torch.zeros(1, 256, 2049)) == 255
+    assert channels_at_once(torch.zeros(0, 5, 9)) == 5
+    assert channels_at_once(torch.empty(1, 256, 1 << 20, device="meta")) == 256
+    assert channels_at_once(torch.empty(1, 4, 1 << 20)) == 1
