@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from subquad.inference.decoding import DecodeRows, Draw, SampleStream
+from subquad.inference.decode_program import Results, SamplingTable
+from subquad.inference.decoding import DecodeRows, SampleStream
 from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
 from subquad.inference.jobs import Failed, GenerateJob, Scored, ScoreJob, Started, Timing
 from subquad.inference.network import Network
@@ -117,6 +118,11 @@ class ContinuousBatch:
         self._running: list[_Request] = []
         self._touched: dict[str, Ticket] = {}
         self.counters = Counters()
+
+    @property
+    def eager_reason(self) -> str | None:
+        """Why decode steps do not run as one captured graph; None where they do, or will."""
+        return self._rows.program.eager_reason
 
     @property
     def running(self) -> int:
@@ -245,7 +251,10 @@ class ContinuousBatch:
         streams = [request.streams[slot] for slot in request.slots]
         logits = self._network.unembed(hidden[:, -1:])[:, 0].expand(len(streams), -1)
         positions = torch.full((len(streams),), len(prompt), device=self._device)
-        _, drawn = Draw(list(streams), self._device)(logits, positions)
+        settings = SamplingTable(len(streams), self._device)
+        settings.set([stream.settings for stream in streams])
+        _, table = settings.draw(logits, positions)
+        drawn = Results(table).read()
         for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=True):
             if not finite:
                 raise NonFiniteLogits(f"token {len(prompt)}")

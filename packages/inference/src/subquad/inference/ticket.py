@@ -67,11 +67,11 @@ class Ticket:
             self._wake()
         return events
 
-    def has_room(self, sample_index: int) -> bool:
-        """Whether one more token of a sample may be put."""
+    def has_room(self, sample_index: int, tokens: int = 1) -> bool:
+        """Whether so many more tokens of a sample may be put."""
         with self._lock:
             waiting = self._open.get(sample_index)
-        return waiting is None or len(waiting.ids) < self.buffer_capacity
+        return (0 if waiting is None else len(waiting.ids)) + tokens <= self.buffer_capacity
 
     def put(self, event: Event) -> None:
         """Adds an event; tokens join those of the same sample that still wait. Called by the engine."""

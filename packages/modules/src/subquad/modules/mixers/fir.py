@@ -16,13 +16,16 @@ from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     Explanation,
     GatedConvState,
+    StepProjection,
     causal_conv_with_state,
     explain,
     fill_ring,
     fir_step,
     gated_conv,
+    gated_conv_step,
     gated_conv_with_state,
     history_from_ring,
+    linear_step,
 )
 
 FilterParameters = Literal["poles", "p_gamma"]
@@ -209,6 +212,43 @@ class HyenaFIR(FullPrecisionModule):
         gated = self._gated(k, v)
         y = fir_step(gated, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
         return self._gated_after(q, y)
+
+    def step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: FIRState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Runs projection, projection convolution, gates and filter on one more token per row as one operator.
+
+        Args:
+          x: The projected rows, row ``3 * c + p`` stream p of channel c; what is in front of ``projection`` with one.
+          state: Updated in place, but for its position.
+          projection: Makes the rows from ``x``.
+          active: Rows where it is false keep their state; their output means nothing.
+          upcoming: Weights that the next operator reads; see ``subquad.ops.gated_conv_step``.
+        """
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
+            z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
+            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
+        return gated_conv_step(
+            x,
+            self.projection_taps,
+            self.filter_taps(),
+            state.projection,
+            state.taps,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
+            upcoming=upcoming,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts the filter, both gates and the skip term on one sequence."""

@@ -17,11 +17,15 @@ from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     Explanation,
     GatedModalState,
+    StepProjection,
     explain,
     fill_ring,
+    fir_step,
     gated_modal_conv,
     gated_modal_conv_with_state,
+    gated_modal_step,
     history_from_ring,
+    linear_step,
     modal_conv_with_state,
     modal_step,
 )
@@ -223,6 +227,36 @@ class HyenaLong(FullPrecisionModule):
         gated = self._gated(k, v)
         y = modal_step(gated, self.poles(), self.residues, state.modal, skip=self.D, active=active)
         return self._gated_after(q, y)
+
+    def step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: ModalState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Runs projection, projection convolution, gates and filter on one more token per row; see ``HyenaFIR``."""
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
+            z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
+            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
+        return gated_modal_step(
+            x,
+            self.projection_taps,
+            self.poles(),
+            self.residues,
+            state.projection,
+            state.modal,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
+            upcoming=upcoming,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts the recurrence, both gates and the skip term on one sequence."""
