@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from subquad import ops
-from subquad.ops import fp8_linear, round_to_e4m3
+from subquad.ops import fp8_linear, round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.reference import e4m3_reference, fp8_linear_reference
 from tools.testing.oracle import assert_close
 
@@ -45,6 +45,30 @@ def test_the_result_is_within_one_unit_in_the_last_place_of_the_definition(dtype
         assert float(((got.double() - exact).abs() / spacing).max()) <= 1.0
     else:
         assert_close(got, exact, {torch.float32: 3e-7, torch.float64: 1e-14}[dtype])
+
+
+@pytest.mark.parametrize("input_scale", [INPUT, None], ids=["one scale", "scales of rows"])
+@pytest.mark.parametrize("by_row", [False, True], ids=["one weight scale", "weight scales of rows"])
+def test_every_kind_of_scale_gives_what_the_definition_gives(input_scale: Tensor | None, by_row: bool) -> None:
+    x, weight = case(torch.float32)
+    weight_scale = row_scales(weight)[:, 0] if by_row else WEIGHT
+    got = fp8_linear(x, weight, input_scale=input_scale, weight_scale=weight_scale)
+    assert_close(got, fp8_linear_reference(x, weight, input_scale, weight_scale), 3e-7)
+    codes = round_to_e4m3(weight, weight_scale[:, None] if by_row else weight_scale)
+    assert torch.equal(fp8_linear(x, codes, input_scale=input_scale, weight_scale=weight_scale), got)
+    (of_x,) = torch.autograd.grad(
+        fp8_linear(x.requires_grad_(), codes, input_scale=input_scale, weight_scale=weight_scale).sum(), x
+    )
+    assert_close(of_x, weight.sum(0).expand_as(x), 0.1)
+
+
+def test_scales_of_rows_use_the_whole_range_and_leave_zeros_zero() -> None:
+    x = torch.tensor([[1e-30, -3e-30], [0.0, 0.0], [5e4, 1.0]])
+    scales = row_scales(x)
+    assert round_to_e4m3(x, scales).float().abs().amax(dim=1).tolist() == [448.0, 0.0, 448.0]
+    y = fp8_linear(x, torch.eye(2), weight_scale=torch.tensor(448.0))
+    assert_close(y, x, 0.07)
+    assert y[1].tolist() == [0.0, 0.0]
 
 
 def test_rounding_costs_what_three_bits_of_mantissa_cost() -> None:
@@ -107,9 +131,12 @@ def test_a_cpu_call_runs_in_torch_and_says_why_the_tensor_cores_do_not() -> None
         ({"input_scale": torch.tensor(0.0)}, ops.ArgumentOutOfRange, "input_scale is 0.0; accepted: a positive"),
         ({"input_scale": torch.tensor(torch.nan)}, ops.ArgumentOutOfRange, "input_scale is nan"),
         ({"weight_scale": torch.tensor(2.0).double()}, ops.DtypeMismatch, "weight_scale is torch.float64"),
+        ({"weight_scale": torch.ones(4)}, ops.ShapeMismatch, r"shape \(4,\); accepted: one number, or 48 as rows"),
+        ({"input_scale": torch.ones(4)}, ops.ShapeMismatch, r"input_scale has shape \(4,\); accepted: one number$"),
         ({"weight_scale": torch.tensor(2.0, device="meta")}, ops.DeviceMismatch, "weight_scale is on meta, x on cpu"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_an_argument_that_does_not_fit_is_named(change: dict[str, Tensor], error: type[Exception], text: str) -> None:
     x, weight = case(torch.float32)
     arguments = {"weight": weight, "input_scale": INPUT, "weight_scale": WEIGHT, **change}

@@ -82,5 +82,7 @@ from subquad.modules.parts.patches import Unpatchify as Unpatchify
 from subquad.modules.parts.position_embedding import PositionEmbedding as PositionEmbedding
 from subquad.modules.parts.rms_norm import RMSNorm as RMSNorm
 from subquad.modules.parts.rotary import RotaryEmbedding as RotaryEmbedding
+from subquad.modules.parts.rounded_linear import RoundedLinear as RoundedLinear
+from subquad.modules.parts.rounded_linear import round_linears as round_linears
 from subquad.modules.parts.short_convolution import ShortConvolution as ShortConvolution
 from subquad.modules.parts.sinusoidal_embedding import SinusoidalEmbedding as SinusoidalEmbedding

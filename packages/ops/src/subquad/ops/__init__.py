@@ -18,6 +18,7 @@ from subquad.ops.fir_step import history_from_ring as history_from_ring
 from subquad.ops.fir_step import ring_from_history as ring_from_history
 from subquad.ops.fp8_linear import fp8_linear as fp8_linear
 from subquad.ops.fp8_linear import round_to_e4m3 as round_to_e4m3
+from subquad.ops.fp8_linear import row_scales as row_scales
 from subquad.ops.gated_conv import GatedConvState as GatedConvState
 from subquad.ops.gated_conv import gated_conv as gated_conv
 from subquad.ops.gated_conv import gated_conv_with_state as gated_conv_with_state

@@ -25,6 +25,8 @@ from subquad.inference.commands.settings import (
     Resume,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -80,8 +83,8 @@ def generate(
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
         from subquad.inference.errors import InvalidOption
+        from subquad.inference.lineage_tags import phylogenetic_tag
         from subquad.inference.options import GenerationOptions
-        from subquad.inference.phylogenetic_tag import phylogenetic_tag
         from subquad.inference.result_formats import Columns
 
         records = _records(prompt, input_file, file_format)
@@ -130,7 +133,14 @@ def generate(
             records,
             Reading(where, non_dna.value, uppercase, tags=True, prefix=prefix),
             EngineChoice(
-                checkpoint, device, dtype, prefill_chunk, max_running, use_subquadratic_ops, fp8_projections.value
+                checkpoint,
+                device,
+                dtype,
+                prefill_chunk,
+                max_running,
+                use_subquadratic_ops,
+                fp8_projections.value,
+                weights.value,
             ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(group=16 * max_running, rows=max_running, room=1, extra=max_new_tokens, weight=0),

@@ -21,6 +21,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def plot(
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     progress: Progress = None,
     traceback: Traceback = False,
@@ -79,6 +82,7 @@ def plot(
             prefill_chunk,
             use_subquadratic_ops=use_subquadratic_ops,
             fp8_projections=fp8_projections.value,
+            weights=weights.value,
         )
         reading = Reading(str(input_file), non_dna.value, uppercase)
         records = _chosen_records(input_file, file_format, reading, record or [], choice.token_limit())

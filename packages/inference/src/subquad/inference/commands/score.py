@@ -28,6 +28,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def score(
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -131,6 +134,7 @@ def score(
                 prefill_chunk,
                 use_subquadratic_ops=use_subquadratic_ops,
                 fp8_projections=fp8_projections.value,
+                weights=weights.value,
             ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(

@@ -27,6 +27,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def variants(
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -162,6 +165,7 @@ def variants(
                     prefill_chunk,
                     use_subquadratic_ops=use_subquadratic_ops,
                     fp8_projections=fp8_projections.value,
+                    weights=weights.value,
                 ),
                 Destination(output, output_format.value, overwrite, resume, columns, settings),
                 Load(

@@ -12,9 +12,15 @@ def round_to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
 
     Args:
       x: any floating-point tensor.
-      scale: a positive float32 number, on the device of x.
+      scale: positive float32 numbers on the device of x that broadcast with it, usually one, or one a row ``[row, 1]``.
 
     Returns:
       A ``torch.float8_e4m3fn`` tensor of the shape of x; NaN stays NaN.
     """
     return (x.float() * scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)
+
+
+def row_scales(x: Tensor) -> Tensor:
+    """Returns for each row of x the scale that makes its largest number 448, ``[..., 1]`` in float32; 1 for zeros."""
+    largest = x.abs().amax(dim=-1, keepdim=True).float()
+    return torch.where(largest > 0, E4M3_MAX / largest, 1.0)

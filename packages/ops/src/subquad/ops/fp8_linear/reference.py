@@ -15,7 +15,13 @@ def e4m3_reference(x: Tensor, scale: Tensor) -> Tensor:
     return ((product / spacing).round() * spacing).clamp(-448, 448)
 
 
-def fp8_linear_reference(x: Tensor, weight: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
-    """Returns the float64 product of the rounded input and the rounded weight, each divided by its scale."""
-    rounded = e4m3_reference(x, input_scale) @ e4m3_reference(weight, weight_scale).t()
+def fp8_linear_reference(x: Tensor, weight: Tensor, input_scale: Tensor | None, weight_scale: Tensor) -> Tensor:
+    """Returns the float64 product of the rounded input and the rounded weight, each divided by its scale.
+
+    Without ``input_scale`` every row of x is scaled by 448 over its largest number, a float32 quotient.
+    """
+    if input_scale is None:
+        input_scale = 448 / x.abs().amax(dim=-1, keepdim=True).float()
+    by_row = weight_scale[:, None] if weight_scale.dim() else weight_scale
+    rounded = e4m3_reference(x, input_scale) @ e4m3_reference(weight, by_row).t()
     return rounded / (input_scale.double() * weight_scale.double())

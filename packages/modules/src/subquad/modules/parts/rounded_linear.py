@@ -1,0 +1,60 @@
+"""Linear layers of a trained network with weights of one byte, for inference in half the memory."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from subquad.modules.parts.fp8_linear import FP8Linear
+from subquad.ops import fp8_linear, round_to_e4m3, row_scales
+
+
+class RoundedLinear(nn.Module):
+    """``y = fp8_linear(x, weight) + bias`` with a weight in E4M3, a scale for each of its rows and for each row of x.
+
+    It is made of a trained layer and is not trained itself.
+
+    Args:
+      linear: The layer; it is not changed.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        scales = row_scales(linear.weight.detach())
+        self.register_buffer("weight", round_to_e4m3(linear.weight.detach(), scales))
+        self.register_buffer("weight_scale", scales[:, 0].contiguous())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self.requires_grad_(False)
+
+    def forward(self, input: Float[Tensor, "... channel"]) -> Float[Tensor, "... row"]:
+        """Multiplies rows of input, each by itself."""
+        y = fp8_linear(input, self.weight, weight_scale=self.weight_scale)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        """Names sizes as ``nn.Linear`` does."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+@torch.no_grad()
+def round_linears(network: nn.Module) -> int:
+    """Puts a `RoundedLinear` in the place of every linear layer of a network, one at a time.
+
+    An `FP8Linear`, which has scales of its own, stays; so do embeddings, and the unembedding with them.
+
+    Returns:
+      How many there are.
+    """
+    found = [
+        (parent, name, child)
+        for parent in network.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear) and not isinstance(child, FP8Linear)
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, RoundedLinear(child))
+    return len(found)

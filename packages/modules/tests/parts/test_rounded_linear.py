@@ -1,0 +1,54 @@
+"""Tests of linear layers with weights of one byte."""
+
+import pytest
+import torch
+from torch import nn
+
+from packages.modules.tests.support import lively_model, random_ids
+from subquad.modules import FP8Linear, RoundedLinear, round_linears
+from tools.testing.oracle import assert_close, relative_error
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@torch.inference_mode()
+def test_a_rounded_layer_is_close_to_the_layer_and_takes_a_byte_a_weight(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 32, bias=bias)
+    rounded = RoundedLinear(layer)
+    x = torch.randn(2, 5, 48) * torch.tensor([1e-3, 1e3])[:, None, None]  # each row has a scale of its own
+    for part in range(2):
+        assert relative_error(rounded(x[part]), layer(x[part])) < 0.05
+    assert rounded.weight.element_size() == 1
+    assert not list(rounded.parameters())
+    assert torch.equal(rounded(x[0]), rounded(x)[0])
+
+
+@torch.inference_mode()
+def test_every_linear_of_a_network_is_rounded_and_the_network_predicts_nearly_the_same() -> None:
+    model = lively_model(dtype=torch.float32)
+    ids = random_ids(2, 60)
+    before = model(ids)
+    count = sum(isinstance(module, nn.Linear) for module in model.modules())
+    assert round_linears(model) == count
+    assert not any(isinstance(module, nn.Linear) for module in model.modules())
+    assert 1e-3 < relative_error(model(ids), before) < 0.7
+    assert round_linears(model) == 0
+
+
+@torch.inference_mode()
+def test_decoding_equals_the_whole_with_rounded_weights() -> None:
+    model = lively_model()
+    round_linears(model)
+    ids = random_ids(2, 40)
+    whole = model(ids)
+    state = model.init_state(2, max_length=64)
+    parts = [model.unembed(model.encode(ids[:, :20], state))]
+    parts += [model.step(ids[:, t], state)[:, None] for t in range(20, 40)]
+    assert_close(torch.cat(parts, dim=1), whole, 1e-12)
+
+
+def test_layers_with_stored_scales_stay() -> None:
+    model = lively_model(fp8_projections=True)
+    round_linears(model)
+    kept = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert {type(module) for module in kept} == {FP8Linear}
