@@ -3,9 +3,10 @@
 usage: subquadratic_ops.py [--preset 1b_base] [--dtype bfloat16] [--batches 8] [--json FILE] [--warm CASE]
 
 Off is every part of a Hyena layer alone in plain torch, on is the fused operator. Prefill is the network alone reading
-the prompt into a state. A case is a prompt length and a number of new tokens. Every batch generates it anew with each setting, in turn; batch 1
-holds whatever is compiled or tuned on first use and is shown apart, the median is that of batches 3 and later.
-``--warm off:4096`` runs one setting of one case once and ends: several such processes fill the caches side by side.
+the prompt into a state. A case is a prompt length and a number of new tokens. Every batch generates it anew with each
+setting, in turn; batch 1 holds whatever is compiled or tuned on first use and is shown apart, the median is that of
+batches 3 and later. ``--warm off:4096`` runs one setting of one case once and ends: several such processes fill the
+caches side by side.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from subquad.server.engine_events import EngineEvents, SchedulerPort
 from subquad.server.limits import RESPONSE_CHUNK_BYTES
 from subquad.server.validation import EmbeddingPlan
 
-_TYPES = {
+_TYPES: dict[int, torch.dtype] = {
     pb.DATA_TYPE_FLOAT32: torch.float32,
     pb.DATA_TYPE_BFLOAT16: torch.bfloat16,
     pb.DATA_TYPE_FLOAT16: torch.float16,
