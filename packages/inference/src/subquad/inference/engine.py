@@ -394,7 +394,7 @@ class Engine:
                 raise RequestTooLarge(name, len(row), self.max_sequence_tokens - prepend_eod, "tokens")
         prefix = [self.tokenizer.eod_id] if prepend_eod else []
         values = embed_rows(
-            self.model,
+            self.network,
             [prefix + row for row in ids],
             sorted(set(full.values())),
             pooling=pooling,

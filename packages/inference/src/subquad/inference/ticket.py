@@ -4,7 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from subquad.inference.jobs import Event, Failed, Finished, Scored, Tokens
+from subquad.inference.jobs import Embedded, Event, Failed, Finished, Scored, Tokens
 
 DEFAULT_CAPACITY = 64
 
@@ -86,6 +86,6 @@ class Ticket:
                 self._open[event.sample_index] = event
             elif isinstance(event, Failed):
                 self._endings = 0
-            elif isinstance(event, Finished | Scored):
+            elif isinstance(event, Finished | Scored | Embedded):
                 self._endings -= 1
             self._events.append(event)

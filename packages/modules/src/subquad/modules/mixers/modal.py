@@ -136,14 +136,21 @@ class HyenaLong(FullPrecisionModule):
         state: ModalState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes q, k, v that went through the short projection convolution."""
-        gated = self._gated(k, v).transpose(1, 2)
+        y = self.filter_gated(self.gated(k, v).transpose(1, 2), state)
+        return self.gated_after(q, y.transpose(1, 2))
+
+    def filter_gated(
+        self, gated: Float[Tensor, "batch channel length"], state: ModalState | None, *, backend: str = "auto"
+    ) -> Float[Tensor, "batch channel length"]:
+        """Runs the filter and the skip term alone; ``backend`` is that of the operator."""
         if state is None:
-            y = split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D)
-        else:
-            refuse_split_state(self.exchange)
-            y, modal = modal_conv_with_state(gated, self.poles(), self.residues, skip=self.D, initial_state=state.modal)
-            state.modal.copy_(modal)
-        return self._gated_after(q, y.transpose(1, 2))
+            return split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D, backend=backend)
+        refuse_split_state(self.exchange)
+        y, modal = modal_conv_with_state(
+            gated, self.poles(), self.residues, skip=self.D, initial_state=state.modal, backend=backend
+        )
+        state.modal.copy_(modal)
+        return y
 
     def forward_projected(
         self,
@@ -180,8 +187,8 @@ class HyenaLong(FullPrecisionModule):
             )
             return y, None
         q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        y = split_modal_conv(self._gated(k, v), poles, self.residues, self.exchange, skip=self.D)
-        return self._gated_after(q, y), None
+        y = split_modal_conv(self.gated(k, v), poles, self.residues, self.exchange, skip=self.D)
+        return self.gated_after(q, y), None
 
     def explain_projected(
         self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
@@ -190,11 +197,12 @@ class HyenaLong(FullPrecisionModule):
         options = {"pregate": self.pregate, "postgate": self.postgate}
         return explain("gated_modal_conv", z, short_taps, self.poles(), self.residues, skip=self.D, **options)
 
-    def _gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    def gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """Returns the stream that is filtered."""
         return k * v if self.pregate else v
 
-    def _gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    def gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Returns the output of the mixer from that of its filter."""
         return q * y if self.postgate else y
 
     def init_state(
@@ -224,9 +232,9 @@ class HyenaLong(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
-        gated = self._gated(k, v)
+        gated = self.gated(k, v)
         y = modal_step(gated, self.poles(), self.residues, state.modal, skip=self.D, active=active)
-        return self._gated_after(q, y)
+        return self.gated_after(q, y)
 
     def step_projected(
         self,

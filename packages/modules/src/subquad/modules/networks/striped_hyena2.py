@@ -53,8 +53,8 @@ class StripedHyena2(nn.Module):
       norm_form: See ``RMSNorm``.
       filter_parameters: ``"poles"``, the form of inference checkpoints, or ``"p_gamma"``, the form to train.
       use_subquadratic_ops: Whether each Hyena layer runs its projection convolution, gates and filter as one fused
-        operator when it reads sequences or chunks: True demands it, False runs them one by one, None takes what is
-        faster. Can be set later. Decode steps are the same for all three.
+        operator when it reads sequences or chunks: True demands it, False runs them one by one in plain torch, None
+        takes what is faster. Can be set later. Decode steps are the same for all three.
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
