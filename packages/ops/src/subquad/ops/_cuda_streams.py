@@ -72,8 +72,8 @@ def _arguments(stream: Stream, output: Tensor | None, tiles_a_warp: int = 0) -> 
         x.shape[0],
         stream.channels,
         x.shape[2],
-        x.stride(0),
-        x.stride(1),
+        x.stride(0) if x.shape[0] > 1 else 0,  # a single row's stride means nothing, and must not look unaligned
+        x.stride(1) if x.shape[1] > 1 else 0,
         DTYPE_CODES[x.dtype],
         0 if projection is None else DTYPE_CODES[projection.dtype],
         0 if scale is None else DTYPE_CODES[scale.dtype],
