@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = Path("docs/reference/coverage.md")
-COMMAND = "python3 tools/docs/docstring_coverage.py --write"
+COMMAND = "./bazelw run //tools/docs:docstring_coverage -- --write"
 _ARRAYS = re.compile(r"\b(Tensor|Array|ndarray)\b")
 _SHAPE = re.compile(r"\[(Tensor|Array|np\.ndarray), ?['\"]|`\[|\bshape\b|\bof shape\b|the shape of")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("docs/benchmarks")
-COMMAND = "python3 tools/docs/render_benchmarks.py"
+COMMAND = "./bazelw run //tools/docs:render_benchmarks"
 _LIMIT = 40
 Row = dict[str, Any]
 
@@ -106,8 +106,8 @@ def draw(record: Row, path: Path) -> bool:
     from matplotlib.figure import Figure
 
     rows, plot = figure
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "subquad", "font.size": 8, "axes.grid": True, "grid.alpha": 0.3}
-    with matplotlib.rc_context(settings):
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "subquad", "font.size": 8, "axes.grid": True}
+    with matplotlib.rc_context({**settings, "grid.alpha": 0.3}):
         lines = "x" in plot
         canvas = Figure(figsize=(7, 4 if lines else 1 + 0.18 * len(rows)), layout="constrained")
         axes = canvas.add_subplot()

@@ -122,7 +122,7 @@ def test_infer_starts_from_a_tag_by_default(checkpoint):
         (["--pipeline-model-parallel-size", 2], "--pipeline-model-parallel-size is 2"),
         (["--context-parallel-size", 2], "--context-parallel-size is 2"),
         (["--mixed-precision-recipe", "bf16_with_fp8_delayed_scaling_mixed"], "accepted: 'bf16_mixed'"),
-        (["--vortex-style-fp8"], "the checkpoint says it"),
+        (["--vortex-style-fp8"], "this checkpoint has no FP8 projections"),
         (["--cuda-graph-impl", "local"], "--cuda-graph-impl is 'local'; accepted: 'none'"),
         (["--inference-dynamic-batching-block-size", 64], "accepted: 256"),
         (["--max-seq-length-num-prompts", 3], "every prompt is looked at"),
@@ -200,7 +200,7 @@ def test_predict_writes_hidden_states_by_batch_in_folders(checkpoint, fasta, tmp
         (["--output-log-prob-seqs", "--embedding-layer", 1], "one of them"),
         (["--embedding-layer", 8], "layer is 'blocks.8'"),
         (["--min-length", 300], "--min-length is 300; accepted: 1 to 256"),
-        (["--vortex-style-fp8"], "the checkpoint says it"),
+        (["--vortex-style-fp8"], "this checkpoint has no FP8 projections"),
     ],
 )
 def test_predict_refuses_what_it_cannot_do_with_a_reason(checkpoint, fasta, tmp_path, flags, text):
@@ -209,6 +209,19 @@ def test_predict_refuses_what_it_cannot_do_with_a_reason(checkpoint, fasta, tmp_
     assert result.exit_code == 2
     assert text in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [infer_evo2, predict_evo2])
+def test_a_checkpoint_with_fp8_projections_says_what_a_device_without_costs(command, fasta, tmp_path):
+    options = {**TINY, "fp8_projections": True}
+    path = tmp_path / "fp8"
+    save_checkpoint(path, StripedHyena2(**options), LazyConfig(StripedHyena2)(**options))
+    flags = ["--ckpt-dir", path, "--device", "cpu", "--vortex-style-fp8"]
+    flags += ["--max-new-tokens", 2] if command is infer_evo2 else ["--fasta", fasta, "--output-dir", tmp_path / "out"]
+    refused = run(command, *flags)
+    assert refused.exit_code == 2
+    assert "fp8_projections='emulate' rounds as FP8 does" in refused.stderr
+    assert run(command, *flags, "--fp8-projections", "emulate").exit_code == 0
 
 
 def test_names_that_occur_twice_are_refused(checkpoint, tmp_path):

@@ -30,6 +30,21 @@ class Case:
     bytes: int  # the fewest that any implementation moves
     in_place: bool = False  # changes its inputs, so that its error is taken on copies
     differentiable: bool = True
+    backward_bytes: int | None = None  # the fewest that a backward pass moves
+    part: Callable[..., tuple[Tensor, ...]] | None = None  # part(*inputs): those of the last few channels alone
+
+
+_CHECKED_CHANNELS = 32  # enough to measure an error by, few enough for float64
+
+
+def _last_rows(*arrays: Tensor) -> tuple[Tensor, ...]:
+    """What the last channels have of ``[row, ...]`` and ``[batch, row, length]``, where z has three rows a channel."""
+    channels = arrays[-1].shape[0]
+    count = min(channels, _CHECKED_CHANNELS)
+    return tuple(
+        x[:1, -count * (x.shape[1] // channels) :] if x.dim() == 3 else x[-count * (x.shape[0] // channels) :]
+        for x in arrays
+    )
 
 
 def _random(*shape: int, dtype: torch.dtype, device: str, mean: float = 0.1) -> Tensor:
@@ -49,26 +64,49 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
             yield Case(
                 f"{taps} taps",
                 (x, w),
-                lambda x, w, backend: ops.causal_conv(x, w, backend=backend),
+                _causal,
                 2 * elements * size,
+                backward_bytes=3 * elements * size,
+                part=_last_rows,
             )
     elif op in ("gated_conv", "gated_modal_conv"):
         z = _random(batch, 3 * channels, length, dtype=dtype, device=device)
         p = _random(3 * channels, 3, dtype=dtype, device=device, mean=0.0)
         skip = _random(channels, dtype=dtype, device=device)
         if op == "gated_modal_conv":
-            yield Case("16 states", (z, p, poles, residues, skip), _gated_modal, 4 * elements * size)
+            yield Case(
+                "16 states",
+                (z, p, poles, residues, skip),
+                _gated_modal,
+                4 * elements * size,
+                backward_bytes=7 * elements * size,
+                part=_last_rows,
+            )
             return
         for taps in (7, 128):
             w = _random(channels, taps, dtype=dtype, device=device, mean=0.0) / taps**0.5
-            yield Case(f"3 + {taps} taps", (z, p, w, skip), _gated, 4 * elements * size)
+            yield Case(
+                f"3 + {taps} taps",
+                (z, p, w, skip),
+                _gated,
+                4 * elements * size,
+                backward_bytes=7 * elements * size,
+                part=_last_rows,
+            )
     elif op == "modal_conv":
         x = _random(batch, channels, length, dtype=dtype, device=device)
-        yield Case("16 states", (x, poles, residues), _modal, 2 * elements * size)
+        yield Case(
+            "16 states",
+            (x, poles, residues),
+            _modal,
+            2 * elements * size,
+            backward_bytes=3 * elements * size,
+            part=_last_rows,
+        )
     elif op == "fft_conv":
         x = _random(batch, channels, length, dtype=dtype, device=device)
         w = _random(channels, length, dtype=dtype, device=device, mean=0.0) / length**0.5
-        yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size)
+        yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size, part=_last_rows)
     elif op in ("rms_norm", "gated_product", "rotary"):
         yield from _pointwise_cases(op, shape, dtype, device)
     elif op == "fir_step":

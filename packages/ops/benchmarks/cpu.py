@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,15 +28,12 @@ _LARGEST_ERROR = 2e-5
 
 @dataclass
 class Row:
-    """One operator at one shape: the call, what it is compared with, and the medians in milliseconds."""
+    """One operator at one shape: ours first, then what it is compared with."""
 
     op: str
     case: str
-    forms: dict[str, Callable[[], Tensor]]  # ours first
+    forms: dict[str, Callable[[], Tensor]]
     exact: Callable[[], Tensor]
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    times_as_fast: dict[str, float] = field(default_factory=dict)
-    error: float = float("nan")
 
 
 def padding_idiom(x: Tensor, w: Tensor) -> Tensor:
@@ -111,22 +108,25 @@ def milliseconds(call: Callable[[], Tensor]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def measure(row: Row, repeats: int) -> None:
-    """Checks ours, then times all forms in turns, and prints the row."""
+def measure(row: Row, repeats: int) -> list[dict[str, object]]:
+    """Checks ours, times all forms in turns, prints them and returns one line of the table for each."""
     exact = row.exact()
-    row.error = float((row.forms["ours"]().double() - exact).norm() / exact.norm())
+    error = float((row.forms["ours"]().double() - exact).norm() / exact.norm())
     name = f"{row.op:12s} {row.case:24s}"
-    if not row.error < _LARGEST_ERROR:
-        print(f"{name} error {row.error:.1e} is too large; not timed", flush=True)
-        return
+    if not error < _LARGEST_ERROR:
+        print(f"{name} error {error:.1e} is too large; not timed", flush=True)
+        return [{"op": row.op, "case": row.case, "form": "ours", "error": error, "problem": "too inexact, not timed"}]
     for call in row.forms.values():
         call()
     rounds = [{form: milliseconds(call) for form, call in row.forms.items()} for _ in range(repeats)]
-    row.milliseconds = {form: statistics.median(each[form] for each in rounds) for form in row.forms}
-    ours = row.milliseconds["ours"]
-    row.times_as_fast = {form: ms / ours for form, ms in row.milliseconds.items() if form != "ours"}
-    others = "  ".join(f"{form} {ms:.2f} ms (x {ms / ours:.2f})" for form, ms in row.milliseconds.items())
-    print(f"{name} {others}  error {row.error:.1e}", flush=True)
+    medians = {form: statistics.median(each[form] for each in rounds) for form in row.forms}
+    others = "  ".join(f"{form} {ms:.2f} ms (x {ms / medians['ours']:.2f})" for form, ms in medians.items())
+    print(f"{name} {others}  error {error:.1e}", flush=True)
+    return [
+        {"op": row.op, "case": row.case, "form": form, "milliseconds": ms, "times_ours": ms / medians["ours"]}
+        | ({"error": error} if form == "ours" else {})
+        for form, ms in medians.items()
+    ]
 
 
 def processor() -> str:
@@ -147,6 +147,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     facts = {
+        "title": f"The operators' CPU forms beside what one writes without them, {options.threads} threads",
+        "plot": {"y": "milliseconds", "label": ["op", "case", "form"]},
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "command": f"python packages/ops/benchmarks/cpu.py --threads {options.threads} --json FILE",
         "device": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {options.threads} threads",
@@ -154,12 +156,9 @@ def main() -> None:
         "dtype": "float32",
     }
     print(f"{facts['device']}, torch {torch.__version__}", flush=True)
-    table = list(rows())
-    for row in table:
-        measure(row, options.repeats)
+    table = [line for row in list(rows()) for line in measure(row, options.repeats)]
     if options.json is not None:
-        plain = [{key: value for key, value in asdict(row).items() if key not in ("forms", "exact")} for row in table]
-        options.json.write_text(json.dumps({**facts, "rows": plain}, indent=1) + "\n")
+        options.json.write_text(json.dumps({**facts, "rows": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

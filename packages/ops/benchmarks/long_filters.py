@@ -67,6 +67,8 @@ def main() -> None:
         rows += [measure(name, x, w, samples, exact) for name in FORMS]
     if options.json is not None:
         facts = {
+            "title": "Causal FFT convolution with as many taps as samples",
+            "plot": {"y": "microseconds", "x": "taps", "series": "form"},
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
             "command": f"python packages/ops/benchmarks/long_filters.py --channels {options.channels} --json FILE",
             "device": torch.cuda.get_device_name(),

@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 1
+#define SUBQUAD_OPS_ABI_VERSION 2
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
@@ -27,6 +27,7 @@ enum SubquadOpsDtype {
 enum SubquadOpsActivation {
   SUBQUAD_OPS_IDENTITY = 0,
   SUBQUAD_OPS_SILU = 1,
+  SUBQUAD_OPS_GELU = 2,  // exact; not of subquad_ops_causal_fir
 };
 
 // A call returns 0, one of these codes, or (where positive) the cudaError_t of the launch.
@@ -38,6 +39,7 @@ enum SubquadOpsStatus {
   SUBQUAD_OPS_TAP_COUNT_OUT_OF_RANGE = -4,
   SUBQUAD_OPS_SIZE_OUT_OF_RANGE = -5,
   SUBQUAD_OPS_GROUPS_DO_NOT_DIVIDE_CHANNELS = -6,
+  SUBQUAD_OPS_STATE_COUNT_OUT_OF_RANGE = -7,
 };
 
 // The version this library was built with; callers compare it with the one they were written for.
@@ -60,6 +62,60 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_causal_fir(const void* input, const void*
                                                   int64_t batch, int64_t channel, int64_t length, int64_t group,
                                                   int32_t tap, int32_t dtype, int32_t parameter_dtype,
                                                   int32_t activation, void* stream);
+
+// One call of the gated and of the longer convolutions. Unit stride along time; `batch_stride` and `row_stride` of the
+// input in elements; every other array is contiguous. Where projection_taps is null, the input has `channel` rows x and
+//
+//   output[b, c, t] = activation(mix(x)[b, c, t] + skip[c] * x[b, c, t] + bias[c])
+//
+// else it has 3 * channel rows, and with p[b, r, t] = sum(projection_taps[r, k] * input[b, r, t - k] for k), 1 to 3 taps,
+// and g[b, c, t] = p[b, 3 c + 1, t] * p[b, 3 c + 2, t] (without `pregate`: the second factor alone)
+//
+//   output[b, c, t] = p[b, 3 c, t] * (mix(g)[b, c, t] + skip[c] * g[b, c, t])   (without `postgate`: the second factor)
+typedef struct SubquadOpsStream {
+  const void* input;
+  const void* projection_taps;     // [3 * channel, projection_tap] in projection_dtype
+  const void* projection_history;  // [batch, 3 * channel, projection_tap - 1] in dtype, oldest first; null means zeros
+  const void* skip;                // [channel] in skip_dtype, or null
+  const void* bias;                // [channel] in skip_dtype, or null
+  void* output;                    // [batch, channel, length] in dtype
+  int64_t batch, channel, length, batch_stride, row_stride;
+  int32_t dtype, projection_dtype, skip_dtype, projection_tap, pregate, postgate, activation;
+  int32_t tiles_a_warp;  // how many tiles of 256 samples one warp takes; 0: as many as suit the size
+} SubquadOpsStream;
+
+// mix(g)[b, c, t] = sum(taps[c / (channel / group), k] * g[b, c, t - k] for k in 0 .. tap - 1), 2 <= tap <= 129.
+// `history` [batch, channel, tap - 1] holds g before time 0 in dtype, null means zeros. `tail` [batch, channel, tail_size]
+// gets the last tail_size samples of g in dtype; 0 <= tail_size <= length. Streams of float32 and bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz(const SubquadOpsStream* stream_of, const void* taps, const void* history,
+                                                void* tail, int64_t group, int64_t tail_size, int32_t tap,
+                                                int32_t taps_dtype, void* stream);
+
+// Gradients of subquad_ops_toeplitz without histories, tail and activation, for upstream [batch, channel, length], the
+// gradient of the output. `to_input` [batch, rows, length] holds dtype. The others are sums over parts of the work, to be
+// added up by the caller: [parts, channel, tap], [parts, 3 * channel, projection_tap], [parts, channel], [parts, channel]
+// in float32, parts = batch * stretches, stretches = ceil(ceil(length / 256) / tiles_a_warp); tiles_a_warp must be given.
+// to_skip and to_bias may be null. Streams of float32 and bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream* stream_of, const void* taps,
+                                                         const void* upstream, void* to_input, float* to_taps,
+                                                         float* to_projection, float* to_skip, float* to_bias,
+                                                         int64_t group, int32_t tap, int32_t taps_dtype, void* stream);
+
+// s[t] = exp(log_poles) * s[t - 1] + g[t]; mix(g)[b, c, t] = sum(residues[c] * s[t]); 1 <= states <= 16.
+// log_poles and residues [channel, states], `history` (s before time 0, null means zeros) and `state` (s after the last
+// sample) [batch, channel, states] are float32. `entries` [batch, channel, ceil(length / 256), 16] gets s before each
+// 256th sample, for subquad_ops_modal_backward; null where that is not wanted. Streams of float32 and bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal(const SubquadOpsStream* stream_of, const float* log_poles,
+                                             const float* residues, const float* history, float* state, float* entries,
+                                             int32_t states, void* stream);
+
+// Gradients of subquad_ops_modal without history, for upstream [batch, channel, length], the gradient of the output; as in
+// subquad_ops_toeplitz_backward with parts = batch. to_log_poles and to_residues [batch, channel, states] are float32.
+// Streams of bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal_backward(const SubquadOpsStream* stream_of, const float* log_poles,
+                                                      const float* residues, const float* entries, const void* upstream,
+                                                      void* to_input, float* to_log_poles, float* to_residues,
+                                                      float* to_projection, float* to_skip, int32_t states, void* stream);
 
 #ifdef __cplusplus
 }

@@ -30,3 +30,13 @@ def test_the_documented_example_name_exists_and_others_are_refused() -> None:
     assert "causal_fftconv1d_fp32_bhl_w_reshape" in dir(convention_names)
     with pytest.raises(AttributeError, match="has no 'fftconv4d_fp32_bhl'"):
         convention_names.fftconv4d_fp32_bhl  # noqa: B018
+
+
+def test_the_documented_arguments_can_be_given_in_the_documented_order() -> None:
+    x, w, s = torch.randn(2, 3, 11), torch.randn(3, 4), torch.randn(3)
+    chunked = convention_names.fftconv1d_fp32_bhl_chunked(x, w, s, 2)
+    assert_close(chunked, fft_conv(x, w, skip=s), 1e-6)
+    turned = convention_names.circular_fftconv1d_fp32_bhl(x, w, s, False)
+    assert torch.equal(turned, fft_conv(x, w, skip=s, boundary="circular"))
+    mixed = convention_names.mixed_fftconv1d_fp32_bhl_chunked(x, w, (True,), s, True, 1)
+    assert_close(mixed, turned, 1e-6)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from subquad.ops._cuda_library import ABI_VERSION, CudaLibrary
+from subquad.ops._cuda_interface import ABI_VERSION, StreamArguments
+from subquad.ops._cuda_library import CudaLibrary
 from tools.cuda.fatbin import device_code
 
 CSRC = Path(__file__).parents[1]
@@ -15,7 +16,8 @@ LIBRARY = CSRC / "libsubquad_ops_cuda.so"
 HEADER = CSRC / "subquad_ops_cuda.h"
 CUBINS = {architecture: CSRC / f"causal_fir_cubin.{architecture}.cubin" for architecture in ("sm_80", "sm_90a")}
 KERNEL = "subquad10causal_fir7forward"  # subquad::causal_fir::forward, as compilers write it
-OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS = range(0, -7, -1)
+MARCHING_KERNELS = ("8toeplitz3run", "17toeplitz_backward3run", "5modal3run", "14modal_backward3run")
+OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS, STATES = range(0, -8, -1)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,15 @@ def call(library: ctypes.CDLL, **changes: int) -> int:
     sizes = {"batch": 0, "channel": 4, "length": 8, "group": 2, "tap": 3, "dtype": 0, "parameter_dtype": 0, "act": 0}
     assert set(changes) <= set(sizes)
     return library.subquad_ops_causal_fir(*[None] * 6, *(sizes | changes).values(), None)
+
+
+def toeplitz(library: ctypes.CDLL, *, group: int = 2, tap: int = 128, tail_size: int = 0, **changes: int) -> int:
+    """Calls toeplitz for an empty batch, with some arguments changed."""
+    stream = StreamArguments(channel=4, length=300, projection_tap=1)
+    for name, value in changes.items():
+        setattr(stream, name, value)
+    sizes = (ctypes.c_int64(group), ctypes.c_int64(tail_size), tap, 0)
+    return library.subquad_ops_toeplitz(ctypes.byref(stream), None, None, None, *sizes, None)
 
 
 def test_the_interface_version_is_the_one_of_header_and_loader(library: ctypes.CDLL) -> None:
@@ -63,6 +74,11 @@ def test_the_library_holds_machine_code_for_both_architectures() -> None:
     assert {code.kind for code in kernels} == {"cubin"}
 
 
+@pytest.mark.parametrize("name", MARCHING_KERNELS)
+def test_the_kernels_that_march_are_there_for_both_architectures(name: str) -> None:
+    assert {code.architecture for code in device_code(LIBRARY) if code.names(name)} == {"sm_80", "sm_90a"}
+
+
 @pytest.mark.parametrize("architecture", CUBINS)
 def test_each_cubin_holds_the_kernel(architecture: str) -> None:
     content = CUBINS[architecture].read_bytes()
@@ -86,8 +102,8 @@ def test_an_empty_batch_is_no_error(library: ctypes.CDLL) -> None:
         ({"dtype": 3}, UNKNOWN_DTYPE, "dtype"),
         ({"parameter_dtype": -1}, UNKNOWN_DTYPE, "dtype"),
         ({"act": 2}, UNKNOWN_ACTIVATION, "activation"),
-        ({"tap": 1}, TAPS, "2 to 8"),
-        ({"tap": 9}, TAPS, "2 to 8"),
+        ({"tap": 1}, TAPS, "tap count"),
+        ({"tap": 9}, TAPS, "tap count"),
         ({"batch": -1}, SIZE, "size"),
         ({"channel": 1 << 20, "batch": 1 << 11}, SIZE, "size"),
         ({"group": 3}, GROUPS, "groups"),
@@ -98,6 +114,33 @@ def test_a_bad_argument_is_refused_before_any_launch(
 ) -> None:
     assert call(library, **changes) == status
     assert text in library.subquad_ops_status_text(status).decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, OK),
+        ({"batch": 1}, NULL_POINTER),
+        ({"dtype": 1}, UNKNOWN_DTYPE),
+        ({"skip_dtype": 3}, UNKNOWN_DTYPE),
+        ({"activation": 3}, UNKNOWN_ACTIVATION),
+        ({"tap": 1}, TAPS),
+        ({"tap": 130}, TAPS),
+        ({"length": (1 << 31) - 1}, SIZE),
+        ({"channel": 65536}, SIZE),
+        ({"tail_size": 301}, SIZE),
+        ({"group": 3}, GROUPS),
+    ],
+)
+def test_a_bad_argument_of_a_stream_is_refused(library: ctypes.CDLL, changes: dict[str, int], status: int) -> None:
+    assert toeplitz(library, **changes) == status
+
+
+@pytest.mark.parametrize("states", [0, 17])
+def test_a_state_count_that_no_kernel_serves_is_refused(library: ctypes.CDLL, states: int) -> None:
+    stream = StreamArguments(channel=4, length=300, projection_tap=1)
+    assert library.subquad_ops_modal(ctypes.byref(stream), *[None] * 5, states, None) == STATES
+    assert "state count" in library.subquad_ops_status_text(STATES).decode()
 
 
 def test_a_status_of_the_cuda_runtime_is_put_in_words(library: ctypes.CDLL) -> None:

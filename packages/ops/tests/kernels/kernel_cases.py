@@ -1,8 +1,8 @@
-"""Compares every Triton kernel with its operator's float64 torch form; prints a line a case.
+"""Compares every kernel of a backend with its operator's float64 torch form; prints a line a case.
 
-usage: kernel_cases.py cpu|cuda
+usage: kernel_cases.py cpu|cuda triton|cuda
 
-On ``cpu`` the kernels run in Triton's interpreter (``TRITON_INTERPRET=1``) at small shapes; on ``cuda`` as they are,
+On ``cpu`` Triton's kernels run in its interpreter (``TRITON_INTERPRET=1``) at small shapes; on ``cuda`` as they are,
 with larger ones too. A program, so that no checker is on.
 """
 
@@ -18,15 +18,19 @@ from subquad import ops
 from tools.testing.oracle import assert_as_exact_as, assert_close
 
 DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
+BACKEND = sys.argv[2] if len(sys.argv) > 2 else "triton"
+FEWEST_TAPS, MOST_TAPS, MOST_STATES = (2, 129, 16) if BACKEND == "cuda" else (1, 256, 32)
 LENGTHS = (1, 5, 70, 300) if DEVICE.type == "cpu" else (1, 5, 70, 300, 4095, 4096, 8192, 10007)
-TAPS = (
+_EVERY_TAPS = (
     (1, 2, 3, 7, 8, 9, 40, 128)
     if DEVICE.type == "cpu"
     else (*range(1, 20), 31, 33, 34, 64, 65, 127, 128, 129, 255, 256)
 )
+TAPS = tuple(taps for taps in _EVERY_TAPS if FEWEST_TAPS <= taps <= MOST_TAPS)
 BFLOAT16_OR_FLOAT16 = torch.float16 if DEVICE.type == "cpu" else torch.bfloat16
 # Relative error of a float32 state, whatever the dtype of the stream.
 STATE_ALLOWED = 5e-6
+GRADIENT_ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -53,7 +57,7 @@ def exact(function: Callable, *inputs: object, **options: object) -> tuple:
 
 def as_stored(oracle: Tensor, plain: Tensor) -> Tensor:
     """The plain result, rounded as a kernel rounds: the interpreter cuts bfloat16 off, a GPU goes to the nearest."""
-    if DEVICE.type == "cuda" or plain.dtype != torch.bfloat16:
+    if BACKEND != "triton" or DEVICE.type == "cuda" or plain.dtype != torch.bfloat16:
         return plain
     return (oracle.float().contiguous().view(torch.int32) & -65536).view(torch.float32).bfloat16()
 
@@ -82,7 +86,7 @@ def scaled(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def compare(function: Callable, *inputs: object, **options: object) -> tuple[tuple, tuple]:
     """Holds the first result of the kernel to that of the torch form; returns the kernel's and the exact results."""
-    got = function(*inputs, **options, backend="triton")
+    got = function(*inputs, **options, backend=BACKEND)
     plain = function(*inputs, **options, backend="torch")
     oracle = exact(function, *inputs, **options)
     if isinstance(got, Tensor):
@@ -124,7 +128,7 @@ def gated_conv(dtype: torch.dtype) -> None:
 
 def gated_modal_conv(dtype: torch.dtype) -> None:
     for length in LENGTHS:
-        for states in (1, 5, 16, 32):
+        for states in (n for n in (1, 5, 16, 32) if n <= MOST_STATES):
             z, p, skip = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(2, dtype=dtype)
             poles, residues = decaying(2, states), random(2, states)
             before = ops.GatedModalState(random(2, 6, 2, dtype=dtype), random(2, 2, states))
@@ -133,6 +137,17 @@ def gated_modal_conv(dtype: torch.dtype) -> None:
                 (_, end), (_, last) = compare(ops.gated_modal_conv_with_state, z, p, poles, residues, **options)
                 assert torch.equal(end.projection.double(), last.projection)
                 assert_close(end.modal, last.modal, STATE_ALLOWED)
+
+
+def modal_conv(dtype: torch.dtype) -> None:
+    for length in LENGTHS:
+        for states in (n for n in (1, 5, 16, 32) if n <= MOST_STATES):
+            x, skip = random(2, 3, length, dtype=dtype), random(3, dtype=dtype)
+            poles, residues = decaying(3, states), random(3, states)
+            for state in (None, random(2, 3, states)):
+                options = {"skip": skip, "initial_state": state}
+                (_, end), (_, last) = compare(ops.modal_conv_with_state, x, poles, residues, **options)
+                assert_close(end, last, STATE_ALLOWED)
 
 
 def fp8_rounding() -> None:
@@ -159,7 +174,7 @@ def fp8_rounding() -> None:
 def long_modal() -> None:
     for length in (1023, 1024, 1500, 2048) if DEVICE.type == "cpu" else (65536, 131072 + 17):
         z, p, poles, residues = random(1, 3, length), random(3, 3), decaying(1, 16, 0.01), random(1, 16)
-        y, end = ops.gated_modal_conv_with_state(z, p, poles, residues, backend="triton")
+        y, end = ops.gated_modal_conv_with_state(z, p, poles, residues, backend=BACKEND)
         expected, last = exact(ops.gated_modal_conv_with_state, z, p, poles, residues)
         assert_close(y, expected, 1e-5)
         assert_close(end.modal, last.modal, 1e-5)
@@ -225,6 +240,38 @@ def modal_step() -> None:
             hold_whole(f"modal_step, {states} states", got, plain, expected)
             assert_close(states_of[0], states_of[2], 1e-6)
             assert torch.equal(states_of[0][1], state[1])
+
+
+def stream_gradients(dtype: torch.dtype) -> None:
+    poles, residues = decaying(2, 16), random(2, 16)
+    for length in (60, 1100) if DEVICE.type == "cpu" else (60, 1100, 8192, 20001):
+        z, p, skip = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(2, dtype=dtype)
+        x = random(2, 2, length, dtype=dtype)
+        for taps in (7, 128):
+            w, extra = random(2, taps, dtype=dtype), random(2, dtype=dtype)
+            hold_gradients(lambda x, w, s, b, **o: ops.causal_conv(x, w, skip=s, bias=b, **o), x, w, skip, extra)
+            hold_gradients(lambda z, p, w, s, **o: ops.gated_conv(z, p, w, skip=s, **o), z, p, w, skip)
+        hold_gradients(lambda x, e, r, s, **o: ops.modal_conv(x, e, r, skip=s, **o), x, poles, residues, skip)
+        hold_gradients(
+            lambda z, p, e, r, s, **o: ops.gated_modal_conv(z, p, e, r, skip=s, **o), z, p, poles, residues, skip
+        )
+
+
+def hold_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Holds the gradient of every input to what the torch form gives in float64."""
+    upstream = torch.randn_like(function(*inputs, backend="torch"))
+
+    def run(leaves: list[Tensor], backend: str) -> tuple[Tensor, ...]:
+        leaves = [x.clone().requires_grad_() for x in leaves]
+        y = function(*leaves, backend=backend)
+        return torch.autograd.grad(y, leaves, upstream.to(y))
+
+    oracle = run([x.double() for x in inputs], "torch")
+    plain, got = run(list(inputs), "torch"), run(list(inputs), BACKEND)
+    for i, (g, p, o) in enumerate(zip(got, plain, oracle, strict=True)):
+        allowed = GRADIENT_ALLOWED[inputs[0].dtype]
+        error, ordinary = (float((value.double() - o).norm()) for value in (g, p))
+        assert error <= max(2 * ordinary, allowed * float(o.norm())), f"gradient {i}: {error:.2e}, torch {ordinary:.2e}"
 
 
 def rms_norm(dtype: torch.dtype) -> None:
@@ -394,8 +441,8 @@ def gradients() -> None:
 
 def strides() -> None:
     z, p, w = random(2, 80, 6), random(6, 3), random(2, 7)
-    y = ops.gated_conv(z, p, w, layout="BLH", backend="triton")
-    assert torch.equal(y.transpose(1, 2), ops.gated_conv(z.transpose(1, 2), p, w, backend="triton"))
+    y = ops.gated_conv(z, p, w, layout="BLH", backend=BACKEND)
+    assert torch.equal(y.transpose(1, 2), ops.gated_conv(z.transpose(1, 2), p, w, backend=BACKEND))
     assert_close(y, exact(ops.gated_conv, z, p, w, layout="BLH"), STATE_ALLOWED)
     compare(ops.causal_conv, random(2, 4, 200)[:, ::2, 50:], w)
 
@@ -405,29 +452,36 @@ def one_graph() -> None:
     z = random(2, 6, 60)
     for backend in ("aot_eager",):
         function = torch.compile(
-            lambda z: ops.gated_modal_conv(z, p, poles, residues, backend="triton"), fullgraph=True, backend=backend
+            lambda z: ops.gated_modal_conv(z, p, poles, residues, backend=BACKEND), fullgraph=True, backend=backend
         )
         assert_close(function(z), exact(ops.gated_modal_conv, z, p, poles, residues), STATE_ALLOWED)
 
 
 def refusals() -> None:
     for call, text in (
-        (lambda: ops.causal_conv(random(1, 2, 9).double(), random(2, 3).double(), backend="triton"), "dtype float64"),
-        (lambda: ops.causal_conv(random(1, 2, 9), random(2, 300), backend="triton"), "300 taps; accepted: 1 to 256"),
-        (lambda: ops.causal_conv(random(0, 2, 9), random(2, 3), backend="triton"), "the call is empty"),
+        (lambda: ops.causal_conv(random(1, 2, 9).double(), random(2, 3).double(), backend=BACKEND), "dtype float64"),
+        (
+            lambda: ops.causal_conv(random(1, 2, 9), random(2, 300), backend=BACKEND),
+            f"300 taps; accepted: {FEWEST_TAPS} to {MOST_TAPS}",
+        ),
+        (lambda: ops.causal_conv(random(0, 2, 9), random(2, 3), backend=BACKEND), "the call is empty"),
     ):
         with pytest.raises(ops.BackendUnavailable, match=text):
             call()
-    assert ops.explain("causal_conv", random(1, 2, 9), random(2, 3), backend="triton").backend == "triton"
+    assert ops.explain("causal_conv", random(1, 2, 9), random(2, 3), backend=BACKEND).backend == BACKEND
 
 
 def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     """Every case by name."""
+    if BACKEND == "cuda":
+        yield from library_cases()
+        return
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype)[6:]
         yield f"causal_conv {name}", lambda dtype=dtype: causal_conv(dtype)
         yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
         yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
+        yield f"modal_conv {name}", lambda dtype=dtype: modal_conv(dtype)
         yield f"rms_norm {name}", lambda dtype=dtype: rms_norm(dtype)
         yield f"gated_product {name}", lambda dtype=dtype: gated_product(dtype)
         yield f"rotary {name}", lambda dtype=dtype: rotary(dtype)
@@ -451,6 +505,22 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     ]
     yield "rotary far", far_rotation
     yield from [("one graph", one_graph), ("refusals", refusals)]
+
+
+def library_cases() -> Iterator[tuple[str, Callable[[], None]]]:
+    """The cases of the CUDA library by name."""
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype)[6:]
+        yield f"causal_conv {name}", lambda dtype=dtype: causal_conv(dtype)
+        yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
+        yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
+        yield f"modal_conv {name}", lambda dtype=dtype: modal_conv(dtype)
+        yield f"gradients {name}", lambda dtype=dtype: stream_gradients(dtype)
+    yield "causal_conv activations", activations
+    yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
+    yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
+    yield "gated_modal_conv long", long_modal
+    yield from [("strides", strides), ("one graph", one_graph), ("refusals", refusals)]
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ NAMES = (
     "gated_conv gates",
     "gated_modal_conv float32",
     "gated_modal_conv bfloat16",
+    "modal_conv float32",
+    "modal_conv bfloat16",
     "linear_step float32",
     "linear_step 16 bits",
     "gated_linear_step float32",

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from subquad.inference.likelihood_track import Track as Track
     from subquad.inference.likelihood_track import draw_tracks as draw_tracks
     from subquad.inference.likelihood_track import write_bedgraph as write_bedgraph
+    from subquad.inference.lineage_tags import phylogenetic_tag as phylogenetic_tag
     from subquad.inference.options import Generation as Generation
     from subquad.inference.options import GenerationOptions as GenerationOptions
     from subquad.inference.options import StreamEvent as StreamEvent
-    from subquad.inference.phylogenetic_tag import phylogenetic_tag as phylogenetic_tag
     from subquad.inference.scheduler import Scheduler as Scheduler
     from subquad.inference.scheduler import SchedulerLimits as SchedulerLimits
     from subquad.inference.scheduler import SchedulerStats as SchedulerStats
@@ -66,7 +66,7 @@ _MODULE_OF = {
     "Track": "likelihood_track",
     "draw_tracks": "likelihood_track",
     "write_bedgraph": "likelihood_track",
-    "phylogenetic_tag": "phylogenetic_tag",
+    "phylogenetic_tag": "lineage_tags",
 }
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 

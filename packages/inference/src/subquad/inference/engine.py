@@ -22,6 +22,7 @@ from subquad.inference.ticket import Ticket
 from subquad.inference.tokenizer import Tokenizer
 
 DEFAULT_MAX_SEQUENCE_TOKENS = 1 << 20
+PREFILL_CHUNK, PREFILL_CHUNKS = 2048, {"cuda": 8192}
 Reduce = Literal["sum", "mean", "none"]
 Sequences = Sequence[str] | Sequence[Sequence[int]]
 
@@ -35,8 +36,8 @@ class Engine:
       metadata: What the checkpoint says of itself; ``max_sequence_tokens`` and ``weights_sha256`` are read from it.
       max_running: Rows of the decode batch. Every decode step has this many, used or not: results then do not depend on
         how many prompts run together. Fewer rows suit a single prompt, more a long list.
-      prefill_chunk: Tokens read at once. Chunks lie on an absolute grid, so that results do not depend on the load;
-        peak memory grows with the chunk, not with the prompt.
+      prefill_chunk: Tokens read at once; default: 8192 on a GPU, 2048 elsewhere. Chunks lie on an absolute grid, so
+        that results do not depend on the load; peak memory grows with the chunk, not with the prompt.
       max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
       use_subquadratic_ops: Fused operators in scoring, embedding and prefill: True demands them, False runs their parts
         one by one, None leaves the choice to the network. Decode steps are the same for all three.
@@ -53,14 +54,16 @@ class Engine:
         *,
         metadata: Mapping[str, Any] | None = None,
         max_running: int = 8,
-        prefill_chunk: int = 2048,
+        prefill_chunk: int | None = None,
         max_sequence_tokens: int | None = None,
         use_subquadratic_ops: bool | None = None,
     ) -> None:
+        self.model = model.eval()
+        if prefill_chunk is None:
+            prefill_chunk = PREFILL_CHUNKS.get(self.device.type, PREFILL_CHUNK)
         for name, value in (("max_running", max_running), ("prefill_chunk", prefill_chunk)):
             if value < 1:
                 raise InvalidOption(name, value, "an integer, 1 or more")
-        self.model = model.eval()
         self.tokenizer = tokenizer
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.max_running = max_running
@@ -88,7 +91,7 @@ class Engine:
         fp8_projections: str = "auto",
         weights: str = "stored",
         max_running: int = 8,
-        prefill_chunk: int = 2048,
+        prefill_chunk: int | None = None,
         use_subquadratic_ops: bool | None = None,
     ) -> "Engine":
         """Loads a native checkpoint directory; see `load_checkpoint` and the class for the arguments and the errors."""

@@ -18,7 +18,7 @@ ContextParallel = Annotated[int, typer.Option("--context-parallel-size", help="1
 PrecisionRecipe = Annotated[
     str | None, typer.Option("--mixed-precision-recipe", help="bf16_mixed; default: the type of the checkpoint.")
 ]
-VortexStyleFP8 = Annotated[bool, typer.Option("--vortex-style-fp8", help="Refused: the checkpoint says it.")]
+VortexStyleFP8 = Annotated[bool, typer.Option("--vortex-style-fp8", help="Demand a checkpoint with FP8 projections.")]
 FusedOperators = Annotated[
     bool | None,
     typer.Option("--use-subquadratic-ops/--no-use-subquadratic-ops", help="As in `subquad score` and `generate`."),
@@ -46,13 +46,12 @@ def check_parallel(tensor: int, pipeline: int, context: int) -> None:
         refuse_unless(flag, value, 1, ONE_DEVICE)
 
 
-def dtype_of(recipe: str | None, *, vortex_style_fp8: bool) -> str:
+def dtype_of(recipe: str | None) -> str:
     """Returns the type of a precision recipe.
 
     Raises:
-      InvalidOption: Another recipe than bf16_mixed, or a choice that belongs to the checkpoint.
+      InvalidOption: Another recipe than bf16_mixed.
     """
-    refuse_unless("--vortex-style-fp8", vortex_style_fp8, False, IN_THE_CHECKPOINT)
     if recipe is None:
         return "auto"
     reason = "other recipes change layers whose precision is a matter of the checkpoint; see --dtype of `subquad score`"
@@ -69,6 +68,17 @@ def check_checkpoint(folder: Path) -> None:
     if folder.name.startswith("iter_") or (folder / "latest_checkpointed_iteration.txt").exists():
         accepted = "a native checkpoint; `subquad convert --from mbridge --to native` makes one"
         raise InvalidOption("--ckpt-dir", str(folder), accepted)
+
+
+def require_fp8(model: object, *, vortex_style_fp8: bool) -> None:
+    """Refuses a demand for FP8 input projections where the checkpoint has none; where it has, they run in any case.
+
+    Raises:
+      InvalidOption: It has none.
+    """
+    if vortex_style_fp8 and not getattr(model, "fp8_projections", False):
+        accepted = "left out: this checkpoint has no FP8 projections, and their scales cannot be made up"
+        raise InvalidOption("--vortex-style-fp8", True, accepted)
 
 
 def run_alone(command: Callable[..., Any], name: str) -> None:

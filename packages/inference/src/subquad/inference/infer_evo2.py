@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import Device, Traceback
+from subquad.inference.commands.settings import FP8, Device, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption, RequestTooLarge
 from subquad.inference.evo2_flags import (
     CheckpointFolder,
@@ -25,6 +25,7 @@ from subquad.inference.evo2_flags import (
     check_parallel,
     dtype_of,
     refuse_unless,
+    require_fp8,
     run_alone,
 )
 from subquad.inference.phylogenetic_tag import phylogenetic_tag
@@ -79,6 +80,7 @@ def infer_evo2(
         int | None, typer.Option(min=1, help="Tokens of a prefill chunk.")
     ] = None,
     inference_dynamic_batching_block_size: Annotated[int, typer.Option(help="256.")] = 256,
+    fp8_projections: FP8 = FP8Choice.auto,
     device: Device = "auto",
     traceback: Traceback = False,
 ) -> None:
@@ -88,7 +90,7 @@ def infer_evo2(
     """
     with one_line_errors(traceback=traceback):
         check_parallel(tensor_parallel_size, pipeline_model_parallel_size, context_parallel_size)
-        dtype = dtype_of(mixed_precision_recipe, vortex_style_fp8=vortex_style_fp8)
+        dtype = dtype_of(mixed_precision_recipe)
         refuse_unless(
             "--cuda-graph-impl", cuda_graph_impl, "none", "whether decode steps are captured is no choice here"
         )
@@ -121,7 +123,9 @@ def infer_evo2(
                 max_running=max_batch_size,
                 prefill_chunk=chunk,
                 use_subquadratic_ops=use_subquadratic_ops,
+                fp8_projections=fp8_projections.value,
             )
+            require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
             limit = _limit(max_seq_length, engine.max_sequence_tokens)
             for record in records:
                 if len(record.sequence) + max_new_tokens > limit:

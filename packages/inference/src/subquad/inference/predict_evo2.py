@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import Chunk, Device, Traceback
+from subquad.inference.commands.settings import FP8, Chunk, Device, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption
 from subquad.inference.evo2_flags import (
     IN_THE_CHECKPOINT,
@@ -27,6 +27,7 @@ from subquad.inference.evo2_flags import (
     check_parallel,
     dtype_of,
     refuse_unless,
+    require_fp8,
     run_alone,
 )
 
@@ -90,6 +91,7 @@ def predict_evo2(
         bool, typer.Option("--mask-phylogenetic-tags", help="Refused: a FASTA of bases has no tags.")
     ] = False,
     prefill_chunk: Chunk = 2048,
+    fp8_projections: FP8 = FP8Choice.auto,
     device: Device = "auto",
     traceback: Traceback = False,
 ) -> None:
@@ -114,7 +116,7 @@ def predict_evo2(
             ),
         ):
             refuse_unless(flag, value, accepted, reason)
-        dtype = dtype_of(mixed_precision_recipe, vortex_style_fp8=vortex_style_fp8)
+        dtype = dtype_of(mixed_precision_recipe)
         if write_interval is WriteInterval.epoch:
             refuse_unless("--files-per-subdir", files_per_subdir, None, "--write-interval epoch writes one file")
         if output_log_prob_seqs and embedding_layer is not None:
@@ -127,14 +129,22 @@ def predict_evo2(
         from subquad.inference.memory import require_memory
         from subquad.inference.sequence_files import read_records
 
-        choice = EngineChoice(ckpt_dir, device, dtype, prefill_chunk, use_subquadratic_ops=use_subquadratic_ops)
+        choice = EngineChoice(
+            ckpt_dir,
+            device,
+            dtype,
+            prefill_chunk,
+            use_subquadratic_ops=use_subquadratic_ops,
+            fp8_projections=fp8_projections.value,
+        )
         reading = Reading(str(fasta), "error", uppercase=True)
         found = survey(
             read_records(fasta, file_format="fasta"), reading, limit=choice.token_limit(), room=int(prepend_bos)
         )
         check_shortest(found, min_length, choice.token_limit() - prepend_bos)
-        output_dir.mkdir(parents=True, exist_ok=True)
         engine = choice.load()
+        require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
+        output_dir.mkdir(parents=True, exist_ok=True)
         width = max(found.longest, min_length or 0) + prepend_bos
         require_memory(engine.network, engine.device, rows=micro_batch_size, length=width, field=found.name)
         kind = log_prob_collapse_option.value if output_log_prob_seqs else "logits"

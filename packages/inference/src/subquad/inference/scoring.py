@@ -1,10 +1,11 @@
-"""Log-likelihoods: ``sum(log p(ids[t] | ids[:t]) for t >= 1)``, reduced chunk by chunk, added in float64."""
+"""Log-likelihoods: ``sum(log p(ids[t] | ids[:t]) for t >= 1)``, each at least float32, added in float64."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits
 from subquad.inference.jobs import Strand
@@ -12,6 +13,7 @@ from subquad.inference.network import Network, RecurrentState
 
 _BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
 _COMPLEMENTS = "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-"
+_ALIGNED = 64
 _COMPLEMENT_OF = {ord(base): ord(other) for base, other in zip(_BASES, _COMPLEMENTS, strict=True)}
 
 
@@ -119,6 +121,7 @@ class ScoringPass:
         pad_id: int = 1,
     ) -> None:
         width = max(len(s) for s in sequences)
+        self._pad_id = pad_id
         self._network, self._chunk, self._state = network, chunk, state if width - 1 > chunk else None
         self._ids = torch.tensor([[*s, *([pad_id] * (width - len(s)))] for s in sequences], device=device)
         self._lengths = torch.tensor([len(s) for s in sequences], device=device)
@@ -146,10 +149,11 @@ class ScoringPass:
           NonFiniteLogits: The network produced NaN or infinity.
         """
         start, stop = self._next, min(self._next + self._chunk, self._inputs)
-        hidden = self._network.encode(self._ids[:, start:stop], self._state)
-        logits = self._network.unembed(hidden).double()
+        logits = self._network.unembed(self._network.encode(self._aligned(start, stop), self._state))[:, : stop - start]
+        if logits.dtype != torch.float64:
+            logits = logits.float()
         targets = self._ids[:, start + 1 : stop + 1]
-        logprobs = logits.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(logits, dim=-1)
+        logprobs = (logits.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(logits, dim=-1)).double()
         scored = torch.arange(start + 1, stop + 1, device=targets.device) < self._lengths[:, None]
         logprobs = torch.where(scored, logprobs, 0.0)
         self._totals += logprobs.sum(-1)
@@ -158,6 +162,16 @@ class ScoringPass:
         self._next = stop
         if not torch.isfinite(self._totals).all():
             raise NonFiniteLogits(f"the tokens {start} to {stop - 1}")
+
+    def _aligned(self, start: int, stop: int) -> Tensor:
+        """Returns the tokens of a chunk, on a GPU up to a length that its kernels take at full speed where possible.
+
+        What stands behind the last token that is read changes nothing before it; with a state it would be kept.
+        """
+        if self._state is not None or not self._ids.is_cuda:
+            return self._ids[:, start:stop]
+        padding = -(stop - start) % _ALIGNED
+        return functional.pad(self._ids[:, start:stop], (0, padding), value=self._pad_id)
 
     def scores(self) -> list[Score]:
         """Returns the score of each row once `done`."""

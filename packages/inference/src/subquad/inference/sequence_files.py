@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from subquad.inference.errors import InputFileError, InvalidOption
-from subquad.inference.phylogenetic_tag import without_tags
+from subquad.inference.lineage_tags import without_tags
 
 FileFormat = Literal["auto", "fasta", "jsonl", "plain"]
 NonDNA = Literal["error", "mask", "skip", "keep"]

@@ -1,16 +1,17 @@
 """Which calls the CUDA kernel library of this package takes."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
-from subquad.ops.causal_conv.causal_filter import next_history
+from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_STREAM_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @torch.compiler.assume_constant_result
@@ -18,6 +19,9 @@ def unavailable() -> str | None:
     """Says why no kernel of the library can run here, or None."""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if capability[0] != 8 and capability != (9, 0):
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted: 8.0 to 9.0"
     try:
         load_cuda_library()
     except BackendUnavailable as error:
@@ -28,26 +32,48 @@ def unavailable() -> str | None:
 def _refusal(call: Call) -> str | None:
     if call.device != "cuda":
         return f"the tensors are on {call.device}; accepted: cuda"
-    if call.dtype not in _DTYPES:
-        return f"dtype {str(call.dtype)[6:]}; accepted: float32, bfloat16, float16"
-    if not MIN_TAP <= call.taps <= MAX_TAP:
-        return f"{call.taps} taps; accepted: {MIN_TAP} to {MAX_TAP}"
-    if call.gradient:
-        return "a gradient is wanted; the library has forward kernels only"
-    if "cu_seqlens" in call.options:
-        return "cu_seqlens; accepted: sequences of one length"
+    if call.dtype not in _STREAM_DTYPES:
+        return f"dtype {str(call.dtype)[6:]}; accepted: float32, bfloat16"
+    if call.batch * call.channels * call.length == 0:
+        return "the call is empty"
+    if call.batch > 65535 or call.channels > 65535:
+        return f"batch {call.batch}, {call.channels} channels; accepted: up to 65535 each"
+    if call.projection_taps > MOST_PROJECTION_TAPS:
+        return f"{call.projection_taps} projection taps; accepted: 1 to {MOST_PROJECTION_TAPS}"
     return None
 
 
-def _causal_conv(
-    x: Tensor, taps: Tensor, *, activation: Any, initial_state: Tensor | None, bias: Tensor | None, skip: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    y = load_cuda_library().causal_fir(
-        x, taps, bias=bias, skip=skip, initial_state=initial_state, activation=activation
-    )
-    return y, next_history(x, taps.shape[1] - 1, initial_state)
+def _filter_refusal(call: Call) -> str | None:
+    if not FEWEST_TAPS <= call.taps <= MOST_TAPS:
+        return f"{call.taps} taps; accepted: {FEWEST_TAPS} to {MOST_TAPS}"
+    if "cu_seqlens" in call.options:
+        return "cu_seqlens; accepted: sequences of one length"
+    return _refusal(call)
+
+
+def _causal_refusal(call: Call) -> str | None:
+    if call.dtype == torch.float16 and MIN_TAP <= call.taps <= MAX_TAP and "activation" not in call.options:
+        return _filter_refusal(replace(call, dtype=torch.bfloat16))  # the kernel of few taps takes all three dtypes
+    return _filter_refusal(call)
+
+
+def _modal_refusal(call: Call) -> str | None:
+    if call.taps > MOST_STATES:
+        return f"{call.taps} states; accepted: 1 to {MOST_STATES}"
+    return _refusal(call)
 
 
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a kernel in the library; to be called only where unavailable() is None."""
-    return (Implementation("cuda", "causal_conv", _refusal, _causal_conv),)
+    from subquad.ops.causal_conv.cuda.launch import run as causal_conv
+    from subquad.ops.gated_conv.cuda.launch import run as gated_conv
+    from subquad.ops.gated_modal_conv.cuda.launch import run as gated_modal_conv
+    from subquad.ops.modal_conv.cuda.launch import run as modal_conv
+
+    offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
+        ("causal_conv", _causal_refusal, causal_conv),
+        ("gated_conv", _filter_refusal, gated_conv),
+        ("gated_modal_conv", _modal_refusal, gated_modal_conv),
+        ("modal_conv", _modal_refusal, modal_conv),
+    ]
+    return tuple(Implementation("cuda", name, refusal, run) for name, refusal, run in offered)

@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks
+from subquad.ops._cuda_interface import ABI_VERSION, ACTIVATION_CODES, DTYPE_CODES, address, declare
 from subquad.ops.axes import History, PerChannel, Sequence, Taps
 from subquad.ops.errors import BackendUnavailable, ShapeMismatch
 
 LIBRARY_VARIABLE = "SUBQUAD_OPS_CUDA_LIBRARY"  # the environment variable that names a library file to take instead
 LIBRARY_FILE = "libsubquad_ops_cuda.so"  # beside this module where the wheel ships it
-ABI_VERSION = 1  # SUBQUAD_OPS_ABI_VERSION of the header
 MIN_TAP, MAX_TAP = 2, 8
 
 _HOW_TO_GET_IT = (
     f"build it with `./bazelw build //packages/ops/csrc:subquad_ops_cuda` and name the file in {LIBRARY_VARIABLE}, "
     "or choose another backend"
 )
-_DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-_ACTIVATION_CODES = {None: 0, "silu": 1}
+_ACTIVATIONS = (None, "silu")
 
 
 class KernelUnavailable(BackendUnavailable):
@@ -58,12 +57,7 @@ class CudaLibrary:
                 f"the CUDA kernel library {path} has interface version {version}, this package needs {ABI_VERSION}; "
                 f"{_HOW_TO_GET_IT}"
             )
-        library.subquad_ops_status_text.argtypes = [ctypes.c_int32]
-        library.subquad_ops_status_text.restype = ctypes.c_char_p
-        library.subquad_ops_causal_fir.argtypes = (
-            [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int32] * 4 + [ctypes.c_void_p]
-        )
-        library.subquad_ops_causal_fir.restype = ctypes.c_int32
+        declare(library)
         self._library = library
 
     def causal_fir(
@@ -107,19 +101,24 @@ class CudaLibrary:
         parameters = [None if p is None else p.to(shared).contiguous() for p in (taps, bias, skip)]
         state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
         with torch.cuda.device(x.device):
-            status = self._library.subquad_ops_causal_fir(
-                x.data_ptr(), *map(_address, parameters), _address(state), y.data_ptr(),
+            self.call(
+                "subquad_ops_causal_fir", x.data_ptr(), *map(address, parameters), address(state), y.data_ptr(),
                 batch, channel, length, group, tap,
-                _DTYPE_CODES[x.dtype], _DTYPE_CODES[shared], _ACTIVATION_CODES[activation],
+                DTYPE_CODES[x.dtype], DTYPE_CODES[shared], ACTIVATION_CODES[activation or ""],
                 torch.cuda.current_stream().cuda_stream,
             )  # fmt: skip
-        self._raise_for(status)
         return y
 
-    def _raise_for(self, status: int) -> None:
+    def call(self, name: str, *arguments: object) -> None:
+        """Calls a function of the library as it is.
+
+        Raises:
+          KernelUnavailable: It refused its arguments, or the kernel did not start.
+        """
+        status = getattr(self._library, name)(*arguments)
         if status != 0:
             text = self._library.subquad_ops_status_text(status).decode()
-            raise KernelUnavailable(f"the CUDA kernel causal_fir did not start: {text} (status {status})")
+            raise KernelUnavailable(f"the CUDA kernel {name} did not start: {text} (status {status})")
 
 
 @functools.cache
@@ -142,10 +141,6 @@ def load_cuda_library() -> CudaLibrary:
     return _open_once(cuda_library_path())
 
 
-def _address(array: Tensor | None) -> int | None:
-    return None if array is None else array.data_ptr()
-
-
 def _check_arguments(
     x: Tensor,
     taps: Tensor,
@@ -164,12 +159,12 @@ def _check_arguments(
     _checks.shaped("bias", bias, (channel,), x)
     _checks.shaped("skip", skip, (channel,), x)
     _checks.shaped("initial_state", initial_state, (batch, channel, tap - 1), x)
-    if activation not in _ACTIVATION_CODES:
+    if activation not in _ACTIVATIONS:
         raise KernelUnavailable(f"activation is {activation!r}; the CUDA kernel serves None and 'silu'")
     if not MIN_TAP <= tap <= MAX_TAP:
         raise KernelUnavailable(f"taps has {tap} taps; the CUDA kernel serves {MIN_TAP} to {MAX_TAP}")
     for name, array in (("x", x), ("taps", taps), ("bias", bias), ("skip", skip), ("initial_state", initial_state)):
-        if array is not None and array.dtype not in _DTYPE_CODES:
+        if array is not None and array.dtype not in DTYPE_CODES:
             raise KernelUnavailable(f"{name} is {array.dtype}; the CUDA kernel serves float32, float16 and bfloat16")
     if x.device.type != "cuda":
         raise KernelUnavailable(f"x is on {x.device}; the CUDA kernel needs a CUDA device")

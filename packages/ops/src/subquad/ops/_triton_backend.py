@@ -119,6 +119,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.gated_modal_step.triton.launch import run as gated_modal_step
     from subquad.ops.gated_product.triton.launch import run as gated_product
     from subquad.ops.linear_step.triton.launch import run as linear_step
+    from subquad.ops.modal_conv.triton.launch import run as modal_conv
     from subquad.ops.modal_step.triton.launch import run as modal_step
     from subquad.ops.rms_norm.triton.launch import run as rms_norm
     from subquad.ops.rotary.triton.launch import run as rotary
@@ -134,6 +135,7 @@ def implementations() -> tuple[Implementation, ...]:
         ("gated_product", _refusal, gated_product),
         ("gated_modal_step", _gated_step_refusal, gated_modal_step),
         ("linear_step", _product_refusal, linear_step),
+        ("modal_conv", _modal_refusal, modal_conv),
         ("modal_step", _modal_refusal, modal_step),
         ("rms_norm", _norm_refusal, rms_norm),
         ("rotary", _refusal, rotary),

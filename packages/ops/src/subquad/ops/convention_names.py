@@ -1,9 +1,10 @@
 """The documented names of FFT convolutions, generated from one table over one operator.
 
 A name says what it computes: ``[causal_|circular_|mixed_]fftconv{1,2,3}d_fp32_{bhl|blh|bhl_w_reshape}[_chunked]``. All
-take ``(x, kernel, shortcut=None)``; mixed ones ``(x, kernel, periodic, shortcut=None)``; chunked ones also
-``chunk_size`` (128 channels). ``_blh`` and ``_w_reshape`` take and return channels last. The kernel is channel-first
-``[batch or 1, channel, *tap]``, except with ``_blh``: ``[batch or 1, *tap, channel]``.
+take ``(x, kernel, shortcut=None)``; mixed ones ``(x, kernel, periodic, shortcut=None)``; then, as documented,
+``use_phase_shift`` of circular and mixed ones, which changes nothing here, and ``chunk_size`` (chunked: 128 channels).
+``_blh`` and ``_w_reshape`` take and return channels last. The kernel is channel-first ``[batch or 1, channel, *tap]``,
+except with ``_blh``: ``[batch or 1, *tap, channel]``.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +21,30 @@ def _convolve(
     x: Tensor,
     kernel: Tensor,
     shortcut: Tensor | None = None,
-    *,
-    boundary: str | tuple[str, ...],
-    causal: bool,
-    form: str,
     chunk_size: int | None = None,
+    *,
+    boundary: str | tuple[str, ...] = "zero",
+    causal: bool = False,
+    form: str,
+    chunk: int | None,
 ) -> Tensor:
     grid = x if form == "bhl" else x.movedim(-1, 1)
     taps = kernel.movedim(-1, kernel.dim() - x.dim() + 1) if form == "blh" else kernel
-    y = fft_conv(grid, taps, boundary=boundary, causal=causal, skip=shortcut, chunk_size=chunk_size)  # type: ignore[arg-type]
+    y = fft_conv(grid, taps, boundary=boundary, causal=causal, skip=shortcut, chunk_size=chunk_size or chunk)  # type: ignore[arg-type]
     return y if form == "bhl" else y.movedim(1, -1)
+
+
+def _convolve_circular(
+    x: Tensor,
+    kernel: Tensor,
+    shortcut: Tensor | None = None,
+    use_phase_shift: bool = True,
+    chunk_size: int | None = None,
+    *,
+    form: str,
+    chunk: int | None,
+) -> Tensor:
+    return _convolve(x, kernel, shortcut, chunk_size, boundary="circular", form=form, chunk=chunk)
 
 
 def _convolve_mixed(
@@ -37,12 +52,14 @@ def _convolve_mixed(
     kernel: Tensor,
     periodic: Sequence[bool],
     shortcut: Tensor | None = None,
+    use_phase_shift: bool = True,
+    chunk_size: int | None = None,
     *,
     form: str,
-    chunk_size: int | None = None,
+    chunk: int | None,
 ) -> Tensor:
     boundary = tuple("circular" if wraps else "zero" for wraps in periodic)
-    return _convolve(x, kernel, shortcut, boundary=boundary, causal=False, form=form, chunk_size=chunk_size)
+    return _convolve(x, kernel, shortcut, chunk_size, boundary=boundary, form=form, chunk=chunk)
 
 
 def _table() -> dict[str, Callable[..., Tensor]]:
@@ -51,11 +68,10 @@ def _table() -> dict[str, Callable[..., Tensor]]:
         for form in ("bhl", "blh", "bhl_w_reshape"):
             for rank in (1, 2, 3):
                 shape = f"fftconv{rank}d_fp32_{form}{suffix}"
-                plain = partial(_convolve, causal=False, form=form, chunk_size=chunk)
-                names[shape] = partial(plain, boundary="zero")
-                names[f"circular_{shape}"] = partial(plain, boundary="circular")
-                names[f"mixed_{shape}"] = partial(_convolve_mixed, form=form, chunk_size=chunk)
-            causal = partial(_convolve, boundary="zero", causal=True, form=form, chunk_size=chunk)
+                names[shape] = partial(_convolve, form=form, chunk=chunk)
+                names[f"circular_{shape}"] = partial(_convolve_circular, form=form, chunk=chunk)
+                names[f"mixed_{shape}"] = partial(_convolve_mixed, form=form, chunk=chunk)
+            causal = partial(_convolve, causal=True, form=form, chunk=chunk)
             names[f"causal_fftconv1d_fp32_{form}{suffix}"] = causal
     return names
 

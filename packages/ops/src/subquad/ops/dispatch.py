@@ -8,6 +8,7 @@ function without arguments that returns Implementations. ``"auto"`` goes through
 through third-party backends.
 """
 
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable
@@ -45,16 +46,17 @@ BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm")
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "attention_step": ("triton",),
-    "causal_conv": ("triton",),
+    "causal_conv": ("cuda", "triton"),
     "fir_step": ("triton",),
     "fp8_linear": ("scaled_mm",),
-    "gated_conv": ("triton",),
+    "gated_conv": ("cuda", "triton"),
     "gated_conv_step": ("triton",),
     "gated_linear_step": ("triton",),
-    "gated_modal_conv": ("triton",),
+    "gated_modal_conv": ("cuda", "triton"),
     "gated_product": ("triton",),
     "gated_modal_step": ("triton",),
     "linear_step": ("triton",),
+    "modal_conv": ("cuda", "triton"),
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),
@@ -183,7 +185,15 @@ def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
     else:
         return None, _third_party(backend)
     problem = module.unavailable()
-    return problem, () if problem is not None else module.implementations()
+    if problem is not None:
+        return problem, ()
+    return None, module.implementations() if torch.compiler.is_compiling() else _listed(module.implementations)
+
+
+@functools.cache
+def _listed(implementations: Callable[[], tuple[Implementation, ...]]) -> tuple[Implementation, ...]:
+    """Keeps what a built-in backend offers: listing it costs as much of the processor's time as launching a kernel."""
+    return implementations()
 
 
 def _third_party(backend: str) -> tuple[Implementation, ...]:

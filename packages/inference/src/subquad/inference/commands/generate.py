@@ -83,8 +83,8 @@ def generate(
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
         from subquad.inference.errors import InvalidOption
+        from subquad.inference.lineage_tags import phylogenetic_tag
         from subquad.inference.options import GenerationOptions
-        from subquad.inference.phylogenetic_tag import phylogenetic_tag
         from subquad.inference.result_formats import Columns
 
         records = _records(prompt, input_file, file_format)

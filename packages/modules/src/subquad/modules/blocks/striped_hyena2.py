@@ -142,7 +142,8 @@ class HyenaBlock(StripedHyena2Block):
             return product_of_channels_first(self.out_filter_dense, y)
         if self.use_subquadratic_ops:
             self.require_subquadratic_ops(z)
-        y, _ = self.filter.forward_projected(z, self.projection_taps, state=state)  # pyright: ignore[reportArgumentType]
+        fresh = starts is not None and not any(starts)
+        y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
         return product_of_channels_first(self.out_filter_dense, y)
 
     def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:

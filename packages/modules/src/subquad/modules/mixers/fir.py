@@ -132,16 +132,22 @@ class HyenaFIR(FullPrecisionModule):
         short_taps: Float[Tensor, "rows tap"],
         *,
         state: FIRState | None = None,
+        fresh: bool = False,
     ) -> tuple[Float[Tensor, "batch channel length"], FIRState | None]:
-        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer``."""
+        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer``.
+
+        ``fresh`` says that no row of ``state`` has seen a token, so that its rings need not be read.
+        """
         taps = self.filter_taps()
         if state is not None:
             refuse_split_state(self.exchange)
             assert state.projection is not None
-            before = GatedConvState(
-                history_from_ring(state.projection, state.position).to(z.dtype),
-                history_from_ring(state.taps, state.position).to(z.dtype),
-            )
+            before = None
+            if not fresh:
+                before = GatedConvState(
+                    history_from_ring(state.projection, state.position).to(z.dtype),
+                    history_from_ring(state.taps, state.position).to(z.dtype),
+                )
             y, after = gated_conv_with_state(
                 z,
                 short_taps,

@@ -147,13 +147,16 @@ class HyenaLong(FullPrecisionModule):
         short_taps: Float[Tensor, "rows tap"],
         *,
         state: ModalState | None = None,
+        fresh: bool = False,
     ) -> tuple[Float[Tensor, "batch channel length"], ModalState | None]:
-        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer``."""
+        """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer`` and ``HyenaFIR``."""
         poles = self.poles()
         if state is not None:
             refuse_split_state(self.exchange)
             assert state.projection is not None
-            before = GatedModalState(history_from_ring(state.projection, state.position).to(z.dtype), state.modal)
+            before = None
+            if not fresh:
+                before = GatedModalState(history_from_ring(state.projection, state.position).to(z.dtype), state.modal)
             y, after = gated_modal_conv_with_state(
                 z,
                 short_taps,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _ALIGNED = 8  # elements; off this grid cuBLAS takes kernels eight times slower where the length is the inner axis
+_SHORT = 64  # tokens below which a transposing pass costs nothing
 _LONG = 1024  # tokens from which a product per sequence costs no more than one for the batch
 
 
@@ -34,9 +35,9 @@ def product_channels_first(
     linear: nn.Module, x: Float[Tensor, "batch length channel"]
 ) -> Float[Tensor, "batch rows length"]:
     """Computes ``linear(x).transpose(1, 2)`` with unit stride along the length where the linear is plain."""
-    if not _is_plain(linear, x) or linear.bias is not None:
-        return linear(x).transpose(1, 2)
     length = x.shape[1]
+    if length < _SHORT or not _is_plain(linear, x) or linear.bias is not None:
+        return linear(x).transpose(1, 2)
     x = _aligned(x, 1)
     if x.shape[0] == 1:
         product = torch.mm(linear.weight, x[0].t()).unsqueeze(0)
@@ -49,9 +50,9 @@ def product_of_channels_first(
     linear: nn.Module, x: Float[Tensor, "batch channel length"]
 ) -> Float[Tensor, "batch length rows"]:
     """Computes ``linear(x.transpose(1, 2))`` without making the transposed input where the linear is plain."""
-    if not _is_plain(linear, x) or linear.bias is None:
-        return linear(x.transpose(1, 2))
     length = x.shape[2]
+    if length < _SHORT or not _is_plain(linear, x) or linear.bias is None:
+        return linear(x.transpose(1, 2))
     x = _aligned(x, 2)
     weight = linear.weight.t()
     if x.shape[0] == 1:

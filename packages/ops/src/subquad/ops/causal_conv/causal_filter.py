@@ -124,10 +124,12 @@ def next_history(stream: Tensor, past: int, before: Tensor | None) -> Tensor:
 def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor:
     """Filters ``[batch, channel, length]`` after a history; returns the sums, still in their own dtype."""
     batch, channels, length = stream.shape
-    past = taps.shape[1] - 1
     wide = _checks.accumulation_dtype(stream)
     samples = stream.to(wide)
     rows = _checks.expand_groups(taps.to(wide), channels)
+    if before is None and rows.shape[1] > length > 0:
+        rows = rows[:, :length]  # later taps would only reach what lies before the first sample
+    past = rows.shape[1] - 1
     if batch == 0 or length == 0 or channels == 0:
         return samples * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
     recorded = torch.is_grad_enabled() and (samples.requires_grad or rows.requires_grad)

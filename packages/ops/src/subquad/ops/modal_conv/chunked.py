@@ -28,7 +28,7 @@ def filter_modal(x: Tensor, log_poles: Tensor, residues: Tensor, initial_state: 
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], x.shape[1], log_poles.shape[1], dtype=wide)
     samples, state, block = x.to(wide), initial_state.to(wide), _BLOCK.get(x.device.type, 32)
-    width = channels_at_once(x)
+    width = 2 * channels_at_once(x)  # the states are half as large as the stream, and a scan has many small steps
     if width >= x.shape[1]:
         return convolve_modal(samples, log_poles, residues, state, block)
     blocks = zip(
@@ -64,8 +64,9 @@ def _convolve_chunks(
     local = toeplitz_blocks(weighted[..., :block].sum(dim=1).to(dtype), block)[:, -1]
     collect = powers[..., :block].flip(-1).transpose(1, 2).to(dtype)
     chunks = x.transpose(0, 1).reshape(channels, batch * count, block)
-    updates = torch.bmm(chunks, collect).view(channels, batch, count, log_poles.shape[1]).permute(2, 1, 0, 3)
-    before, state = scan_states(updates, log_poles.double() * block, state)
-    entering = before.permute(2, 1, 0, 3).reshape(channels, batch * count, log_poles.shape[1])
+    states = log_poles.shape[1]
+    updates = torch.bmm(chunks, collect).view(channels, batch, count, states)
+    before, last = scan_states(updates, log_poles.double() * block, state.transpose(0, 1).to(dtype))
+    entering = before.reshape(channels, batch * count, states)
     y = torch.bmm(entering, weighted[..., 1:].to(dtype)).baddbmm_(chunks, local)
-    return y.view(channels, batch, length).transpose(0, 1), state
+    return y.view(channels, batch, length).transpose(0, 1), last.transpose(0, 1).contiguous()

@@ -5,24 +5,24 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops.axes import Modes, PerChannel
+from subquad.ops.axes import Layout, Modes, PerChannel, Sequence
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.selective_scan.scan import scan_selective
 
-Stream = Float[Tensor, "batch channel length"]
-Weights = Float[Tensor, "batch group state length"]
+Weights = Float[Tensor, "batch _ _ _"]  # [batch, group, state, length], with layout="BLH" [batch, length, group, state]
 
 
 def selective_scan(
-    x: Stream,
-    step_size: Stream,
+    x: Sequence,
+    step_size: Sequence,
     decay: Modes,
     input_weights: Weights,
     output_weights: Weights,
     *,
     skip: PerChannel | None = None,
+    layout: Layout = "BHL",
     backend: str = "auto",
-) -> Stream:
+) -> Sequence:
     """Runs a diagonal state-space recurrence whose step size and weights depend on time.
 
     ``s[t] = exp(step_size[t] * decay) * s[t - 1] + step_size[t] * input_weights[t] * x[t]``;
@@ -35,21 +35,23 @@ def selective_scan(
       input_weights: ``[batch, group, state, length]`` (Mamba's B); group divides the channels.
       output_weights: ``[batch, group, state, length]`` (Mamba's C).
       skip: factor ``[channel]`` of the input (Mamba's D).
+      layout: ``"BHL"`` as above, or ``"BLH"``: streams ``[batch, length, channel]``, weights ``[batch, length, group,
+        state]``.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists. On CUDA ``"auto"`` takes an
         installed ``mamba_ssm``.
 
     Returns:
-      ``[batch, channel, length]`` in the dtype of x; the recurrence runs in float32 (float64 for float64).
+      The filtered stream in the dtype and layout of x; the recurrence runs in float32 (float64 for float64).
 
     Raises:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    stream = _checks.channel_first(x, "BHL")
-    batch, channels, length = stream.shape
+    x, step_size, input_weights, output_weights = _channel_first(x, step_size, input_weights, output_weights, layout)
+    batch, channels, length = x.shape
     _checks.shaped("step_size", step_size, (batch, channels, length), x)
     _checks.shaped("skip", skip, (channels,), x)
-    groups, states = input_weights.shape[1] if input_weights.dim() == 4 else 0, decay.shape[-1]
+    groups, states = input_weights.shape[1], decay.shape[-1]
     if groups < 1 or channels % groups:
         raise ShapeMismatch(f"input_weights has {groups} groups, x has {channels} channels; groups must divide them")
     _checks.shaped("decay", decay, (channels, states), x)
@@ -57,9 +59,22 @@ def selective_scan(
     _checks.shaped("output_weights", output_weights, (batch, groups, states, length), x)
     call = describe(x, step_size, decay, input_weights, output_weights, skip=skip)
     chosen, _ = dispatch.choose(call, backend)
-    if chosen is not None:
-        return chosen.run(x, step_size, decay, input_weights, output_weights, skip=skip)
-    return compute_in_torch(x, step_size, decay, input_weights, output_weights, skip=skip)
+    run = compute_in_torch if chosen is None else chosen.run
+    return _checks.as_layout(run(x, step_size, decay, input_weights, output_weights, skip=skip), layout)
+
+
+def _channel_first(
+    x: Tensor, step_size: Tensor, input_weights: Tensor, output_weights: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Checks numbers of axes and returns the streams ``[batch, channel, length]``, the weights with the length last."""
+    streams = _checks.channel_first(x, layout), _checks.channel_first(step_size, layout, "step_size")
+    for name, weights in (("input_weights", input_weights), ("output_weights", output_weights)):
+        if weights.dim() != 4:
+            shape = tuple(weights.shape)
+            raise ShapeMismatch(f"{name} has {weights.dim()} axes {shape}; accepted: 4 (batch, group, state, length)")
+    if layout == "BHL":
+        return *streams, input_weights, output_weights
+    return *streams, input_weights.permute(0, 2, 3, 1), output_weights.permute(0, 2, 3, 1)
 
 
 def describe(
@@ -70,15 +85,17 @@ def describe(
     output_weights: Tensor,
     *,
     skip: Tensor | None = None,
+    layout: Layout = "BHL",
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
+    batch, channels, length = _checks.channel_first(x, layout).shape
     return dispatch.Call(
         operator="selective_scan",
         dtype=x.dtype,
         device=x.device.type,
-        batch=x.shape[0],
-        channels=x.shape[1],
-        length=x.shape[2],
+        batch=batch,
+        channels=channels,
+        length=length,
         taps=decay.shape[1],
         options=frozenset({"skip"} if skip is not None else ()),
         gradient=dispatch.gradient_wanted(x, step_size, decay, input_weights, output_weights, skip),

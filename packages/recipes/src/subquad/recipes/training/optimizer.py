@@ -1,10 +1,9 @@
 """The optimiser and its schedule."""
 
-import math
-
 import torch
 from torch import nn
 
+from subquad.modules import warmup_cosine
 from subquad.recipes.training.settings import OptimizerSettings
 
 
@@ -57,9 +56,6 @@ def learning_rate_at(step: int, settings: OptimizerSettings, steps: int) -> floa
     Linear from `learning_rate / warmup_steps` over the warm-up, then
     `final + (peak - final) * (1 + cos(pi * progress)) / 2`.
     """
+    final = settings.final_learning_rate / settings.learning_rate
     warmup = min(settings.warmup_steps, steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    span = settings.learning_rate - settings.final_learning_rate
-    return settings.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
+    return settings.learning_rate * warmup_cosine(step, total_steps=max(1, steps), warmup_steps=warmup, final=final)

@@ -2,8 +2,10 @@
 
 import pytest
 
+import subquad.inference
+from subquad.inference import sequence_files
 from subquad.inference.errors import InvalidOption
-from subquad.inference.phylogenetic_tag import phylogenetic_tag, without_tags
+from subquad.inference.lineage_tags import phylogenetic_tag, without_tags
 
 WHOLE = "|d__Bacteria;p__Pseudomonadota;c__G;o__E;f__E;g__Escherichia;s__Escherichia coli|"
 
@@ -25,3 +27,9 @@ def test_other_texts_are_refused(text):
 
 def test_only_complete_tags_are_left_out_of_a_check():
     assert without_tags("|d__B|AC|x") == "NNNNNNAC|x"
+
+
+def test_the_exported_name_is_the_function_whatever_was_imported_before():
+    """No module bears the name of what it defines: importing it would put it in the function's place."""
+    assert sequence_files.__name__ == "subquad.inference.sequence_files"
+    assert subquad.inference.phylogenetic_tag is phylogenetic_tag

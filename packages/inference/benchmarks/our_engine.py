@@ -1,0 +1,38 @@
+"""This package's engine, driven through its public calls."""
+
+import torch
+from random_network import random_network
+
+from subquad.inference import ByteTokenizer, Engine, GenerationOptions
+from subquad.modules import StripedHyena2Preset
+
+
+class OurEngine:
+    """Runs the cases on our engine."""
+
+    name = "subquad"
+
+    def __init__(self, preset: StripedHyena2Preset, *, device: str, dtype: torch.dtype, longest: int) -> None:
+        self._network = random_network(preset, device=device, dtype=dtype)
+        self._longest = longest
+        self._engines: dict[int, Engine] = {}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(p.numel() * p.element_size() for p in self._network.parameters())
+
+    def generate(self, prompts: list[str], tokens: int) -> None:
+        """Reads the prompts and makes so many tokens for each."""
+        engine = self._engines.setdefault(len(prompts), self._engine(len(prompts)))
+        results = engine.generate(prompts, GenerationOptions(max_new_tokens=tokens))
+        assert all(len(result.ids) == tokens for result in results), "a sequence ended early"
+
+    def score(self, sequences: list[str]) -> None:
+        """Scores the sequences side by side."""
+        engine = self._engines.setdefault(1, self._engine(1))
+        engine.score(sequences, batch_size=len(sequences))
+
+    def _engine(self, rows: int) -> Engine:
+        tokenizer = ByteTokenizer(self._network.vocab_size)
+        return Engine(self._network, tokenizer, max_running=rows, max_sequence_tokens=self._longest)

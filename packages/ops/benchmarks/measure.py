@@ -1,0 +1,109 @@
+"""One row of the table: a case on a backend, its error first and then its times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from cases import Case
+from timing import graph_microseconds, median_microseconds
+from torch import Tensor
+
+from subquad.ops import BackendUnavailable
+
+_LARGEST_ERROR = {torch.float32: 2e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}
+_CHECKED_ELEMENTS = 1 << 28  # of an input up to which the error is taken on the whole call where it has no part
+_GRAPH_BELOW = 1500.0  # microseconds: a longer call does not feel its launch
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    op: str
+    case: str
+    shape: str
+    dtype: str
+    backend: str
+    microseconds: float | None = None  # with a cold cache, launch included
+    graph_microseconds: float | None = None
+    floor: float | None = None
+    times_floor: float | None = None
+    error: float | None = None
+    backward_microseconds: float | None = None  # forward and backward less forward, in a graph where there is one
+    backward_floor: float | None = None
+    backward_times_floor: float | None = None
+    backward_error: float | None = None  # the largest of all gradients
+    problem: str | None = None
+
+
+def _relative(got: Tensor, exact: Tensor) -> float:
+    return float((got.double() - exact).norm() / exact.norm())
+
+
+def _gradients(case: Case, inputs: tuple[Tensor, ...], backend: str) -> tuple[Tensor, ...]:
+    leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
+    y = case.run(*leaves, backend=backend)
+    upstream = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y).to(inputs[0].dtype)
+    return torch.autograd.grad(y, [t for t in leaves if t.requires_grad], upstream.to(y.dtype))
+
+
+def errors_of(case: Case, backend: str, backward: bool) -> tuple[float | None, float | None]:
+    """Relative errors of the output and of the worst gradient against float64 torch, None where it would not fit."""
+    inputs = case.inputs if case.part is None else case.part(*case.inputs)
+    if max(t.numel() for t in inputs) > _CHECKED_ELEMENTS:
+        return None, None
+    wide = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    got = case.run(*[t.clone() if case.in_place else t for t in inputs], backend=backend)
+    error = _relative(got, case.run(*wide, backend="torch"))
+    if not backward or not case.differentiable:
+        return error, None
+    pairs = zip(_gradients(case, inputs, backend), _gradients(case, wide, "torch"), strict=True)
+    return error, max(_relative(a, b) for a, b in pairs)
+
+
+def measure(row: Row, case: Case, bandwidth: float, backward: bool) -> Row:
+    """Checks, then times one case on the row's backend."""
+    device, dtype = case.inputs[0].device.type, case.inputs[0].dtype
+    row.floor = case.bytes / bandwidth * 1e6
+    backward = backward and case.differentiable
+    if backward and case.backward_bytes is not None:
+        row.backward_floor = case.backward_bytes / bandwidth * 1e6
+    try:
+        row.error, row.backward_error = errors_of(case, row.backend, backward)
+        if row.error is not None and not row.error <= _LARGEST_ERROR[dtype]:
+            row.problem = f"error {row.error:.1e} is too large; not timed"
+            return row
+        with torch.no_grad():
+            row.microseconds, row.graph_microseconds = _times(
+                lambda: case.run(*case.inputs, backend=row.backend), device, row.backend
+            )
+        row.times_floor = (row.graph_microseconds or row.microseconds) / row.floor
+        if backward:
+            row.backward_microseconds = _backward(case, row, device)
+            if row.backward_floor is not None:
+                row.backward_times_floor = row.backward_microseconds / row.backward_floor
+    except (BackendUnavailable, torch.OutOfMemoryError) as error:
+        row.problem = str(error).splitlines()[0]
+    return row
+
+
+def _times(call: Callable[[], object], device: str, backend: str) -> tuple[float, float | None]:
+    """Returns the time of a call by itself and, where it is short and can be captured, in a graph."""
+    alone = median_microseconds(call, device)
+    captured = device == "cuda" and alone < _GRAPH_BELOW and backend != "vendor"
+    return alone, graph_microseconds(call) if captured else None
+
+
+def _backward(case: Case, row: Row, device: str) -> float:
+    leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in case.inputs]
+    wanted = [t for t in leaves if t.requires_grad]
+    upstream = torch.ones_like(case.run(*leaves, backend=row.backend))
+
+    def both() -> object:
+        return torch.autograd.grad(case.run(*leaves, backend=row.backend), wanted, upstream)
+
+    def forward() -> object:
+        return case.run(*leaves, backend=row.backend)
+
+    (alone, captured), (ahead, ahead_captured) = (_times(call, device, row.backend) for call in (both, forward))
+    return alone - ahead if captured is None or ahead_captured is None else captured - ahead_captured

@@ -1,0 +1,103 @@
+// Causal convolution with a sum of at most 16 real exponentials, plain or between two gates, with its state.
+//
+// One warp marches over a whole channel. The state takes three products of halves of 11 bits, so that it keeps float32's
+// exactness; the output takes three where the stream is float32 and one where it is rounded to bfloat16 anyway.
+#ifndef SUBQUAD_OPS_MODAL_CUH_
+#define SUBQUAD_OPS_MODAL_CUH_
+
+#include "packages/ops/csrc/modal_factors.cuh"
+#include "packages/ops/csrc/stream.cuh"
+
+namespace subquad::modal {
+
+// Warps that a multiprocessor holds at once, which bounds their registers: 1920 channels are then one wave on an H100.
+constexpr int kResident = 16;
+
+struct Arguments {
+  SubquadOpsStream stream;
+  const float* log_poles;
+  const float* residues;
+  const float* history;
+  float* state;
+  float* entries;
+  int32_t states;
+};
+
+template <typename T, bool kGated, int kStages>
+__global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a) {
+  constexpr bool kExact = sizeof(T) == 4;
+  constexpr int kOutputHalves = kExact ? 2 : 1;
+  using Stream = GatedStream<T, kGated, kStages>;
+  __shared__ typename Stream::Reader::Copies::Buffer buffer;
+  __shared__ Modes modes;
+  __shared__ float entering[kStates];
+
+  const int lane = warp::lane(), q = lane % 4;
+  const Place place = place_of_warp(a.stream);
+  Stream stream(buffer, a.stream, place);
+  stream.start(0, place.last);
+  if (lane < kStates) {
+    entering[lane] = lane < a.states && a.history != nullptr ? a.history[place.row * a.states + lane] : 0.0f;
+  }
+  modes.load(a.log_poles, a.residues, place.channel, a.states);
+
+  Factor<2> collect;
+  Factor<kOutputHalves> local, spread;
+  set_factor(collect, false, true, [&](int from, int s) { return expf(modes.log_poles[s] * (kBlock - 1 - from)); });
+  set_factor(local, false, false, [&](int from, int to) { return modes.taps[kBlock + to - from]; });
+  set_factor(spread, true, false, [&](int s, int to) { return modes.residues[s] * expf(modes.log_poles[s] * (to + 1)); });
+  Scan<1> scan;
+  scan.set(modes);
+  float carry[2][2];
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) carry[n][e] = entering[8 * n + 2 * q + e];
+  }
+
+  Runs g;
+  for (int tile = 0; tile < place.last; ++tile) {
+    stream.next(g);
+    if (lane < 4 && (a.entries != nullptr || tile + 1 == place.last)) {
+      float* kept = a.entries == nullptr ? nullptr : a.entries + (place.row * place.last + tile) * kStates;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          if (kept != nullptr) kept[8 * n + 2 * q + e] = carry[n][e];
+          entering[8 * n + 2 * q + e] = carry[n][e];
+        }
+      }
+    }
+    float samples[2][4], before[2][4];
+    time_fragments(samples, g);
+    Rows updates = {}, states, mixed = {};
+    multiply<kExact>(updates, samples, collect);
+    multiply<kExact>(mixed, samples, local);
+    scan.run(states, updates, carry);
+    state_fragments(before, states);
+    multiply<kExact>(mixed, before, spread);
+    stream.store(mixed, g);
+  }
+
+  // The state after the last sample: from the last tile's samples one by one, which may not fill it.
+  warp::synchronize();
+  const int rest = static_cast<int>(a.stream.length) - (place.last - 1) * kTile;
+  for (int s = 0; s < a.states; ++s) {
+    float total = 0.0f;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) {
+        const int ahead = rest - 1 - run_start(half) - i;
+        if (ahead >= 0) total = fmaf(g[half][i], expf(modes.log_poles[s] * ahead), total);
+      }
+    }
+    total = warp::sum(total);
+    if (lane == 0) a.state[place.row * a.states + s] = fmaf(expf(modes.log_poles[s] * rest), entering[s], total);
+  }
+}
+
+}  // namespace subquad::modal
+
+#endif  // SUBQUAD_OPS_MODAL_CUH_

@@ -1,0 +1,167 @@
+// A causal filter as products of [16, 16] matrices, forward and backward.
+//
+// Block i of 16 outputs is sum(T[d] X[i - d] for d), T[d][i, j] = taps[16 d + i - j]: with 16 blocks as the rows of a
+// tile, one product of [16, 16] matrices a diagonal. The matrices of all diagonals are kept in registers as fragments.
+// Other blocks come from a ring of 32 rows in shared memory. Numbers are cut into pieces of 8 bits (bfloat16), largest
+// first; products of pieces whose places add up beyond the last one are left out.
+//
+// Backward, sum(T[d]^T Y[i + d] for d), takes the same fragments: with time reversed inside the blocks, j' = 15 - j and
+// i' = 15 - i, the transposed matrices are the same.
+#ifndef SUBQUAD_OPS_TOEPLITZ_MATRICES_CUH_
+#define SUBQUAD_OPS_TOEPLITZ_MATRICES_CUH_
+
+#include "packages/ops/csrc/tiles.cuh"
+
+namespace subquad::toeplitz {
+
+constexpr int kFewestTaps = 2;  // one tap is a product that the tensor cores would round
+constexpr int kMostTaps = 129;
+
+constexpr int kRing = 32;
+
+// Says whether a filter's matrices, four registers each, are better kept in shared memory: registers are what bounds the
+// number of warps of a multiprocessor, except with three pieces, where it would be shared memory.
+__device__ __forceinline__ constexpr bool better_shared(int diagonals, int pieces) { return pieces == 2 && diagonals > 4; }
+
+// Cuts pairs of numbers into kPieces bfloat16 numbers each.
+template <int kPieces>
+__device__ __forceinline__ void cut(float low, float high, uint32_t (&pieces)[kPieces]) {
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    pieces[p] = warp::pack_bf16(low, high);
+    low -= warp::low_bf16(pieces[p]);
+    high -= warp::high_bf16(pieces[p]);
+  }
+}
+
+template <int kPieces>
+using Ring = uint32_t[kPieces][2][kRing][4];  // [piece][samples 0, 1 or 2, 3 of a run][block][run of the block]
+
+// A fragment's registers: samples 0, 1 of both halves, then samples 2, 3.
+template <int kPieces>
+__device__ __forceinline__ void cut_runs(const Runs& g, uint32_t (&fragment)[kPieces][4]) {
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t pieces[kPieces];
+      cut<kPieces>(g[half][2 * pair], g[half][2 * pair + 1], pieces);
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) fragment[p][2 * pair + half] = pieces[p];
+    }
+  }
+}
+
+template <int kPieces>
+__device__ __forceinline__ void keep(Ring<kPieces>& ring, int base, const uint32_t (&fragment)[kPieces][4]) {
+  const int block = warp::lane() / 4, run = warp::lane() % 4;
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) ring[p][pair][base + 8 * half + block][run] = fragment[p][2 * pair + half];
+    }
+  }
+}
+
+
+// Reads one filter: sixteen zeros, then the taps, then zeros.
+template <int kTaps>
+__device__ __forceinline__ void load_taps(float (&taps)[kBlock + kTaps], const void* all, int64_t first, int count,
+                                          int32_t dtype) {
+  for (int k = warp::lane() - kBlock; k < kTaps; k += warp::kLanes) {
+    taps[kBlock + k] = k >= 0 && k < count ? load_parameter(all, first + k, dtype) : 0.0f;
+  }
+}
+
+// The matrices of a filter as fragments, in registers or, where they would keep too many warps away, in shared memory.
+// [diagonal][piece][columns: samples 0, 1 or 2, 3 of a run][rows likewise]
+template <int kDiagonals, int kPieces, bool kShared>
+class Matrices {
+ public:
+  struct Buffer {
+    uint4 fragments[kShared ? kDiagonals : 1][kShared ? kPieces : 1][warp::kLanes];
+  };
+
+  __device__ __forceinline__ explicit Matrices(Buffer& buffer) : buffer_(buffer) {}
+
+  template <int kTaps>
+  __device__ __forceinline__ void set(const float (&taps)[kTaps]) {
+    const int r = warp::lane() / 4, q = warp::lane() % 4;
+#pragma unroll
+    for (int d = 0; d < kDiagonals; ++d) {
+      uint32_t fragment[kPieces][4];
+#pragma unroll
+      for (int columns = 0; columns < 2; ++columns) {
+#pragma unroll
+        for (int rows = 0; rows < 2; ++rows) {
+          const int lag = kBlock * d + (4 * (r / 2) + 2 * columns + r % 2) - (4 * q + 2 * rows);
+          uint32_t pieces[kPieces];
+          cut<kPieces>(taps[kBlock + lag], taps[kBlock + lag - 1], pieces);
+#pragma unroll
+          for (int p = 0; p < kPieces; ++p) fragment[p][2 * columns + rows] = pieces[p];
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        const uint4 four = make_uint4(fragment[p][0], fragment[p][1], fragment[p][2], fragment[p][3]);
+        if constexpr (kShared) {
+          buffer_.fragments[d][p][warp::lane()] = four;  // read by this lane alone
+        } else {
+          fragments_[d][p] = four;
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ uint4 get(int d, int p) const {
+    if constexpr (kShared) return buffer_.fragments[d][p][warp::lane()];
+    return fragments_[kShared ? 0 : d][kShared ? 0 : p];
+  }
+
+ private:
+  Buffer& buffer_;
+  uint4 fragments_[kShared ? 1 : kDiagonals][kShared ? 1 : kPieces];
+};
+
+// mixed += sum of the products of the blocks d rows before (kDirection -1) or behind (1) those at `base`, which are
+// `current`, with matrix d. Products with a later piece are summed on their own: the tensor cores cut sums off, so that a
+// small addend costs as much exactness as a large one.
+template <int kDirection, int kDiagonals, int kSamplePieces, int kTapPieces, bool kShared>
+__device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&current)[kSamplePieces][4],
+                                         const Ring<kSamplePieces>& ring, int base,
+                                         const Matrices<kDiagonals, kTapPieces, kShared>& matrices) {
+  constexpr int kPieces = kSamplePieces > kTapPieces ? kSamplePieces : kTapPieces;
+  const int lane = warp::lane();
+  float rest[2][4] = {};
+#pragma unroll
+  for (int d = 0; d < kDiagonals; ++d) {
+    const int row = (base + lane % 8 + 8 * (lane / 8 % 2) + kDirection * d) & (kRing - 1);
+    uint4 matrix[kTapPieces];
+#pragma unroll
+    for (int t = 0; t < kTapPieces; ++t) matrix[t] = matrices.get(d, t);
+#pragma unroll
+    for (int p = 0; p < kSamplePieces; ++p) {
+      uint32_t samples[4] = {current[p][0], current[p][1], current[p][2], current[p][3]};
+      if (d > 0) warp::load_matrices(samples, ring[p][lane / 16][row]);
+#pragma unroll
+      for (int t = 0; t < kTapPieces; ++t) {
+        if (p + t < kPieces) {
+          constexpr bool kApart = kPieces > 2;
+          warp::multiply_bf16(kApart && p + t > 0 ? rest[0] : mixed[0], samples, matrix[t].x, matrix[t].y);
+          warp::multiply_bf16(kApart && p + t > 0 ? rest[1] : mixed[1], samples, matrix[t].z, matrix[t].w);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int columns = 0; columns < 2; ++columns) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) mixed[columns][i] += kPieces > 2 ? rest[columns][i] : 0.0f;
+  }
+}
+
+}  // namespace subquad::toeplitz
+
+#endif  // SUBQUAD_OPS_TOEPLITZ_MATRICES_CUH_

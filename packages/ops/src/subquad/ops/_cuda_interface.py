@@ -1,0 +1,62 @@
+"""The C interface of the CUDA kernel library: ``packages/ops/csrc/subquad_ops_cuda.h`` as ctypes sees it."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+ABI_VERSION = 2  # SUBQUAD_OPS_ABI_VERSION of the header
+DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
+
+_POINTER, _LONG, _INTEGER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_ADDRESSES = ("input", "projection_taps", "projection_history", "skip", "bias", "output")
+_SIZES = ("batch", "channel", "length", "batch_stride", "row_stride")
+_CODES = (
+    "dtype",
+    "projection_dtype",
+    "skip_dtype",
+    "projection_tap",
+    "pregate",
+    "postgate",
+    "activation",
+    "tiles_a_warp",
+)
+
+
+class StreamArguments(ctypes.Structure):
+    """``SubquadOpsStream``: the part of a call that the gated and the longer convolutions have in common."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in _ADDRESSES),
+        *((name, _LONG) for name in _SIZES),
+        *((name, _INTEGER) for name in _CODES),
+    )
+
+
+_STREAM = ctypes.POINTER(StreamArguments)
+_SIGNATURES = {
+    "subquad_ops_causal_fir": [*[_POINTER] * 6, *[_LONG] * 4, *[_INTEGER] * 4, _POINTER],
+    "subquad_ops_toeplitz": [_STREAM, *[_POINTER] * 3, _LONG, _LONG, _INTEGER, _INTEGER, _POINTER],
+    "subquad_ops_toeplitz_backward": [_STREAM, *[_POINTER] * 7, _LONG, _INTEGER, _INTEGER, _POINTER],
+    "subquad_ops_modal": [_STREAM, *[_POINTER] * 5, _INTEGER, _POINTER],
+    "subquad_ops_modal_backward": [_STREAM, *[_POINTER] * 9, _INTEGER, _POINTER],
+}
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Gives every function of the library its signature.
+
+    Raises:
+      AttributeError: the library lacks one.
+    """
+    library.subquad_ops_status_text.argtypes = [_INTEGER]
+    library.subquad_ops_status_text.restype = ctypes.c_char_p
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, _INTEGER
+
+
+def address(array: Tensor | None) -> int | None:
+    """Returns where an array lies; a null pointer for None."""
+    return None if array is None else array.data_ptr()

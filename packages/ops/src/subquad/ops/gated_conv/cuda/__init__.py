@@ -1,0 +1,1 @@
+"""gated_conv over the CUDA library."""

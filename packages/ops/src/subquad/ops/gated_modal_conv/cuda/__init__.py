@@ -1,0 +1,1 @@
+"""gated_modal_conv over the CUDA library."""

@@ -1,0 +1,1 @@
+"""modal_conv over the CUDA library."""

@@ -1,0 +1,176 @@
+"""What holds for every operator: any strides, empty batches, odd and prime lengths, poisoned memory, each channel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from packages.ops.tests.memory import peak_bytes
+from subquad import ops
+from subquad.ops.causal_conv.reference import causal_conv_reference
+from subquad.ops.fft_conv.reference import fft_conv_reference
+from subquad.ops.gated_conv.reference import gated_conv_reference
+from subquad.ops.gated_modal_conv.reference import gated_modal_conv_reference
+from subquad.ops.modal_conv.reference import modal_conv_reference
+from subquad.ops.rearrange.reference import rearrange_reference
+from subquad.ops.selective_scan.reference import selective_scan_reference
+from tools.testing.oracle import assert_close, assert_matches_oracle
+
+BATCH, CHANNELS, STATES = 2, 3, 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator, its definition, and its inputs: the stream of the given batch and length first."""
+
+    operator: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    inputs: Callable[[int, int], tuple[Tensor, ...]]
+    causal: bool = True
+
+
+def _modes() -> tuple[Tensor, Tensor]:
+    return -0.3 * torch.rand(CHANNELS, STATES), torch.randn(CHANNELS, STATES)
+
+
+def _scan(batch: int, length: int) -> tuple[Tensor, ...]:
+    x, step = torch.randn(batch, CHANNELS, length), torch.rand(batch, CHANNELS, length)
+    weights = torch.randn(2, batch, 1, STATES, length)
+    return x, step, _modes()[0], weights[0], weights[1]
+
+
+def _filter(taps: int) -> Callable[[int, int], tuple[Tensor, ...]]:
+    return lambda batch, length: (torch.randn(batch, CHANNELS, length), torch.randn(CHANNELS, taps) / taps**0.5)
+
+
+CASES = {
+    "causal_conv, direct": Case(ops.causal_conv, causal_conv_reference, _filter(7)),
+    "causal_conv, FFT": Case(ops.causal_conv, causal_conv_reference, _filter(150)),
+    "fft_conv": Case(ops.fft_conv, lambda x, w: fft_conv_reference(x, w, ("zero",)), _filter(12), causal=False),
+    "fft_conv, circular": Case(
+        lambda x, w: ops.fft_conv(x, w, boundary="circular"),
+        lambda x, w: fft_conv_reference(x, w, ("circular",)),
+        _filter(12),
+        causal=False,
+    ),
+    "gated_conv": Case(
+        ops.gated_conv,
+        gated_conv_reference,
+        lambda b, n: (torch.randn(b, 3 * CHANNELS, n), torch.randn(3 * CHANNELS, 3), torch.randn(CHANNELS, 9)),
+    ),
+    "modal_conv": Case(
+        ops.modal_conv,
+        lambda x, p, r: modal_conv_reference(x, p, r)[0],
+        lambda b, n: (torch.randn(b, CHANNELS, n), *_modes()),
+    ),
+    "gated_modal_conv": Case(
+        ops.gated_modal_conv,
+        gated_modal_conv_reference,
+        lambda b, n: (torch.randn(b, 3 * CHANNELS, n), torch.randn(3 * CHANNELS, 3), *_modes()),
+    ),
+    "selective_scan": Case(ops.selective_scan, selective_scan_reference, _scan),
+    "rearrange": Case(ops.rearrange, rearrange_reference, lambda b, n: (torch.randn(b, CHANNELS, n),), causal=False),
+}
+
+
+def _spread(value: Tensor) -> Tensor:
+    """The same numbers, every other element of a tensor twice as long."""
+    return value.repeat_interleave(2, dim=-1)[..., ::2] if value.dim() else value
+
+
+@pytest.mark.parametrize("length", [1, 2, 31, 37, 101, 251])
+@pytest.mark.parametrize("name", CASES)
+def test_odd_and_prime_lengths_and_each_channel_match_the_oracle(name: str, length: int) -> None:
+    case = CASES[name]
+    channel_dim = 1 if name != "rearrange" else 2
+    assert_matches_oracle(case.operator, case.reference, *case.inputs(BATCH, length), channel_dim=channel_dim)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_low_precision_streams_are_rounded_once(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    inputs = [x.to(dtype) for x in case.inputs(BATCH, 101)]
+    exact = case.reference(*(x.double() for x in inputs))
+    assert_close(case.operator(*inputs).double(), exact, 5e-3 if dtype == torch.bfloat16 else 1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_strides_give_the_same(name: str) -> None:
+    case = CASES[name]
+    inputs = case.inputs(BATCH, 60)
+    expected = case.operator(*inputs)
+    assert torch.equal(case.operator(*map(_spread, inputs)), expected)
+    turned = inputs[0].transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert torch.equal(case.operator(turned, *inputs[1:]), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_batch_gives_an_empty_result_that_still_has_gradients(name: str) -> None:
+    case = CASES[name]
+    inputs = [x.requires_grad_() for x in case.inputs(0, 9)]
+    y = case.operator(*inputs)
+    assert y.shape == case.reference(*inputs).shape
+    assert y.numel() == 0
+    (gradient,) = torch.autograd.grad(y.sum(), inputs[0])
+    assert gradient.shape == inputs[0].shape
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.causal])
+def test_a_changed_sample_changes_nothing_before_it(name: str) -> None:
+    case = CASES[name]
+    inputs = [x.double() for x in case.inputs(BATCH, 101)]
+    other = inputs[0].clone()
+    other[..., 60:] = 1e3
+    y = case.operator(other, *inputs[1:])[..., :60]
+    assert_close(y, case.operator(*inputs)[..., :60], 1e-10)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_memory_full_of_nan_never_reaches_a_result_or_gradient(
+    name: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[name]
+    inputs = [x.requires_grad_(recorded) for x in case.inputs(BATCH, 333)]
+    for maker in ("empty", "empty_like", "empty_strided"):
+        real = getattr(torch, maker)
+        monkeypatch.setattr(torch, maker, lambda *a, real=real, **k: real(*a, **k).fill_(float("nan")))
+    monkeypatch.setattr(Tensor, "new_empty", lambda t, *a, **k: torch.full(*a, float("nan"), dtype=t.dtype, **k))
+    previous = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)  # with it, PyTorch fills what its own operators leave uninitialised
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        y = case.operator(*inputs)
+        gradients = torch.autograd.grad(y.square().sum(), inputs) if recorded else ()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = previous
+    for value in (y, *gradients):
+        assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradcheck_passes_in_float64(name: str) -> None:
+    case = CASES[name]
+    inputs = [x.double().requires_grad_() for x in case.inputs(BATCH, 7)]
+    assert gradcheck(case.operator, inputs, fast_mode=True)
+
+
+def test_filter_generation_passes_gradcheck_and_keeps_strides_apart() -> None:
+    poles, residues = (x.double().requires_grad_() for x in _modes())
+    assert gradcheck(lambda p, r: ops.modal_filter(p, r, 300), (poles, residues), fast_mode=True)
+    spread = ops.modal_filter(_spread(poles.detach()), _spread(residues.detach()), 300)
+    assert torch.equal(spread, ops.modal_filter(poles, residues, 300))
+
+
+def test_pieces_of_a_modal_convolution_are_recomputed_so_that_the_peak_falls() -> None:
+    inputs = [x.requires_grad_() for x in (torch.randn(1, 16, 4096), -torch.rand(16, 16), torch.randn(16, 16))]
+
+    def train(chunk: int | None) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(ops.modal_conv(*inputs, chunk_size=chunk).sum(), inputs)
+
+    assert peak_bytes(train(512)) < 0.8 * peak_bytes(train(None))
