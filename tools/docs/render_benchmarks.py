@@ -106,8 +106,8 @@ def draw(record: Row, path: Path) -> bool:
     from matplotlib.figure import Figure
 
     rows, plot = figure
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "subquad", "font.size": 8, "axes.grid": True, "grid.alpha": 0.3}
-    with matplotlib.rc_context(settings):
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "subquad", "font.size": 8, "axes.grid": True}
+    with matplotlib.rc_context({**settings, "grid.alpha": 0.3}):
         lines = "x" in plot
         canvas = Figure(figsize=(7, 4 if lines else 1 + 0.18 * len(rows)), layout="constrained")
         axes = canvas.add_subplot()

@@ -160,3 +160,16 @@ def test_a_command_is_told_how_to_run_fp8_projections(native):
     assert "1b_base 1.2435 instead of 1.0765" in refused.stderr
     assert run("--fp8-projections", "emulate").exit_code == 0
     assert run("--fp8-projections", "off").exit_code == 0
+
+
+def test_all_linear_layers_are_rounded_on_demand(tmp_path):
+    save_checkpoint(tmp_path / "plain", tiny_network(), config(fp8_projections=False))
+    with pytest.raises(InvalidOption, match="weights is 'int4'; accepted: 'stored' or 'fp8'"):
+        load_checkpoint(tmp_path / "plain", device="cpu", weights="int4")
+    engine = Engine.from_checkpoint(tmp_path / "plain", device="cpu", weights="fp8")
+    ids = torch.tensor([list(b"ACGTTGCAACGT" * 6)])
+    assert 1e-3 < relative_error(engine.forward(ids), tiny_network()(ids)) < 0.9
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+    arguments = ["generate", str(tmp_path / "plain"), "-p", "ACGT", "--device", "cpu", "--weights", "fp8"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -31,6 +31,7 @@ from subquad.inference.errors import CheckpointConfigError, CheckpointTensorErro
 from subquad.inference.tokenizer import ByteTokenizer, NucleotideTokenizer, tokenizer_of
 from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
 from subquad.lazy_config.errors import LazyConfigError
+from subquad.modules import round_linears
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 ALLOWED_TARGETS = ("subquad.modules.",)
@@ -158,6 +159,7 @@ def load_checkpoint(
     dtype: str | torch.dtype = "auto",
     verify: bool = True,
     fp8_projections: str = "auto",
+    weights: str = "stored",
     allowed_targets: tuple[str, ...] = ALLOWED_TARGETS,
 ) -> LoadedCheckpoint:
     """Reads a checkpoint directory after checking all of it: config, names, shapes, types, then digests.
@@ -170,13 +172,16 @@ def load_checkpoint(
       fp8_projections: Of a network that has them, as published 1b, 20b and 40b ones do: ``"auto"`` runs them on a GPU
         of compute capability 9.0 and nowhere else, ``"emulate"`` on any device with the same rounding and exact sums,
         ``"off"`` makes plain projections of them.
+      weights: ``"fp8"`` rounds every linear layer to one byte a weight, see ``round_linears``; ``"stored"`` does not.
       allowed_targets: Beginnings of the class names that ``config.yaml`` may build.
 
     Raises:
       CheckpointNotFound, CheckpointConfigError, CheckpointTensorError, CheckpointHashMismatch: See each.
       FP8Unavailable: The network wants a device that this one is not; the text says what each way out costs.
-      InvalidOption: The device, the dtype or ``fp8_projections`` is not known or not there.
+      InvalidOption: The device, the dtype, ``fp8_projections`` or ``weights`` is not known or not there.
     """
+    if weights not in ("stored", "fp8"):
+        raise InvalidOption("weights", weights, "'stored' or 'fp8'")
     summary = read_summary(Path(path))
     tokenizer = summary.tokenizer
     config = from_text(summary.config_text, str(summary.path / CONFIG_FILE), allowed_targets)
@@ -199,6 +204,8 @@ def load_checkpoint(
     fill(model, read_tensors(summary, location))
     if fp8_projections == "emulate":
         add_exactly(model)
+    if weights == "fp8":
+        round_linears(model)
     return LoadedCheckpoint(model.eval(), config, tokenizer, summary.metadata)
 
 

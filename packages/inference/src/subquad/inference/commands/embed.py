@@ -27,6 +27,8 @@ from subquad.inference.commands.settings import (
     Resume,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -66,11 +68,12 @@ def embed(
     file_format: Format = InputFormat.auto,
     non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters other than ACGTN.")] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -126,6 +129,7 @@ def embed(
                 prefill_chunk,
                 use_subquadratic_ops=use_subquadratic_ops,
                 fp8_projections=fp8_projections.value,
+                weights=weights.value,
             ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(

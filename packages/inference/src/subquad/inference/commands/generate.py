@@ -25,6 +25,8 @@ from subquad.inference.commands.settings import (
     Resume,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -65,11 +67,12 @@ def generate(
     ] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change prompts to upper case.")] = False,
     max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -130,7 +133,14 @@ def generate(
             records,
             Reading(where, non_dna.value, uppercase, tags=True, prefix=prefix),
             EngineChoice(
-                checkpoint, device, dtype, prefill_chunk, max_running, use_subquadratic_ops, fp8_projections.value
+                checkpoint,
+                device,
+                dtype,
+                prefill_chunk,
+                max_running,
+                use_subquadratic_ops,
+                fp8_projections.value,
+                weights.value,
             ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(group=16 * max_running, rows=max_running, room=1, extra=max_new_tokens, weight=0),

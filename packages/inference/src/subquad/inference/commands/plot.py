@@ -21,6 +21,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -53,11 +55,12 @@ def plot(
     file_format: Format = InputFormat.auto,
     non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters other than ACGTN.")] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     progress: Progress = None,
     traceback: Traceback = False,
@@ -79,6 +82,7 @@ def plot(
             prefill_chunk,
             use_subquadratic_ops=use_subquadratic_ops,
             fp8_projections=fp8_projections.value,
+            weights=weights.value,
         )
         reading = Reading(str(input_file), non_dna.value, uppercase)
         records = _chosen_records(input_file, file_format, reading, record or [], choice.token_limit())

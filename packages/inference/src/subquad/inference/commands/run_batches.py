@@ -25,10 +25,11 @@ class EngineChoice:
     checkpoint: Path
     device: str
     dtype: str
-    prefill_chunk: int
+    prefill_chunk: int | None
     max_running: int = 1
     use_subquadratic_ops: bool | None = None
     fp8_projections: str = "auto"
+    weights: str = "stored"
 
     def token_limit(self) -> int:
         """Returns the tokens that the network takes, without loading its weights."""
@@ -47,6 +48,7 @@ class EngineChoice:
             device=self.device,
             dtype=self.dtype,
             fp8_projections=self.fp8_projections,
+            weights=self.weights,
             max_running=self.max_running,
             prefill_chunk=self.prefill_chunk,
             use_subquadratic_ops=self.use_subquadratic_ops,
@@ -63,6 +65,7 @@ class EngineChoice:
             "--max-running": self.max_running,
             "--use-subquadratic-ops": self.use_subquadratic_ops,
             "--fp8-projections": self.fp8_projections,
+            "--weights": self.weights,
         }
 
 

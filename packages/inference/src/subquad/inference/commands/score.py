@@ -28,6 +28,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -51,11 +53,12 @@ def score(
     file_format: Format = InputFormat.auto,
     non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters other than ACGTN.")] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -131,6 +134,7 @@ def score(
                 prefill_chunk,
                 use_subquadratic_ops=use_subquadratic_ops,
                 fp8_projections=fp8_projections.value,
+                weights=weights.value,
             ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
             Load(

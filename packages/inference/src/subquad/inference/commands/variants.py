@@ -27,6 +27,8 @@ from subquad.inference.commands.settings import (
     StrandChoice,
     SubquadraticOps,
     Traceback,
+    Weights,
+    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -85,11 +87,12 @@ def variants(
         NonDNAPolicy, typer.Option(help="On characters of the genome other than ACGTN.")
     ] = NonDNAPolicy.error,
     keep_case: Annotated[bool, typer.Option("--keep-case", help="Leave soft-masked bases in lower case.")] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
+    weights: Weights = WeightsChoice.stored,
     overwrite: Overwrite = False,
     resume: Resume = False,
     progress: Progress = None,
@@ -162,6 +165,7 @@ def variants(
                     prefill_chunk,
                     use_subquadratic_ops=use_subquadratic_ops,
                     fp8_projections=fp8_projections.value,
+                    weights=weights.value,
                 ),
                 Destination(output, output_format.value, overwrite, resume, columns, settings),
                 Load(
