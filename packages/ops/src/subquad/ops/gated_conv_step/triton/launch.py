@@ -16,9 +16,7 @@ from subquad.ops.linear_step.triton.programmatic import dependent_launch
 _TILE = 4096  # ring samples or modes a program
 
 
-def projected_tile(inputs: int) -> tuple[int, int, int]:
-    """Returns channels and inputs of a tile of each of the three rows of a channel, and warps; measured on an H100."""
-    return (4, 1024, 4) if inputs <= 2048 else (4, 512, 4)
+_PROJECTED_TILE = (4, 512, 4)  # channels and inputs of a tile of each of their three rows, and warps; measured
 
 
 @torch.library.custom_op("subquad::gated_step_triton", mutates_args=("ring", "memory"))
@@ -90,7 +88,7 @@ def projected_gated_step_triton(
     """Makes the rows of one vector; the rest as in ``gated_step_triton``."""
     _, channels, size = memory.shape
     inputs = x.shape[1]
-    own, columns, warps = projected_tile(inputs)
+    own, columns, warps = _PROJECTED_TILE
     y = torch.empty((1, channels), dtype=x.dtype, device=x.device)
     projected_gated_step_kernel[(triton.cdiv(channels, own),)](
         x,

@@ -17,7 +17,7 @@ from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
 MOST_STREAMED_ROWS = 8
 MOST_ROWS = 64
-CACHED_BYTES = 6 << 20  # of the weights that the next kernel will read
+CACHED_BYTES = 2 << 20  # of the weights that the next kernel will read
 _WIDE_OUTPUTS, _LINE = 64, 128
 _NORMS = {"vortex": 1, "standard": 2}
 
