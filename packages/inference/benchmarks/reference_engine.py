@@ -141,12 +141,14 @@ def _prepare_import(device: str) -> None:
     torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment, misc]
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, seqlen_offsets: int = 0, **_: Any) -> torch.Tensor:
+def _rotate(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, seqlen_offsets: int = 0, **options: Any
+) -> torch.Tensor:
     """Its rotary kernel in torch, for the CPU: half-split rotation from one offset, in place where asked."""
     length, half = x.shape[1], cos.shape[-1]
     c, s = (table[seqlen_offsets : seqlen_offsets + length][None, :, None] for table in (cos, sin))
     low, high = x[..., :half].clone(), x[..., half : 2 * half].clone()
-    out = x if _.get("inplace") else x.clone()
+    out = x if options.get("inplace") else x.clone()
     out[..., :half] = low * c - high * s
     out[..., half : 2 * half] = low * s + high * c
     return out

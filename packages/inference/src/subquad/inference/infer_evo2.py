@@ -28,7 +28,7 @@ from subquad.inference.evo2_flags import (
     require_fp8,
     run_alone,
 )
-from subquad.inference.phylogenetic_tag import phylogenetic_tag
+from subquad.inference.lineage_tags import phylogenetic_tag
 
 if TYPE_CHECKING:
     from subquad.inference.engine import Engine

@@ -90,7 +90,7 @@ def predict_evo2(
     mask_phylogenetic_tags: Annotated[
         bool, typer.Option("--mask-phylogenetic-tags", help="Refused: a FASTA of bases has no tags.")
     ] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     fp8_projections: FP8 = FP8Choice.auto,
     device: Device = "auto",
     traceback: Traceback = False,

@@ -68,7 +68,7 @@ def embed(
     file_format: Format = InputFormat.auto,
     non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters other than ACGTN.")] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change sequences to upper case.")] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

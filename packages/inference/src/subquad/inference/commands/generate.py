@@ -67,7 +67,7 @@ def generate(
     ] = NonDNAPolicy.error,
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change prompts to upper case.")] = False,
     max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -25,7 +25,7 @@ class EngineChoice:
     checkpoint: Path
     device: str
     dtype: str
-    prefill_chunk: int
+    prefill_chunk: int | None
     max_running: int = 1
     use_subquadratic_ops: bool | None = None
     fp8_projections: str = "auto"

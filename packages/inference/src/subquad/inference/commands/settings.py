@@ -101,7 +101,12 @@ Weights = Annotated[
         "--weights", help="fp8 rounds linear layers to one byte a weight: half the memory, a little less exact."
     ),
 ]
-Chunk = Annotated[int, typer.Option("--prefill-chunk", min=1, help="Tokens read at once; bounds the memory.")]
+Chunk = Annotated[
+    int | None,
+    typer.Option(
+        "--prefill-chunk", min=1, help="Tokens read at once; bounds the memory. Default: 8192 on a GPU, else 2048."
+    ),
+]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress on stderr; default: on a terminal.")
 ]

@@ -87,7 +87,7 @@ def variants(
         NonDNAPolicy, typer.Option(help="On characters of the genome other than ACGTN.")
     ] = NonDNAPolicy.error,
     keep_case: Annotated[bool, typer.Option("--keep-case", help="Leave soft-masked bases in lower case.")] = False,
-    prefill_chunk: Chunk = 2048,
+    prefill_chunk: Chunk = None,
     use_subquadratic_ops: SubquadraticOps = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from subquad.ops.gated_conv_step.step_projection import StepProjection
 from subquad.ops.gated_conv_step.triton.kernels import gated_step_kernel, projected_gated_step_kernel
-from subquad.ops.linear_step.triton.launch import cached_bytes, norm_arguments, padded
+from subquad.ops.linear_step.triton.launch import norm_arguments, padded, upcoming_arguments
 from subquad.ops.linear_step.triton.launch import run as linear_step
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
-_TILE = 1024  # ring samples or modes a program
+_TILE = 4096  # ring samples or modes a program
 
 
 def projected_tile(inputs: int) -> tuple[int, int, int]:
@@ -96,8 +96,6 @@ def projected_gated_step_triton(
         x,
         x if scale is None else scale,
         weight,
-        weight if upcoming is None else upcoming,
-        cached_bytes(upcoming),
         short_taps,
         ring,
         first,
@@ -122,6 +120,7 @@ def projected_gated_step_triton(
         SKIP=skip is not None,
         ACTIVE=active is not None,
         num_warps=warps,
+        **upcoming_arguments(upcoming, weight),
         **dependent_launch(),
     )
     return y
