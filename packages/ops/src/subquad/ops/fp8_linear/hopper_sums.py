@@ -5,8 +5,8 @@ time. They line them up with the running sum at the largest exponent among all o
 places below it, add, and keep 14 significant bits of the result. The exponent of a product is the sum of its factors'
 exponents, those of their encoding.
 
-Source: measured on an H100, whose results these are bit for bit with 32 to 1,920 channels; "FP8 accumulation" in DeepSeek-AI, "DeepSeek-V3
-technical report", arXiv 2412.19437, section 3.5.2, describes the effect.
+Source: measured on an H100, whose results these are bit for bit with 32 to 1,920 channels; DeepSeek-AI, "DeepSeek-V3
+  technical report", arXiv 2412.19437, section 3.5.2, describes the effect.
 """
 
 import torch
