@@ -54,6 +54,12 @@ def test_scales_of_rows_match_the_definition(shape: tuple[int, int, int]) -> Non
     assert error(run(options, backend="scaled_mm"), exact) < 5e-3
 
 
+def test_the_reproduced_sums_are_those_of_the_card() -> None:
+    arguments = case(33, 1920, 200, torch.float32)
+    got, card = run(arguments, backend="hopper_sums"), run(arguments, backend="scaled_mm")
+    assert error(got, card.double()) < 1e-6
+
+
 def test_auto_takes_the_tensor_cores_where_there_are_any() -> None:
     arguments = case(4, 64, 32, torch.bfloat16)
     x = arguments.pop("x")

@@ -2,10 +2,10 @@
 
 Every operator describes a call as a ``Call``; a backend offers an ``Implementation`` per operator, whose ``refusal``
 says why it cannot take that call (None: it can). ``backend="torch"`` is the operator's own portable form;
-``"triton"``, ``"cuda"``, ``"vendor"``, ``"mamba"`` and ``"scaled_mm"`` are built in and imported only when a call on
-their device comes; any other name is looked up in the entry point group ``subquad.ops.backends``, whose value is a
-function without arguments that returns Implementations. ``"auto"`` goes through the rules below, measured, and never
-through third-party backends.
+``"triton"``, ``"cuda"``, ``"vendor"``, ``"mamba"``, ``"scaled_mm"`` and ``"hopper_sums"`` are built in and imported
+only when a call on their device comes; any other name is looked up in the entry point group ``subquad.ops.backends``,
+whose value is a function without arguments that returns Implementations. ``"auto"`` goes through the rules below,
+measured, and never through third-party backends.
 """
 
 import functools
@@ -42,7 +42,7 @@ OPERATORS = (
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
-BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm")
+BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
@@ -184,6 +184,8 @@ def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
         from subquad.ops import _mamba_backend as module
     elif backend == "scaled_mm":
         from subquad.ops import _scaled_mm_backend as module
+    elif backend == "hopper_sums":
+        from subquad.ops import _hopper_sums_backend as module
     else:
         return None, _third_party(backend)
     problem = module.unavailable()
