@@ -59,6 +59,13 @@ class Engine:
         max_sequence_tokens: int | None = None,
         use_subquadratic_ops: bool | None = None,
     ) -> None:
+        if use_subquadratic_ops is not None:
+            if not hasattr(model, "use_subquadratic_ops"):
+                accepted = f"None, since a {type(model).__name__} has no such choice"
+                raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
+            model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
+            if use_subquadratic_ops:
+                _require_subquadratic_ops(model)
         self.model = model.eval()
         if prefill_chunk is None:
             prefill_chunk = PREFILL_CHUNKS.get(self.device.type, PREFILL_CHUNK)
@@ -74,13 +81,6 @@ class Engine:
         if max_sequence_tokens < 2:
             raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
         self.max_sequence_tokens = max_sequence_tokens
-        if use_subquadratic_ops is not None:
-            if not hasattr(model, "use_subquadratic_ops"):
-                accepted = f"None, since a {type(model).__name__} has no such choice"
-                raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
-            model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
-            if use_subquadratic_ops:
-                _require_subquadratic_ops(model)
         self._idle_batch: ContinuousBatch | None = None
         self._weight_addresses: tuple[int, ...] = ()
         self._eager_reason: str | None = "no step has run yet"
