@@ -2,9 +2,10 @@
 
 usage: lock.py REQUIREMENTS.in REQUIREMENTS.lock [--constraint FILE.lock] [--skip-constraint NAME]... [--alone FILE.in]
 
-Paths are relative to the workspace. pip resolves for this machine's platform and for CPython 3.11, by its own
-configuration; the result names no index. Each entry of the lock is a pip requirement with its hash, followed by a
-comment that lists the locked distributions it depends on, which `pip_lock.bzl` reads.
+Paths are relative to the workspace. pip resolves for this machine's platform and for the first CPython 3.11, because a
+wheel that asks for a later one cannot be fetched on every machine (Debian 12 has 3.11.2), and by its own configuration;
+the result names no index. Each entry of the lock is a pip requirement with its hash, followed by a comment that lists
+the locked distributions it depends on, which `pip_lock.bzl` reads.
 
 ``--constraint`` keeps the versions of another lock (but for ``--skip-constraint`` names), so that two hubs agree.
 ``--alone`` names distributions to lock at a version whatever their metadata asks for, one ``name==version  # needs:
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 
+OLDEST_PYTHON = "3.11.0"
 PIP_HOME = os.path.join(sys.prefix, "pip")
 
 
@@ -42,6 +44,7 @@ def resolve(requirements: str, pins: list[str], *extra_options: str) -> list[dic
         with open(constraint, "w") as file:
             file.writelines(pin + "\n" for pin in pins)
         options = ["-q", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--report", report]
+        options += ["--python-version", OLDEST_PYTHON, "--target", os.path.join(scratch, "target")]
         command = [sys.executable, "-I", os.path.join(PIP_HOME, "pip"), "install", *options, "-r", requirements]
         if subprocess.run([*command, "-c", constraint, *extra_options], check=False).returncode:
             sys.exit(f"error: pip cannot resolve {requirements}")

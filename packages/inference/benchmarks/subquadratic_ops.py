@@ -2,9 +2,11 @@
 
 usage: subquadratic_ops.py [--preset 1b_base] [--dtype bfloat16] [--batches 8] [--json FILE] [--warm CASE]
 
-A case is a prompt length and a number of new tokens. Every batch generates it anew with each setting, in turn; batch 1
-holds whatever is compiled or tuned on first use and is shown apart, the median is that of batches 3 and later.
-``--warm off:4096`` runs one setting of one case once and ends: several such processes fill the caches side by side.
+Off is every part of a Hyena layer alone in plain torch, on is the fused operator. Prefill is the network alone reading
+the prompt into a state. A case is a prompt length and a number of new tokens. Every batch generates it anew with each
+setting, in turn; batch 1 holds whatever is compiled or tuned on first use and is shown apart, the median is that of
+batches 3 and later. ``--warm off:4096`` runs one setting of one case once and ends: several such processes fill the
+caches side by side.
 """
 
 import argparse
@@ -38,6 +40,8 @@ class Row:
     seconds_on: float
     faster: float
     published_faster: float
+    prefill_off: float
+    prefill_on: float
     first_batch_off: float
     first_batch_on: float
     peak_gib_off: float
@@ -92,6 +96,19 @@ class Timer:
         self.wait()
         return time.perf_counter() - start, result.ids
 
+    @torch.inference_mode()
+    def prefill(self, length: int, setting: str) -> float:
+        """Returns the seconds in which the network reads a prompt."""
+        network = self._engine.network
+        self._engine.model.use_subquadratic_ops = SETTINGS[setting]
+        ids = torch.tensor([prompt_of(length)], device=self._device)
+        state = network.init_state(1, max_length=length)
+        self.wait()
+        start = time.perf_counter()
+        network.encode(ids, state)
+        self.wait()
+        return time.perf_counter() - start
+
     def wait(self) -> None:
         """Waits for the device."""
         if self._device == "cuda":
@@ -102,6 +119,7 @@ def measure(timer: Timer, case: tuple[int, int], batches: int, device: str) -> R
     """Measures one case."""
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
     tokens: dict[str, list[int]] = {}
+    prefill: dict[str, list[float]] = {name: [] for name in SETTINGS}
     peak = dict.fromkeys(SETTINGS, 0.0)
     for _ in range(batches):
         for setting in SETTINGS:
@@ -109,6 +127,7 @@ def measure(timer: Timer, case: tuple[int, int], batches: int, device: str) -> R
                 torch.cuda.reset_peak_memory_stats()
             elapsed, tokens[setting] = timer(case, setting)
             seconds[setting].append(elapsed)
+            prefill[setting].append(timer.prefill(case[0], setting))
             if device == "cuda":
                 peak[setting] = torch.cuda.max_memory_allocated() / 2**30
     middle = {name: statistics.median(times[2:]) for name, times in seconds.items()}
@@ -119,6 +138,8 @@ def measure(timer: Timer, case: tuple[int, int], batches: int, device: str) -> R
         seconds_on=middle["on"],
         faster=middle["off"] / middle["on"] - 1,
         published_faster=PUBLISHED.get(case[0], 0.0),
+        prefill_off=statistics.median(prefill["off"][2:]),
+        prefill_on=statistics.median(prefill["on"][2:]),
         first_batch_off=seconds["off"][0],
         first_batch_on=seconds["on"][0],
         peak_gib_off=peak["off"],
@@ -167,7 +188,8 @@ def main() -> None:
         rows.append(row)
         print(
             f"{row.prompt_tokens}+{row.new_tokens}: off {row.seconds_off:.4f} s, on {row.seconds_on:.4f} s,"
-            f" {row.faster:+.0%} (published {row.published_faster:+.0%}), peak {row.peak_gib_off:.2f} and"
+            f" {row.faster:+.0%} (published {row.published_faster:+.0%}), prefill {row.prefill_off:.4f} and"
+            f" {row.prefill_on:.4f} s, peak {row.peak_gib_off:.2f} and"
             f" {row.peak_gib_on:.2f} GiB, first batch {row.first_batch_off:.2f} and {row.first_batch_on:.2f} s,"
             f" same tokens {row.same_tokens}",
             flush=True,

@@ -46,6 +46,13 @@ def engine(network: StripedHyena2) -> Engine:
     return Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=16, max_sequence_tokens=512)
 
 
+@pytest.fixture(scope="session")
+def exact_engine() -> Engine:
+    """The same in float64, for comparisons whose bounds must not depend on how a processor rounds float32 sums."""
+    network = tiny_network(dtype=torch.float64)
+    return Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=16, max_sequence_tokens=512)
+
+
 @pytest.fixture
 def fresh_network() -> StripedHyena2:
     """A tiny network of the test's own."""

@@ -22,5 +22,8 @@ with tempfile.TemporaryDirectory() as folder:
         [sys.executable, "-m", "subquad.inference", "info", str(path)], check=True, capture_output=True
     )
     assert b"StripedHyena2" in done.stdout
+for script in ("infer_evo2", "predict_evo2"):
+    helped = subprocess.run([Path(sys.executable).with_name(script), "--help"], check=True, capture_output=True)
+    assert b"--ckpt-dir" in helped.stdout
 for absent in ("megatron", "lightning", "grpc"):
     assert importlib.util.find_spec(absent) is None, f"{absent} is within reach; the wheel must not need it"

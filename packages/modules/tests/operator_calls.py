@@ -10,8 +10,14 @@ import subquad.modules.mixers.modal as modal
 import subquad.modules.mixers.split_convolution as split_convolution
 
 WHERE = {
-    fir: ("gated_conv", "gated_conv_with_state", "causal_conv_with_state", "fir_step"),
-    modal: ("gated_modal_conv", "gated_modal_conv_with_state", "modal_conv_with_state", "modal_step"),
+    fir: ("gated_conv", "gated_conv_with_state", "causal_conv_with_state", "fir_step", "gated_conv_step"),
+    modal: (
+        "gated_modal_conv",
+        "gated_modal_conv_with_state",
+        "modal_conv_with_state",
+        "modal_step",
+        "gated_modal_step",
+    ),
     split_convolution: ("causal_conv", "modal_conv"),
     fused_operators: ("causal_conv_with_state",),
 }

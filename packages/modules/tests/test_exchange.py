@@ -4,17 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from packages.modules.tests import mixer_table
 from packages.modules.tests.fake_exchange import FakeExchange, FakeGroup
+from packages.modules.tests.mixer_table import Case, long
 from packages.modules.tests.support import TINY, lively_model, random_ids
+from subquad.lazy_config import LazyConfig
 from subquad.modules import (
     Attention,
+    ConfigurationError,
     ExchangeUnsupported,
+    Hyena,
     HyenaLong,
     HyenaMedium,
     HyenaShort,
     InputMismatch,
     LocalExchange,
+    MultiHeadAttention,
     SequenceExchange,
+    ShortConvolution,
+    StateSpace,
     StripedHyena2,
 )
 from tools.testing.oracle import assert_close
@@ -71,6 +79,79 @@ def test_a_split_mixer_equals_the_whole_one_from_streams(kind: type) -> None:
     mixers = [make(FakeExchange(group, rank)) for rank in range(2)]
     shards = group.on_every_rank(lambda rank: mixers[rank](*(group.split(stream, rank) for stream in streams)))
     assert_close(group.merge(shards), make(LocalExchange())(*streams), relative=1e-12)
+
+
+SPLIT = (
+    "ckconv_causal",
+    "ckconv_zero",
+    "hyena_causal",
+    "hyena_norms",
+    "hyena_two_sided",
+    "state_space_causal",
+    "state_space",
+    "heads_causal",
+    "heads_shared_window",
+    "heads_two_sided",
+)
+SHORT = LazyConfig(ShortConvolution)(bias=True)
+BOTH_WAYS = (
+    Case(
+        "hyena_two_sided", Hyena, {"global_conv_cfg": long(), "short_conv_cfg": LazyConfig(ShortConvolution)(bias=True)}
+    ),
+    Case("heads_two_sided", MultiHeadAttention, {"num_heads": 4, "num_key_value_heads": 2, "qk_norm": "l2"}),
+)
+
+
+SPLIT_CASES = [case for case in (*mixer_table.CASES, *BOTH_WAYS) if case.name in SPLIT]
+
+
+@pytest.mark.parametrize("case", SPLIT_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("size", "segments"), [(2, 1), (2, 2)])
+def test_split_streams_give_the_outputs_and_gradients_of_whole_ones(case: Case, size: int, segments: int) -> None:
+    group, whole_mixer = FakeGroup(size, segments), case.make(torch.float64)
+    mixers = [case.make(torch.float64, exchange=FakeExchange(group, rank)) for rank in range(size)]
+    qkv = [x.requires_grad_() for x in case.streams(whole_mixer, torch.float64, length=96)]
+    weight = torch.randn(2, 96, 16, dtype=torch.float64)
+    whole = whole_mixer(*qkv)
+    (whole * weight).sum().backward()
+    expected = [x.grad.clone() for x in qkv if x.grad is not None and x.numel()]
+    for x in qkv:
+        x.grad = None
+
+    def work(rank: int) -> Tensor:
+        y = mixers[rank](*(torch.cat(group.split(x, rank).chunk(segments, dim=1)) for x in qkv))
+        return torch.cat(y.chunk(segments), dim=1)
+
+    split = group.merge(group.on_every_rank(work))
+    (split * weight).sum().backward()
+    assert_close(split, whole, relative=1e-12)
+    for gradient, wanted in zip([x.grad for x in qkv if x.numel()], expected, strict=True):
+        assert gradient is not None
+        assert_close(gradient, wanted, relative=1e-10)
+    for name, parameter in whole_mixer.named_parameters():
+        gradients = [dict(mixer.named_parameters())[name].grad for mixer in mixers]
+        assert parameter.grad is not None
+        assert_close(torch.stack([g for g in gradients if g is not None]).sum(0), parameter.grad, relative=1e-10)
+
+
+@pytest.mark.parametrize("name", ["ckconv_causal", "hyena_causal", "state_space_causal", "heads_causal"])
+def test_split_streams_have_no_state(name: str) -> None:
+    case = next(case for case in mixer_table.CASES if case.name == name)
+    mixer = case.make(exchange=FakeExchange(FakeGroup(2, 1), 0))
+    state = case.make().init_state(2, max_length=8)
+    qkv = case.streams(mixer, length=4)
+    with pytest.raises(ExchangeUnsupported, match="split over 2 ranks"):
+        mixer.forward(*qkv, state=state)
+    with pytest.raises(ExchangeUnsupported, match="split over 2 ranks"):
+        mixer.step(*(x[:, 0] for x in qkv), state)
+
+
+def test_ranks_share_sequences_and_heads_that_divide() -> None:
+    exchange = FakeExchange(FakeGroup(2, 1), 0)
+    with pytest.raises(ConfigurationError, match="2 ranks cannot share a grid of 2 axes"):
+        StateSpace(4, data_dim=2, exchange=exchange)
+    with pytest.raises(ConfigurationError, match="1 key and value heads cannot be shared by 2 ranks"):
+        MultiHeadAttention(8, num_heads=2, num_key_value_heads=1, exchange=exchange)
 
 
 def test_a_state_on_a_split_sequence_is_refused() -> None:

@@ -109,21 +109,27 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
         yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size, part=_last_rows)
     elif op in ("rms_norm", "gated_product", "rotary"):
         yield from _pointwise_cases(op, shape, dtype, device)
-    elif op == "fir_step":
-        for rows in (1, 8, 32, 128):
-            x = _random(rows, channels, dtype=dtype, device=device)
-            position = torch.arange(rows, device=device)
-            for taps in (3, 7, 128):
-                w = _random(channels, taps, dtype=dtype, device=device)
-                ring = _random(rows, channels, taps - 1, dtype=dtype, device=device)
-                moved = (ring.numel() + 3 * x.numel() + w.numel()) * size
-                yield Case(f"batch {rows}, {taps} taps", (x, w, ring, position), _fir_step, moved, True, False)
-    elif op == "modal_step":
-        for rows in (1, 8, 32, 128):
-            x = _random(rows, channels, dtype=dtype, device=device)
+    elif op in ("fir_step", "modal_step"):
+        yield from _step_cases(op, channels, dtype, device)
+
+
+def _step_cases(op: str, channels: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """Yields the cases of the decode steps, by the number of rows that step together."""
+    size = dtype.itemsize
+    poles, residues = -0.3 * torch.rand(channels, 16, device=device), torch.randn(channels, 16, device=device)
+    for rows in (1, 8, 32, 128):
+        x = _random(rows, channels, dtype=dtype, device=device)
+        if op == "modal_step":
             state = torch.randn(rows, channels, 16, device=device)
             moved = 2 * state.numel() * 4 + 2 * x.numel() * size + 2 * poles.numel() * 4
             yield Case(f"batch {rows}, 16 states", (x, poles, residues, state), _modal_step, moved, True, False)
+            continue
+        position = torch.arange(rows, device=device)
+        for taps in (3, 7, 128):
+            w = _random(channels, taps, dtype=dtype, device=device)
+            ring = _random(rows, channels, taps - 1, dtype=dtype, device=device)
+            moved = (ring.numel() + 3 * x.numel() + w.numel()) * size
+            yield Case(f"batch {rows}, {taps} taps", (x, w, ring, position), _fir_step, moved, True, False)
 
 
 def _pointwise_cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> Iterator[Case]:

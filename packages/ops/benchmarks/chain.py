@@ -42,8 +42,8 @@ def chain_rows(name: str, shape: tuple[int, int, int], dtype: torch.dtype, devic
         try:
             with torch.no_grad():
                 row.microseconds = median_microseconds(call, device)
-        except torch.OutOfMemoryError as error:
-            row.problem = str(error).splitlines()[0]
+        except Exception as error:  # a competitor may raise anything; the other rows must still be measured
+            row.problem = f"{type(error).__name__}: {error}".splitlines()[0]
             yield row
             return
         total += row.microseconds

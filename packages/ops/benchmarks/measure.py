@@ -8,8 +8,6 @@ from cases import Case
 from timing import graph_microseconds, median_microseconds
 from torch import Tensor
 
-from subquad.ops import BackendUnavailable
-
 _LARGEST_ERROR = {torch.float32: 2e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}
 _CHECKED_ELEMENTS = 1 << 28  # of an input up to which the error is taken on the whole call where it has no part
 _GRAPH_BELOW = 1500.0  # microseconds: a longer call does not feel its launch
@@ -82,8 +80,9 @@ def measure(row: Row, case: Case, bandwidth: float, backward: bool) -> Row:
             row.backward_microseconds = _backward(case, row, device)
             if row.backward_floor is not None:
                 row.backward_times_floor = row.backward_microseconds / row.backward_floor
-    except (BackendUnavailable, torch.OutOfMemoryError) as error:
-        row.problem = str(error).splitlines()[0]
+    except Exception as error:  # a competitor may raise anything; the other rows must still be measured
+        row.problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        torch.cuda.empty_cache()
     return row
 
 

@@ -1,6 +1,7 @@
 // Causal convolution with a sum of at most 16 real exponentials, plain or between two gates, with its state.
 //
-// One warp marches over a whole channel. The state takes three products of halves of 11 bits, so that it keeps float32's
+// One warp marches over a whole channel, or over a part of it where there are few channels: then another launch has found
+// what each part by itself leaves, of which the later parts make the state in which they are entered. The state takes three products of halves of 11 bits, so that it keeps float32's
 // exactness; the output takes three where the stream is float32 and one where it is rounded to bfloat16 anyway.
 #ifndef SUBQUAD_OPS_MODAL_CUH_
 #define SUBQUAD_OPS_MODAL_CUH_
@@ -20,10 +21,12 @@ struct Arguments {
   const float* history;
   float* state;
   float* entries;
+  float* parts;  // [row, part, state]: what each part but the last leaves when entered in state zero
   int32_t states;
 };
 
-template <typename T, bool kGated, int kStages>
+// With kStateOnly: no output, and the state that the part leaves goes to `parts`.
+template <typename T, bool kGated, int kStages, bool kStateOnly>
 __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a) {
   constexpr bool kExact = sizeof(T) == 4;
   constexpr int kOutputHalves = kExact ? 2 : 1;
@@ -34,12 +37,20 @@ __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a
 
   const int lane = warp::lane(), q = lane % 4;
   const Place place = place_of_warp(a.stream);
+  const int tiles = static_cast<int>((a.stream.length + kTile - 1) / kTile);
   Stream stream(buffer, a.stream, place);
-  stream.start(0, place.last);
-  if (lane < kStates) {
-    entering[lane] = lane < a.states && a.history != nullptr ? a.history[place.row * a.states + lane] : 0.0f;
-  }
+  stream.start(place.first, place.last);
   modes.load(a.log_poles, a.residues, place.channel, a.states);
+  float* const parts = a.parts + place.row * ((tiles - 1) / a.stream.tiles_a_warp) * kStates;
+  if (lane < kStates) {
+    float state = !kStateOnly && lane < a.states && a.history != nullptr ? a.history[place.row * a.states + lane] : 0.0f;
+    if (!kStateOnly && place.first > 0) {
+      const float decay = expf(modes.log_poles[lane] * (static_cast<float>(kTile) * a.stream.tiles_a_warp));
+      for (unsigned part = 0; part < blockIdx.x; ++part) state = fmaf(decay, state, parts[part * kStates + lane]);
+    }
+    entering[lane] = state;
+  }
+  warp::synchronize();
 
   Factor<2> collect;
   Factor<kOutputHalves> local, spread;
@@ -56,10 +67,10 @@ __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a
   }
 
   Runs g;
-  for (int tile = 0; tile < place.last; ++tile) {
+  for (int tile = place.first; tile < place.last; ++tile) {
     stream.next(g);
-    if (lane < 4 && (a.entries != nullptr || tile + 1 == place.last)) {
-      float* kept = a.entries == nullptr ? nullptr : a.entries + (place.row * place.last + tile) * kStates;
+    if (!kStateOnly && lane < 4 && (a.entries != nullptr || tile + 1 == place.last)) {
+      float* kept = a.entries == nullptr ? nullptr : a.entries + (place.row * tiles + tile) * kStates;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
@@ -73,12 +84,25 @@ __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a
     time_fragments(samples, g);
     Rows updates = {}, states, mixed = {};
     multiply<kExact>(updates, samples, collect);
-    multiply<kExact>(mixed, samples, local);
+    if constexpr (!kStateOnly) multiply<kExact>(mixed, samples, local);
     scan.run(states, updates, carry);
+    if constexpr (kStateOnly) continue;
     state_fragments(before, states);
     multiply<kExact>(mixed, before, spread);
     stream.store(mixed, g);
   }
+
+  if constexpr (kStateOnly) {
+    if (lane < 4) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) parts[blockIdx.x * kStates + 8 * n + 2 * q + e] = carry[n][e];
+      }
+    }
+    return;
+  }
+  if (place.last < tiles) return;
 
   // The state after the last sample: from the last tile's samples one by one, which may not fill it.
   warp::synchronize();

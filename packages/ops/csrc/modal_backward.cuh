@@ -47,7 +47,7 @@ __device__ __forceinline__ void sum_over_blocks(float (&total)[2][2]) {
 }
 
 template <typename T, bool kGated, int kSlots>
-__global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 12) run(const Arguments a) {
+__global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   constexpr int kPieces = 2;
   using Stream = BackwardStream<T, kGated, kSlots>;
   __shared__ typename Stream::Copies::Buffer buffer;

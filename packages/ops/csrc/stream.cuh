@@ -38,7 +38,8 @@ class GatedStream {
 
   __device__ __forceinline__ GatedStream(typename Reader::Copies::Buffer& buffer, const SubquadOpsStream& s, const Place& place)
       : s_(s),
-        reader_(buffer, static_cast<const T*>(s.input) + place.batch * s.batch_stride + kStreams * place.channel * s.row_stride,
+        reader_(buffer,
+                static_cast<const T*>(s.input) + place.batch * s.batch_stride + kStreams * place.channel * s.row_stride,
                 s.row_stride, static_cast<int>(s.length), is_aligned(s)),
         output_(static_cast<T*>(s.output) + place.row * s.length) {
     skip_ = s.skip == nullptr ? 0.0f : load_parameter(s.skip, place.channel, s.skip_dtype);
@@ -142,7 +143,8 @@ inline int32_t check_stream(const SubquadOpsStream& s) {
   if (s.projection_taps != nullptr && (s.projection_tap < 1 || s.projection_tap > kProjection)) {
     return SUBQUAD_OPS_TAP_COUNT_OUT_OF_RANGE;
   }
-  if (s.batch < 0 || s.channel < 1 || s.length < 0 || s.length > kMostSamples || s.batch > kMostRows || s.channel > kMostRows || s.tiles_a_warp < 0) {
+  if (s.batch < 0 || s.batch > kMostRows || s.channel < 1 || s.channel > kMostRows || s.length < 0 ||
+      s.length > kMostSamples || s.tiles_a_warp < 0) {
     return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   }
   if (s.batch * s.length != 0 && (s.input == nullptr || s.output == nullptr)) return SUBQUAD_OPS_NULL_POINTER;

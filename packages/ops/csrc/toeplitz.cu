@@ -17,12 +17,17 @@ int32_t check(const SubquadOpsStream& s, const Arguments& a, int64_t group) {
 }
 
 // One warp takes 32 tiles, or fewer where that would leave multiprocessors without work; it reads one more before them.
-int32_t tiles_a_warp(const SubquadOpsStream& s) {
+// Short stretches spread the work more evenly: worth it where the filter is soon set up, and where its matrices take so
+// many registers that a multiprocessor holds fewer than 14 warps.
+int32_t tiles_a_warp(const SubquadOpsStream& s, int32_t tap, int32_t taps_dtype) {
   constexpr int64_t kWarps = 1848;  // 14 on each of 132 multiprocessors
-  constexpr int64_t kMost = 32, kFewest = 4;
+  constexpr int64_t kFewest = 4;
+  const bool plain = s.projection_taps == nullptr;
+  const bool several_pieces = taps_dtype != SUBQUAD_OPS_BFLOAT16 && (plain || s.dtype == SUBQUAD_OPS_BFLOAT16);
+  const int64_t most = plain && tap <= 17 ? 8 : several_pieces ? 16 : 32;
   const int64_t tiles = (s.length + kTile - 1) / kTile;
   const int64_t each = tiles * s.batch * s.channel / kWarps;
-  return static_cast<int32_t>(each < kFewest ? kFewest : each > kMost ? kMost : each);
+  return static_cast<int32_t>(each < kFewest ? kFewest : each > most ? most : each);
 }
 
 template <bool kGated>
@@ -43,7 +48,7 @@ extern "C" int32_t subquad_ops_toeplitz(const SubquadOpsStream* stream_of, const
   const int32_t status = subquad::toeplitz::check(*stream_of, a, group);
   if (status != SUBQUAD_OPS_OK || stream_of->batch == 0 || stream_of->length == 0) return status;
   a.channels_per_filter = stream_of->channel / group;
-  if (a.stream.tiles_a_warp == 0) a.stream.tiles_a_warp = subquad::toeplitz::tiles_a_warp(a.stream);
+  if (a.stream.tiles_a_warp == 0) a.stream.tiles_a_warp = subquad::toeplitz::tiles_a_warp(a.stream, tap, taps_dtype);
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   return stream_of->projection_taps != nullptr ? subquad::toeplitz::launch_for_dtype<true>(a, cuda_stream)
                                                : subquad::toeplitz::launch_for_dtype<false>(a, cuda_stream);

@@ -24,7 +24,7 @@ template <typename T, bool kGated, int kDiagonals, int kSamplePieces, int kTapPi
 __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   constexpr int kTaps = kBlock * kDiagonals;
   using Stream = GatedStream<T, kGated, kStages>;
-  using Filter = Matrices<kDiagonals, kTapPieces, better_shared(kDiagonals, kTapPieces)>;
+  using Filter = Matrices<kDiagonals, kTapPieces, false>;
   __shared__ typename Stream::Reader::Copies::Buffer buffer;
   alignas(16) __shared__ Ring<kSamplePieces> ring;
   __shared__ float taps[kBlock + kTaps];  // sixteen zeros before tap 0

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 16) run(const Argum
   constexpr int kTaps = kBlock * kDiagonals;
   constexpr int kSumPieces = kSamplePieces < kTapPieces ? kSamplePieces : kTapPieces;
   using Stream = BackwardStream<T, kGated, kSlots>;
-  using Filter = toeplitz::Matrices<kDiagonals, kTapPieces, !kGated || toeplitz::better_shared(kDiagonals, kTapPieces)>;
+  using Filter = toeplitz::Matrices<kDiagonals, kTapPieces, !kGated || kTapPieces == 2>;
   __shared__ typename Stream::Copies::Buffer buffer;
   alignas(16) __shared__ Ring<kSamplePieces> g_ring;
   alignas(16) __shared__ Ring<kSamplePieces> dm_ring;

@@ -19,10 +19,6 @@ constexpr int kMostTaps = 129;
 
 constexpr int kRing = 32;
 
-// Says whether a filter's matrices, four registers each, are better kept in shared memory: registers are what bounds the
-// number of warps of a multiprocessor, except with three pieces, where it would be shared memory.
-__device__ __forceinline__ constexpr bool better_shared(int diagonals, int pieces) { return pieces == 2 && diagonals > 4; }
-
 // Cuts pairs of numbers into kPieces bfloat16 numbers each.
 template <int kPieces>
 __device__ __forceinline__ void cut(float low, float high, uint32_t (&pieces)[kPieces]) {

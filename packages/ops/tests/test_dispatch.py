@@ -44,7 +44,8 @@ def test_an_unknown_operator_or_backend_is_refused_with_the_accepted_names() -> 
     with pytest.raises(ArgumentOutOfRange, match=f"op_name is 'conv'; accepted: {', '.join(OPERATORS)}"):
         explain("conv")
     with pytest.raises(
-        ArgumentOutOfRange, match="backend is 'cudnn'; accepted: auto, torch, triton, cuda, vendor, mamba, scaled_mm"
+        ArgumentOutOfRange,
+        match="backend is 'cudnn'; accepted: auto, torch, triton, cuda, vendor, mamba, scaled_mm, hopper_sums",
     ):
         causal_conv(torch.randn(1, 2, 9), torch.randn(2, 3), backend="cudnn")
 

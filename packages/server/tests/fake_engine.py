@@ -4,8 +4,12 @@ import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import torch
+
 from subquad.inference import (
     ByteTokenizer,
+    Embedded,
+    EmbedJob,
     Failed,
     Finished,
     GenerateJob,
@@ -58,7 +62,7 @@ class FakeScheduler:
         self.fail_at, self.error = fail_at, error
         self.max_sequence_tokens = max_sequence_tokens
         self.step_seconds_so_far = 0.0
-        self.jobs: list[GenerateJob | ScoreJob] = []
+        self.jobs: list[GenerateJob | ScoreJob | EmbedJob] = []
         self.released = 0
         self._lock = threading.Condition()
         self._queue: list[_Run] = []
@@ -88,7 +92,10 @@ class FakeScheduler:
     def score(self, job: ScoreJob, notify: Callable[[], None]) -> Ticket:
         return self._submit(job, Ticket(len(job.sequences), notify=notify))
 
-    def _submit(self, job: GenerateJob | ScoreJob, ticket: Ticket) -> Ticket:
+    def embed(self, job: EmbedJob, notify: Callable[[], None]) -> Ticket:
+        return self._submit(job, Ticket(len(job.sequences), notify=notify))
+
+    def _submit(self, job: GenerateJob | ScoreJob | EmbedJob, ticket: Ticket) -> Ticket:
         with self._lock:
             if self._closing:
                 raise SchedulerClosed("closed")
@@ -134,7 +141,7 @@ class FakeScheduler:
 
 
 class _Run:
-    def __init__(self, job: GenerateJob | ScoreJob, ticket: Ticket) -> None:
+    def __init__(self, job: GenerateJob | ScoreJob | EmbedJob, ticket: Ticket) -> None:
         self.job, self.ticket, self.count, self.done = job, ticket, -1, False
 
     def step(self, scheduler: FakeScheduler) -> None:
@@ -143,6 +150,8 @@ class _Run:
             self.done = True
         elif isinstance(self.job, ScoreJob):
             self._score(self.job)
+        elif isinstance(self.job, EmbedJob):
+            self._embed(self.job)
         elif self.count < 0:
             seed = self.job.options.seed if self.job.options.seed is not None else 7
             self.ticket.put(Started(self.ticket.id, seed, len(self.job.prompt_ids)))
@@ -162,6 +171,13 @@ class _Run:
             if self.count == job.options.max_new_tokens:
                 self.ticket.put(Finished(sample, "max_new_tokens", None, self.count, Timing(0.5, 0.25, 0.125)))
                 self.done = True
+
+    def _embed(self, job: EmbedJob) -> None:
+        for index, ids in enumerate(job.sequences):
+            rows = torch.tensor(ids, dtype=torch.float32)[:, None].expand(-1, 8)
+            values = rows.mean(0) if job.pooling == "mean" else rows[-1] if job.pooling == "last" else rows
+            self.ticket.put(Embedded(index, dict.fromkeys(job.layers, values)))
+        self.done = True
 
     def _score(self, job: ScoreJob) -> None:
         for index, ids in enumerate(job.sequences):

@@ -34,6 +34,7 @@ METHODS = {
     "GenerateSequence": (pb.GenerateSequenceRequest, True),
     "ScoreSequences": (pb.ScoreSequencesRequest, False),
     "ScoreVariants": (pb.ScoreVariantsRequest, True),
+    "EmbedSequences": (pb.EmbedSequencesRequest, True),
 }
 CODES_OF_BAD_INPUT = {
     grpc.StatusCode.OK,
@@ -88,6 +89,7 @@ def test_two_thousand_random_and_mutated_messages_end_by_a_status_of_bad_input(s
         "ScoreVariants": pb.ScoreVariantsRequest(
             reference_window="ACGT", variants=[pb.Variant(offset=1, reference_bases="C", alternate_bases="T")]
         ),
+        "EmbedSequences": pb.EmbedSequencesRequest(sequences=["ACGT"], layers=["blocks.0"], pooling=1),
     }
     with grpc.insecure_channel(server.address) as channel:
         calls = {name: raw(channel, name, METHODS[name][1]) for name in METHODS}

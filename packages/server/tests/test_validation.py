@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.genomics.v1 import service_pb2 as pb
-from subquad.server import InvalidRequest, MethodNotOffered, NotFound, Overloaded, ServingLimits, Variant
+from subquad.server import InvalidRequest, NotFound, Overloaded, ServingLimits, Variant
 from subquad.server.client import typed_errors
 from subquad.server.validation import (
     ServedModel,
@@ -169,9 +169,27 @@ def test_the_served_model_may_be_named(client):
     assert client.get_model(model="tiny").name == "tiny"
 
 
-def test_a_method_that_the_engine_cannot_answer_is_unimplemented(client):
-    with pytest.raises(MethodNotOffered), typed_errors():
-        list(client._stub.EmbedSequences(pb.EmbedSequencesRequest(sequences=["ACGT"], layers=["blocks.0"])))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": []}, "layers: is empty; accepted: at least 1 of blocks.0 to blocks.1"),
+        ({"layers": ["blocks.9"]}, "layers[0]: is 'blocks.9'; accepted: blocks.0 to blocks.1"),
+        ({"layers": ["blocks.0", "blocks.0"]}, "layers[1]: is blocks.0 again; accepted: each layer once"),
+        ({"layers": ["blocks.0"] * 9}, "layers: has 9 layers; accepted: at most 8"),
+        ({"sequences": []}, "sequences: is empty; accepted: at least 1 sequence"),
+        ({"sequences": ["ACGT", ""]}, "sequences[1]: is empty; accepted: at least 1 character"),
+        ({"sequences": ["AXGT"]}, "sequences[0]: has 'X' at position 1; accepted: A C G T N"),
+        ({"sequences": ["A" * 5000]}, "sequences[0]: has 5000 tokens; accepted: at most 4096"),
+        ({"pooling": 9}, "pooling: is 9; accepted: POOLING_UNSPECIFIED, POOLING_MEAN, POOLING_LAST, POOLING_NONE"),
+        ({"data_type": 9}, "data_type: is 9; accepted: DATA_TYPE_UNSPECIFIED"),
+        ({"alphabet": 9}, "alphabet: is 9; accepted: ALPHABET_UNSPECIFIED"),
+    ],
+)
+def test_a_refused_field_of_an_embedding_is_named(client, change, said):
+    request = pb.EmbedSequencesRequest(**{"sequences": ["ACGT"], "layers": ["blocks.0"], **change})
+    with pytest.raises(InvalidRequest) as caught, typed_errors():
+        list(client._stub.EmbedSequences(request))
+    assert said in str(caught.value)
 
 
 def test_a_message_above_the_limit_is_resource_exhausted(client):

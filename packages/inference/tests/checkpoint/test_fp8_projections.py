@@ -130,15 +130,19 @@ def test_scales_that_the_config_does_not_use_are_left_out_and_told(native, tmp_p
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_cpu_runs_fp8_projections_only_when_told_how_and_says_what_that_costs(native):
-    with pytest.raises(FP8Unavailable, match=r"the device is cpu.*'emulate' .*1\.79 instead of 0\.92.*'off'.*1\.2435"):
+    with pytest.raises(
+        FP8Unavailable, match=r"the device is cpu.*'emulate' .*'exact'.*1\.79 instead of 0\.92.*'off'.*1\.2435"
+    ):
         load_checkpoint(native, device="cpu")
     with pytest.raises(InvalidOption, match="fp8_projections is 'maybe'"):
         Engine.from_checkpoint(native, device="cpu", fp8_projections="maybe")
-    emulated, plain = (load_checkpoint(native, device="cpu", fp8_projections=o).model for o in ("emulate", "off"))
+    options = ("emulate", "exact", "off")
+    emulated, exact, plain = (load_checkpoint(native, device="cpu", fp8_projections=o).model for o in options)
     ids = torch.tensor([list(b"ACGTTGCAACGT" * 6)])
     with torch.inference_mode():
         assert torch.equal(plain(ids), tiny_network()(ids))
-        assert 1e-3 < relative_error(emulated(ids), plain(ids)) < 0.5
+        assert 1e-3 < relative_error(exact(ids), plain(ids)) < 0.5
+        assert 0 < relative_error(emulated(ids), exact(ids)) < relative_error(exact(ids), plain(ids))
     engine = Engine.from_checkpoint(native, device="cpu", fp8_projections="emulate")
     assert len(engine.generate(["ACGT"])) == 1
 

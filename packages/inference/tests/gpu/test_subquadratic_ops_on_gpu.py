@@ -38,7 +38,7 @@ def test_forward_manual(dtype):
     """The 1b model at 8,192 tokens: the fused operators are no further from float32 than their parts."""
     ids = torch.tensor([prompt_of(8192)], device="cuda")
     network = random_network("1b_base", dtype, "cuda")
-    assert kernels(network, 8192) == {"triton"}
+    assert "torch" not in kernels(network, 8192)
     fused, apart = logits_of(network, ids, True).float(), logits_of(network, ids, False).float()
     exact = logits_of(network.to(torch.float32), ids, False)  # the same rounded weights
     assert relative_error(fused, exact) <= BF16_ALLOWANCE * relative_error(apart, exact)
@@ -61,7 +61,7 @@ def test_subquadratic_ops_matches_baseline(prefill_chunk):
             max_sequence_tokens=1024,
             use_subquadratic_ops=choice,
         )
-        assert kernels(network, 64) == {"triton"}
+        assert "torch" not in kernels(network, 64)
         found.append([result.ids for result in engine.generate(prompts, GenerationOptions(max_new_tokens=24))])
     assert found[0] == found[1]
 

@@ -117,6 +117,19 @@ def test_the_state_does_not_grow_with_the_length() -> None:
     assert half.convolution.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("options", [{}, VERSION_2, {"data_dim": 2, "bidirectional": True}])
+def test_chunks_of_samples_change_neither_outputs_nor_gradients(options: dict[str, Any]) -> None:
+    results = []
+    for chunk_size in (None, 5):
+        model = make(chunk_size=chunk_size, **options)
+        inputs = [x.requires_grad_() for x in streams(model, *((17,) if model.data_dim == 1 else (4, 5)))]
+        y = model(*inputs)
+        given = [*(x for x in inputs if x.numel()), *model.parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), given)])
+    for chunked, whole in zip(*results, strict=True):
+        assert_close(chunked, whole, relative=1e-11)
+
+
 def test_step_sizes_and_decays_start_where_the_papers_say() -> None:
     first, second = (Mamba(256, **options).scans[0] for options in ({}, {"version": 2}))
     for branch in (first, second):
@@ -134,6 +147,7 @@ def test_step_sizes_and_decays_start_where_the_papers_say() -> None:
         ({"scan_order": "hilbert"}, "scan_order 'hilbert'"),
         ({"data_dim": 4}, "data_dim 4"),
         ({"state_size": 0}, "state_size 0"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
         ({"version": 2, "head_size": 5}, "16 scanned channels, head_size 5"),
         ({"version": 2, "head_size": 4, "num_groups": 3}, "num_groups 3"),
     ],

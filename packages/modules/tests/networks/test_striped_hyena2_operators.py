@@ -63,7 +63,7 @@ def test_chunks_then_steps_equal_the_whole_and_take_the_chosen_path(choice, chun
     assert fused == ({} if choice is False else {name: len(parts) * count for name, count in names.items()})
     calls.clear()
     logits += [model.step(ids[:, t], state)[:, None] for t in range(137, 140)]
-    assert set(calls) == {"fir_step", "modal_step"}, "a step is the same whatever is chosen"
+    assert set(calls) == {"gated_conv_step", "gated_modal_step"}, "a step is the same whatever is chosen"
     assert_close(torch.cat(logits, 1), whole, relative=1e-12)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from packages.modules.tests.support import golden_model, lively_model, random_ids
 from subquad.modules import InputMismatch, StateCapacityExceeded, StripedHyena2, StripedHyena2State
-from tools.testing.oracle import assert_close
+from tools.testing.oracle import assert_close, relative_error
 
 
 @torch.inference_mode()
@@ -149,3 +149,14 @@ def test_a_batch_that_does_not_fit_the_state_is_refused() -> None:
         model.encode(torch.zeros(1, 0, dtype=torch.int64))
     with pytest.raises(InputMismatch, match="does not fit into one of 2 rows"):
         state.copy_(model.init_state(3, max_length=8))
+
+
+@torch.inference_mode()
+def test_a_thousand_steps_do_not_drift() -> None:
+    model, ids = golden_model(), random_ids(1, 1010, seed=13)
+    state = model.init_state(1, max_length=1010)
+    whole = model(ids)
+    model.encode(ids[:, :10], state)
+    errors = [relative_error(model.step(ids[:, t], state)[0], whole[0, t]) for t in range(10, 1010)]
+    assert max(errors[:100]) < 1e-5
+    assert max(errors[-100:]) < 1e-5

@@ -139,7 +139,7 @@ def test_a_bad_argument_of_a_stream_is_refused(library: ctypes.CDLL, changes: di
 @pytest.mark.parametrize("states", [0, 17])
 def test_a_state_count_that_no_kernel_serves_is_refused(library: ctypes.CDLL, states: int) -> None:
     stream = StreamArguments(channel=4, length=300, projection_tap=1)
-    assert library.subquad_ops_modal(ctypes.byref(stream), *[None] * 5, states, None) == STATES
+    assert library.subquad_ops_modal(ctypes.byref(stream), *[None] * 6, states, None) == STATES
     assert "state count" in library.subquad_ops_status_text(STATES).decode()
 
 

@@ -1,5 +1,7 @@
 """fp8_linear on the 8-bit tensor cores of an H100 against its definition."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from subquad.ops.fp8_linear.reference import fp8_linear_reference
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("unchecked")]
 
 
-def case(rows: int, channels: int, outputs: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def case(rows: int, channels: int, outputs: int, dtype: torch.dtype) -> dict[str, Any]:
     generator = torch.Generator("cuda").manual_seed(1)
     weight = torch.randn(outputs, channels, generator=generator, device="cuda") * 0.02
     return {
@@ -21,7 +23,7 @@ def case(rows: int, channels: int, outputs: int, dtype: torch.dtype) -> dict[str
     }
 
 
-def run(arguments: dict[str, Tensor], **options: str) -> Tensor:
+def run(arguments: dict[str, Any], **options: str) -> Tensor:
     rest = {name: value for name, value in arguments.items() if name != "x"}
     return ops.fp8_linear(arguments["x"], **rest, **options)
 
@@ -40,6 +42,22 @@ def test_both_forms_match_the_definition(shape: tuple[int, int, int], dtype: tor
     rounding = {torch.bfloat16: 2e-3, torch.float16: 3e-4, torch.float32: 1e-6}[dtype]
     assert error(run(arguments, backend="torch"), exact) < rounding
     assert error(run(arguments, backend="scaled_mm"), exact) < rounding + 2e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1920, 5760), (17, 1920, 5760), (300, 11264, 4096), (5, 13, 7)], ids=str)
+def test_scales_of_rows_match_the_definition(shape: tuple[int, int, int]) -> None:
+    arguments = case(*shape, torch.bfloat16)
+    arguments["weight_scale"] = ops.row_scales(arguments["weight"])[:, 0]
+    options = {**arguments, "input_scale": None}
+    exact = fp8_linear_reference(**options)
+    assert error(run(options, backend="torch"), exact) < 2e-3
+    assert error(run(options, backend="scaled_mm"), exact) < 5e-3
+
+
+def test_the_reproduced_sums_are_those_of_the_card() -> None:
+    arguments = case(33, 1920, 200, torch.float32)
+    got, card = run(arguments, backend="hopper_sums"), run(arguments, backend="scaled_mm")
+    assert error(got, card.double()) < 1e-6
 
 
 def test_auto_takes_the_tensor_cores_where_there_are_any() -> None:

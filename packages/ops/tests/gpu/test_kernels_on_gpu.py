@@ -45,6 +45,7 @@ NAMES = (
     "fp8 rounding",
     "rings",
     "modal_step",
+    "greedy_step",
     "gradients",
     "strides",
     "one graph",
@@ -77,6 +78,7 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
     poles, residues = -torch.rand(4, 16, device="cuda"), torch.randn(4, 16, device="cuda")
     ring, position = torch.zeros(batch, 4, 6, device="cuda"), torch.arange(batch, device="cuda")
     step = torch.randn(batch, 4, device="cuda")
+    history = torch.zeros(batch, 12, 2, device="cuda")
     return {
         "causal_conv": (z, torch.randn(12, 128, device="cuda")),
         "gated_conv": (z, projection, mixer),
@@ -85,6 +87,19 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
         "gated_product": (z,),
         "modal_conv": (z[:, :4], poles, residues),
         "modal_step": (step, poles, residues, torch.zeros(batch, 4, 16, device="cuda")),
+        "linear_step": (step, torch.randn(6, 4, device="cuda")),
+        "gated_linear_step": (step, torch.randn(6, 4, device="cuda"), torch.randn(6, 4, device="cuda")),
+        "gated_conv_step": (z[..., 0].contiguous(), projection, mixer, history, ring, position),
+        "gated_modal_step": (
+            z[..., 0].contiguous(),
+            projection,
+            poles,
+            residues,
+            history,
+            torch.zeros(batch, 4, 16, device="cuda"),
+            position,
+        ),
+        "greedy_step": (step, torch.zeros(batch, dtype=torch.int64, device="cuda")),
         "rms_norm": (z, torch.randn(500, device="cuda")),
         "rotary": (z[..., None, :], torch.arange(12, device="cuda")[None], torch.rand(250, device="cuda")),
     }

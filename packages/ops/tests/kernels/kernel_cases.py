@@ -350,7 +350,7 @@ def gated_linear_step(dtype: torch.dtype) -> None:
 
 
 def gated_steps(dtype: torch.dtype) -> None:
-    channels, inputs = 10, 96
+    channels, inputs = 40, 96
     for rows in (1, 3) if dtype == torch.float32 else (1, 3, 9):
         position = torch.tensor([0, 5, 131] * 3, device=DEVICE)[:rows]
         active = torch.tensor([True, False, True] * 3, device=DEVICE)[:rows]
@@ -377,11 +377,20 @@ def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, o
     """Compares output and states of a gated step in its three forms."""
     got, plain, oracle = ([state.clone() for state in states] for _ in range(3))
     oracle = [state.double() for state in oracle]
-    y = step(*inputs, *got, position, **options, backend="triton")
-    expected = step(*inputs, *plain, position, **options, backend="torch")
-    exactly = step(*map(wide, inputs), *oracle, position, **{k: wide(v) for k, v in options.items()}, backend="torch")
-    on = options["active"]
-    hold_whole(step.__name__, y[on], expected[on], exactly[on])
+    on, results = options["active"], []
+    for turn in range(4):  # tokens enough to compare largest errors by
+        tokens = (inputs[0].roll(turn, 1), *inputs[1:])
+        results.append(
+            (
+                step(*tokens, *got, position, **options, backend="triton")[on],
+                step(*tokens, *plain, position, **options, backend="torch")[on],
+                step(
+                    *map(wide, tokens), *oracle, position, **{k: wide(v) for k, v in options.items()}, backend="torch"
+                )[on],
+            )
+        )
+    y, expected, exactly = (torch.cat(each) for each in zip(*results, strict=True))
+    hold_whole(step.__name__, y, expected, exactly)
     for one, other, true, before in zip(got, plain, oracle, states, strict=True):
         hold_whole(f"{step.__name__} state", one, other, true)
         assert torch.equal(one[~on], before[~on])
@@ -405,6 +414,23 @@ def attention_step(dtype: torch.dtype) -> None:
                 hold_whole(f"attention_step {size}", y[rows], plain[rows], oracle[rows])
                 for one, other, true in zip(*pools, strict=True):
                     hold_whole("attention_step pool", one, other, true)
+
+
+def greedy_step() -> None:
+    active = torch.tensor([True, False, True], device=DEVICE)
+    for dtype in (torch.float32, BFLOAT16_OR_FLOAT16):
+        for vocabulary in (5, 512):
+            logits = random(3, vocabulary, dtype=dtype)
+            logits[0, 3] = logits[0, 1] = 9.0
+            logits[2, 4] = torch.nan
+            for mask in (None, active):
+                ids = [torch.full((3,), 7, device=DEVICE) for _ in range(2)]
+                got = ops.greedy_step(logits, ids[0], active=mask, backend="triton")
+                plain = ops.greedy_step(logits, ids[1], active=mask, backend="torch")
+                assert torch.equal(ids[0][:2], ids[1][:2])
+                assert torch.equal(got[:2, 0], plain[:2, 0])
+                assert torch.equal(got[:, 2], plain[:, 2])
+                assert_close(got[:2, 1], plain[:2, 1], 1e-12)
 
 
 def gradients() -> None:
@@ -504,6 +530,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
         ("fp8 rounding", fp8_rounding),
         ("rings", rings),
         ("modal_step", modal_step),
+        ("greedy_step", greedy_step),
         ("gradients", gradients),
         ("strides", strides),
     ]

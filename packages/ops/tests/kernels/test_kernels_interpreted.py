@@ -39,6 +39,7 @@ NAMES = (
     "fp8 rounding",
     "rings",
     "modal_step",
+    "greedy_step",
     "gradients",
     "strides",
     "one graph",

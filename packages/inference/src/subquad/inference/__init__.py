@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from subquad.inference.checkpoint import save_checkpoint as save_checkpoint
     from subquad.inference.embedding import Pooling as Pooling
     from subquad.inference.engine import Engine as Engine
+    from subquad.inference.jobs import Embedded as Embedded
+    from subquad.inference.jobs import EmbedJob as EmbedJob
     from subquad.inference.jobs import Event as Event
     from subquad.inference.jobs import Failed as Failed
     from subquad.inference.jobs import Finished as Finished
@@ -42,6 +44,8 @@ _MODULE_OF = {
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
     "Engine": "engine",
+    "EmbedJob": "jobs",
+    "Embedded": "jobs",
     "Event": "jobs",
     "Failed": "jobs",
     "Finished": "jobs",

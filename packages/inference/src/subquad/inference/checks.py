@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from torch import nn
+
+from subquad.inference.embedding import POOLINGS, resolve_layer
 from subquad.inference.errors import InvalidOption, InvalidSequence, RequestTooLarge
-from subquad.inference.jobs import GenerateJob, ScoreJob
+from subquad.inference.jobs import EmbedJob, GenerateJob, ScoreJob
 from subquad.inference.scoring import check_strand, strand_inputs
 
 
@@ -70,3 +73,27 @@ def check_score_job(
         if len(ids) + job.prepend_eod > max_sequence_tokens:
             raise RequestTooLarge(name, len(ids), max_sequence_tokens - job.prepend_eod, "tokens")
         strand_inputs(ids, prepend=0 if job.prepend_eod else None, strand=job.strand, field=name)
+
+
+def check_embed_job(job: EmbedJob, *, vocab_size: int, max_sequence_tokens: int, model: nn.Module) -> None:
+    """Checks that every sequence can be embedded.
+
+    Raises:
+      InvalidSequence: There is no sequence, or one is empty or has an id outside the vocabulary.
+      RequestTooLarge: A sequence is longer than the network takes.
+      InvalidOption: There is no layer, the network has none of that name, or the pooling is unknown.
+    """
+    if job.pooling not in POOLINGS:
+        raise InvalidOption("pooling", job.pooling, ", ".join(map(repr, POOLINGS)))
+    if isinstance(job.layers, str) or not job.layers:
+        raise InvalidOption("layers", job.layers, "a list of one or more layer names")
+    for layer in job.layers:
+        resolve_layer(layer, model)
+    if not len(job.sequences):
+        raise InvalidSequence("sequences", "is empty; accepted: at least one sequence")
+    for index, ids in enumerate(job.sequences):
+        if not len(ids):
+            raise InvalidSequence(f"sequences[{index}]", "is empty; accepted: at least one token")
+        check_ids(ids, vocab_size, field=f"sequences[{index}]")
+        if len(ids) > max_sequence_tokens:
+            raise RequestTooLarge(f"sequences[{index}]", len(ids), max_sequence_tokens, "tokens")

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from subquad.inference.decoding import DecodeRows, Draw, SampleStream
+from subquad.inference.decode_program import Results, SamplingTable
+from subquad.inference.decoding import DecodeRows, SampleStream
+from subquad.inference.embedding import EmbeddingPass, resolve_layer
 from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
 from subquad.inference.id_rows import id_rows
-from subquad.inference.jobs import Failed, GenerateJob, Scored, ScoreJob, Started, Timing
+from subquad.inference.jobs import Embedded, EmbedJob, Failed, GenerateJob, Scored, ScoreJob, Started, Timing
 from subquad.inference.network import Network
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
 from subquad.inference.state_pool import StatePool
@@ -24,7 +26,7 @@ from subquad.inference.stopping import Token
 from subquad.inference.ticket import Ticket
 from subquad.inference.tokenizer import Tokenizer
 
-Job = GenerateJob | ScoreJob
+Job = GenerateJob | ScoreJob | EmbedJob
 
 
 def job_tokens(job: Job) -> int:
@@ -82,8 +84,16 @@ class _Scoring(_Request):
     strands: list[Score] = field(default_factory=list)
 
 
+@dataclass(eq=False)
+class _Embedding(_Request):
+    job: EmbedJob  # type: ignore[assignment]
+    next_sequence: int = 0
+    names: dict[str, str] = field(default_factory=dict)
+    reading: EmbeddingPass | None = None
+
+
 class ContinuousBatch:
-    """Runs generations and scorings over one network and one pool of states.
+    """Runs generations, scorings and embeddings over one network and one pool of states.
 
     Args:
       network: The network.
@@ -120,6 +130,11 @@ class ContinuousBatch:
         self.counters = Counters()
 
     @property
+    def eager_reason(self) -> str | None:
+        """Why decode steps do not run as one captured graph; None where they do, or will."""
+        return self._rows.program.eager_reason
+
+    @property
     def running(self) -> int:
         """Number of requests that hold rows."""
         return len(self._running)
@@ -141,7 +156,7 @@ class ContinuousBatch:
 
     def submit(self, ticket: Ticket, job: Job, submitted: float | None = None) -> None:
         """Appends a request that was checked against the limits; see `checks.check_job`."""
-        kind = _Generation if isinstance(job, GenerateJob) else _Scoring
+        kind = {GenerateJob: _Generation, ScoreJob: _Scoring, EmbedJob: _Embedding}[type(job)]
         self._queue.append(kind(ticket, job, self._clock() if submitted is None else submitted))  # type: ignore[arg-type]
 
     def step(self) -> bool:
@@ -220,6 +235,8 @@ class ContinuousBatch:
         try:
             if isinstance(request, _Generation):
                 more = self._read_prompt(request)
+            elif isinstance(request, _Embedding):
+                more = self._read_embedded(request)
             else:
                 assert isinstance(request, _Scoring)
                 more = self._read_sequence(request)
@@ -246,7 +263,10 @@ class ContinuousBatch:
         streams = [request.streams[slot] for slot in request.slots]
         logits = self._network.unembed(hidden[:, -1:])[:, 0].expand(len(streams), -1)
         positions = torch.full((len(streams),), len(prompt), device=self._device)
-        _, drawn = Draw(list(streams), self._device)(logits, positions)
+        settings = SamplingTable(len(streams), self._device)
+        settings.set([stream.settings for stream in streams])
+        _, table = settings.draw(logits, positions)
+        drawn = Results(table).read()
         for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=True):
             if not finite:
                 raise NonFiniteLogits(f"token {len(prompt)}")
@@ -295,6 +315,34 @@ class ContinuousBatch:
         self._touch(request)
         if last:
             self._release(request)
+
+    def _read_embedded(self, request: _Embedding) -> bool:
+        job, index = request.job, request.next_sequence
+        if request.reading is None:
+            self.pool.reset(request.slots)
+            assert isinstance(self._network, torch.nn.Module)
+            full = {layer: resolve_layer(layer, self._network) for layer in job.layers}
+            request.names = full
+            request.reading = EmbeddingPass(
+                self._network,
+                [job.sequences[index]],
+                sorted(set(full.values())),
+                pooling=job.pooling,
+                first=0,
+                chunk=self._chunk,
+                device=self._device,
+                pad_id=self._tokenizer.pad_id,
+                state=self.pool.row(request.slots[0]),
+            )
+        request.reading.advance()
+        if request.reading.done:
+            (found,) = request.reading.embeddings()
+            request.reading, request.next_sequence = None, index + 1
+            request.ticket.put(Embedded(index, {layer: found[full] for layer, full in request.names.items()}))
+            self._touch(request)
+            if request.next_sequence == len(job.sequences):
+                self._release(request)
+        return not request.ended
 
     def _decode(self) -> bool:
         slots = self._rows.ready()

@@ -1,12 +1,11 @@
 """The decode step: one network step for a fixed number of rows, and what each row makes of its new token."""
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
+from subquad.inference.decode_program import DecodeProgram, Results, RowSettings
 from subquad.inference.jobs import Finished, GenerateJob, Timing, Tokens
 from subquad.inference.network import Network
 from subquad.inference.options import FinishReason
-from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
 from subquad.inference.state_pool import StatePool
 from subquad.inference.stopping import StopMatcher, Token
 from subquad.inference.ticket import Ticket
@@ -30,9 +29,19 @@ class SampleStream:
         self._matcher = StopMatcher(stops)
 
     @property
-    def has_room(self) -> bool:
-        """Whether the reader has taken enough for another token."""
-        return self.ticket.has_room(self.index)
+    def settings(self) -> RowSettings:
+        """How this continuation is sampled."""
+        o = self.options
+        return RowSettings(o.temperature, o.top_k, o.top_p, self.seed, self.index, o.return_logprobs)
+
+    def has_room(self, tokens: int = 1) -> bool:
+        """Whether the reader has taken enough for so many more tokens."""
+        return self.ticket.has_room(self.index, tokens)
+
+    def wants_more(self, under_way: int) -> bool:
+        """Whether another token can be wanted, and taken, behind those that are under way."""
+        most = min(self.options.max_new_tokens, self._room)
+        return self.sampled + under_way < most and self.has_room(under_way + 1)
 
     def accept(self, token: Token) -> None:
         """Takes one sampled token; sets ``reason`` when it is the last."""
@@ -61,73 +70,73 @@ class SampleStream:
             self._emitted += len(tokens)
 
 
-class Draw:
-    """Draws one token for each of several rows, every row with its own settings and seed."""
+@dataclass
+class _Flight:
+    """A step that was launched and not yet read."""
 
-    def __init__(self, streams: list[SampleStream | None], device: torch.device) -> None:
-        options = [None if s is None else s.options for s in streams]
-        self.greedy = all(o is None or o.is_greedy for o in options)
-        self.logprobs = any(o is not None and o.return_logprobs for o in options)
-        double = {"dtype": torch.float64, "device": device}
-        self._temperature = torch.tensor([0.0 if o is None else o.temperature for o in options], **double)
-        self._top_p = torch.tensor([1.0 if o is None else o.top_p for o in options], **double)
-        self._top_k = torch.tensor([0 if o is None else o.top_k for o in options], device=device)
-        self._seeds = torch.tensor([(0, 0) if s is None else seed_words(s.seed) for s in streams], device=device)
-        self._samples = torch.tensor([0 if s is None else s.index for s in streams], device=device)
-
-    def __call__(self, logits: Tensor, positions: Tensor) -> tuple[Tensor, list[tuple[int, float, bool]]]:
-        """Returns the ids on the device, and for each row id, log-probability and whether its logits were finite.
-
-        Args:
-          logits: ``[rows, vocabulary]``.
-          positions: int64 ``[rows]``, index in the sequence of the token to draw.
-        """
-        logits = logits.float()
-        if self.greedy:
-            ids = greedy(logits)
-        else:
-            uniform = uniforms(self._seeds, self._samples, positions)
-            ids = sample(logits, self._temperature, self._top_k, self._top_p, uniform)
-        logprobs = token_logprobs(logits, ids) if self.logprobs else torch.zeros(len(ids), device=ids.device)
-        table = torch.stack((ids.double(), logprobs.double(), finite_rows(logits).double()), dim=-1)
-        return ids, [(int(i), value, bool(finite)) for i, value, finite in table.tolist()]
+    streams: dict[int, SampleStream]
+    results: Results
 
 
 class DecodeRows:
-    """The rows that are being decoded. Every step has the shape ``[slots]``; rows without work are masked.
+    """The rows that are being decoded, and the step that is ahead of its reader.
 
-    With one shape for all steps a row's arithmetic does not depend on how many others run, nor on which.
+    With one shape for all steps a row's arithmetic does not depend on how many others run, nor on which. Where the
+    device allows, step n + 1 is launched before the results of step n are read, for the rows that may need it; what it
+    computed for a row that ended with step n is dropped.
     """
 
     def __init__(self, network: Network, pool: StatePool) -> None:
-        self._network, self._pool = network, pool
-        self._device = pool.state.position.device
+        self.program = DecodeProgram(network, pool)
         self._streams: list[SampleStream | None] = [None] * pool.slots
-        self._ids = torch.zeros(pool.slots, dtype=torch.int64, device=self._device)
-        self._draw: Draw | None = None
+        self._settings_changed = True
+        self._flight: _Flight | None = None
 
     def place(self, slot: int, stream: SampleStream, first_id: int) -> None:
         """Adds a row whose prompt is in its state and whose first token was drawn."""
-        self._streams[slot], self._draw = stream, None
-        self._ids[slot] = first_id
+        self._streams[slot], self._settings_changed = stream, True
+        self.program.set_id(slot, first_id)
 
     def remove(self, slot: int) -> None:
         """Takes a row out."""
-        self._streams[slot], self._draw = None, None
+        self._streams[slot], self._settings_changed = None, True
 
     def ready(self) -> list[int]:
-        """Returns the slots whose reader has room for a token."""
-        return [slot for slot, stream in enumerate(self._streams) if stream is not None and stream.has_room]
+        """Returns the slots that have a token under way, or whose reader has room for one."""
+        ahead = {} if self._flight is None else self._flight.streams
+        return [
+            slot
+            for slot, stream in enumerate(self._streams)
+            if stream is not None and (ahead.get(slot) is stream or stream.has_room())
+        ]
 
-    @torch.inference_mode()
     def step(self, slots: list[int]) -> list[tuple[int, Token, bool]]:
-        """Feeds the last token of ``slots`` and draws the next; returns slot, token, whether the logits were finite."""
-        active = torch.zeros(self._pool.slots, dtype=torch.bool)
-        active[slots] = True
-        active = active.to(self._device)
-        logits = self._network.step(self._ids, self._pool.state, active=active)
-        if self._draw is None:
-            self._draw = Draw(self._streams, self._device)
-        ids, rows = self._draw(logits, self._pool.state.position)
-        self._ids = torch.where(active, ids, self._ids)
-        return [(slot, Token(rows[slot][0], rows[slot][1]), rows[slot][2]) for slot in slots]
+        """Returns slot, next token and whether its logits were finite, for the rows of the step that is due."""
+        flight, self._flight = self._flight, None
+        if flight is None or not any(self._streams[slot] is stream for slot, stream in flight.streams.items()):
+            flight = self._launch({slot: self._stream(slot) for slot in slots})
+        if self.program.overlaps:
+            following = {
+                slot: stream
+                for slot, stream in enumerate(self._streams)
+                if stream is not None and stream.wants_more(1 if flight.streams.get(slot) is stream else 0)
+            }
+            if following:
+                self._flight = self._launch(following)
+        rows = flight.results.read()
+        return [
+            (slot, Token(rows[slot][0], rows[slot][1]), rows[slot][2])
+            for slot, stream in flight.streams.items()
+            if self._streams[slot] is stream
+        ]
+
+    def _launch(self, streams: dict[int, SampleStream]) -> _Flight:
+        if self._settings_changed:
+            self.program.settings.set([RowSettings() if s is None else s.settings for s in self._streams])
+            self._settings_changed = False
+        return _Flight(streams, self.program.launch(sorted(streams)))
+
+    def _stream(self, slot: int) -> SampleStream:
+        stream = self._streams[slot]
+        assert stream is not None
+        return stream

@@ -18,7 +18,7 @@ _LAYER = re.compile(r"(?:blocks\.)?(-?\d+)((?:\.\w+)*)")
 
 
 @runtime_checkable
-class LayeredNetwork(Network, Protocol):
+class LayeredNetwork(Protocol):
     """A network whose first blocks can be run alone."""
 
     def encode_blocks(
@@ -120,8 +120,86 @@ class PooledRows:
         return value.float().cpu()
 
 
+class EmbeddingPass:
+    """Reads one or more sequences side by side, one chunk of an absolute grid at a time, and pools what layers give.
+
+    Shorter sequences are padded on the right; since the network is causal, padding changes nothing before it.
+
+    Args:
+      network: The network, a `LayeredNetwork` and a module.
+      rows: The tokens of each row.
+      layers: Full layer names.
+      pooling: How positions become one vector.
+      first: Positions before this one are left out.
+      chunk: Tokens read at once.
+      device: Where the network lives.
+      pad_id: Fills the places after the end of shorter rows.
+      state: An empty state with one row a sequence; needed where a row is longer than a chunk.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rows: Sequence[Sequence[int]],
+        layers: Sequence[str],
+        *,
+        pooling: Pooling,
+        first: int,
+        chunk: int,
+        device: torch.device,
+        pad_id: int,
+        state: RecurrentState | None,
+    ) -> None:
+        width = max(len(row) for row in rows)
+        assert width <= chunk or state is not None, "a sequence longer than one chunk needs a state"
+        self._network, self._chunk, self._state = network, chunk, state if width > chunk else None
+        self._ids = torch.tensor([[*row, *([pad_id] * (width - len(row)))] for row in rows], device=device)
+        self._pooled = {layer: PooledRows(pooling, first, [len(row) for row in rows]) for layer in layers}
+        self._next = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all chunks were read."""
+        return self._next >= self._ids.shape[1]
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Reads one chunk.
+
+        Raises:
+          InvalidOption: A layer is not run as a module of its own.
+        """
+        network, part = self._network, self._ids[:, self._next : self._next + self._chunk]
+        assert isinstance(network, LayeredNetwork), "the network has no blocks to run alone"
+        assert isinstance(network, nn.Module), "the network is no module, so that its layers have no names"
+        with captured(network, list(self._pooled)) as outputs:
+            network.encode_blocks(part, 1 + max(block_of(layer) for layer in self._pooled), self._state)
+        for layer, pool in self._pooled.items():
+            values = outputs.get(layer)
+            if values is None or values.shape[:2] != part.shape:
+                raise InvalidOption(
+                    "layer", layer, "a layer with one output vector for each position, such as blocks.0"
+                )
+            pool.add(values, self._next)
+        self._next += part.shape[1]
+
+    def embeddings(self) -> list[dict[str, Tensor]]:
+        """Returns for each row float32 values on the CPU by layer, once `done`.
+
+        Raises:
+          NonFiniteActivations: An activation is NaN or infinite.
+        """
+        rows = range(self._ids.shape[0])
+        found = [{layer: pool.result(row) for layer, pool in self._pooled.items()} for row in rows]
+        for embedding in found:
+            for layer, value in embedding.items():
+                if not torch.isfinite(value).all():
+                    raise NonFiniteActivations(layer)
+        return found
+
+
 def embed_rows(
-    model: nn.Module,
+    network: Network,
     rows: Sequence[Sequence[int]],
     layers: Sequence[str],
     *,
@@ -132,53 +210,28 @@ def embed_rows(
     device: torch.device,
     pad_id: int,
 ) -> list[dict[str, Tensor]]:
-    """Returns the pooled activations of each row, for every layer.
+    """Returns the pooled activations of each row, for every layer; see `EmbeddingPass` for arguments and errors.
 
-    Args:
-      model: The network, a `LayeredNetwork`.
-      rows: The tokens of each row.
-      layers: Full layer names.
-      pooling: How positions become one vector.
-      first: Positions before this one are left out.
-      chunk: Tokens read at once.
-      batch_size: Rows read side by side, those of like length together.
-      device: Where the network lives.
-      pad_id: Fills the places after the end of shorter rows.
-
-    Raises:
-      InvalidOption: A layer is not run as a module of its own.
-      NonFiniteActivations: An activation is NaN or infinite.
+    ``batch_size`` rows of like length are read side by side.
     """
     order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
     found: dict[int, dict[str, Tensor]] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        lengths = [len(rows[k]) for k in chosen]
-        ids = torch.tensor([[*rows[k], *([pad_id] * (lengths[0] - len(rows[k])))] for k in chosen], device=device)
-        pooled = {layer: PooledRows(pooling, first, lengths) for layer in layers}
-        _read(model, ids, pooled, chunk)
-        for index, k in enumerate(chosen):
-            found[k] = {layer: pooled[layer].result(index) for layer in layers}
-            for layer, value in found[k].items():
-                if not torch.isfinite(value).all():
-                    raise NonFiniteActivations(layer)
+        longest = len(rows[chosen[0]])
+        state = network.init_state(len(chosen), max_length=longest) if longest > chunk else None
+        reading = EmbeddingPass(
+            network,
+            [rows[k] for k in chosen],
+            layers,
+            pooling=pooling,
+            first=first,
+            chunk=chunk,
+            device=device,
+            pad_id=pad_id,
+            state=state,
+        )
+        while not reading.done:
+            reading.advance()
+        found.update(zip(chosen, reading.embeddings(), strict=True))
     return [found[k] for k in range(len(rows))]
-
-
-@torch.inference_mode()
-def _read(model: nn.Module, ids: Tensor, pooled: dict[str, PooledRows], chunk: int) -> None:
-    """Reads one batch chunk by chunk and pools what the layers give."""
-    assert isinstance(model, LayeredNetwork), "the network has no blocks to run alone"
-    count, width = 1 + max(block_of(layer) for layer in pooled), ids.shape[1]
-    state = model.init_state(ids.shape[0], max_length=width) if width > chunk else None
-    with captured(model, list(pooled)) as outputs:
-        for start in range(0, width, chunk):
-            outputs.clear()
-            part = ids[:, start : start + chunk]
-            model.encode_blocks(part, count, state)
-            for layer, pool in pooled.items():
-                values = outputs.get(layer)
-                if values is None or values.shape[:2] != part.shape:
-                    accepted = "a layer with one output vector for each position, such as blocks.0"
-                    raise InvalidOption("layer", layer, accepted)
-                pool.add(values, start)

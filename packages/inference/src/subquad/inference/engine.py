@@ -35,7 +35,8 @@ class Engine:
       tokenizer: Turns texts into ids.
       metadata: What the checkpoint says of itself; ``max_sequence_tokens`` and ``weights_sha256`` are read from it.
       max_running: Rows of the decode batch. Every decode step has this many, used or not: results then do not depend on
-        how many prompts run together. Fewer rows suit a single prompt, more a long list.
+        how many prompts run together. Fewer rows suit a single prompt, more a long list. States are kept from call to
+        call; see `free_states`.
       prefill_chunk: Tokens read at once; default: 8192 on a GPU, 2048 elsewhere. Chunks lie on an absolute grid, so
         that results do not depend on the load; peak memory grows with the chunk, not with the prompt.
       max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
@@ -58,6 +59,13 @@ class Engine:
         max_sequence_tokens: int | None = None,
         use_subquadratic_ops: bool | None = None,
     ) -> None:
+        if use_subquadratic_ops is not None:
+            if not hasattr(model, "use_subquadratic_ops"):
+                accepted = f"None, since a {type(model).__name__} has no such choice"
+                raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
+            model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
+            if use_subquadratic_ops:
+                _require_subquadratic_ops(model)
         self.model = model.eval()
         if prefill_chunk is None:
             prefill_chunk = PREFILL_CHUNKS.get(self.device.type, PREFILL_CHUNK)
@@ -73,13 +81,9 @@ class Engine:
         if max_sequence_tokens < 2:
             raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
         self.max_sequence_tokens = max_sequence_tokens
-        if use_subquadratic_ops is not None:
-            if not hasattr(model, "use_subquadratic_ops"):
-                accepted = f"None, since a {type(model).__name__} has no such choice"
-                raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
-            model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
-            if use_subquadratic_ops:
-                _require_subquadratic_ops(model)
+        self._idle_batch: ContinuousBatch | None = None
+        self._weight_addresses: tuple[int, ...] = ()
+        self._eager_reason: str | None = "no step has run yet"
 
     @classmethod
     def from_checkpoint(
@@ -219,37 +223,44 @@ class Engine:
         return self._stream(job)
 
     def _stream(self, job: GenerateJob) -> Iterator[StreamEvent]:
-        batch = self._batch([job])
-        ticket = Ticket(1, buffer_capacity=1)  # each token is handed over before the next is computed
-        batch.submit(ticket, job)
-        seed, count = 0, 0
-        while not ticket.done:
-            batch.step()
-            for event in ticket.take():
-                match event:
-                    case Started():
-                        seed = event.seed
-                    case Tokens():
-                        count = event.first_index + len(event.ids)
-                        text = self.tokenizer.decode(event.ids)
-                        yield StreamEvent(
-                            first_index=event.first_index, text=text, ids=event.ids, logprobs=event.logprobs, seed=seed
-                        )
-                    case Finished():
-                        logprobs = [] if job.options.return_logprobs else None
-                        yield StreamEvent(
-                            first_index=count,
-                            text="",
-                            ids=[],
-                            logprobs=logprobs,
-                            seed=seed,
-                            finish_reason=event.reason,
-                            stop_sequence=event.stop_sequence,
-                        )
-                    case Failed():
-                        raise event.error
-                    case _:
-                        pass
+        batch = self._take_batch([job])
+        try:
+            ticket = Ticket(1, buffer_capacity=1)  # each token is handed over before the next is computed
+            batch.submit(ticket, job)
+            seed, count = 0, 0
+            while not ticket.done:
+                batch.step()
+                for event in ticket.take():
+                    match event:
+                        case Started():
+                            seed = event.seed
+                        case Tokens():
+                            count = event.first_index + len(event.ids)
+                            text = self.tokenizer.decode(event.ids)
+                            yield StreamEvent(
+                                first_index=event.first_index,
+                                text=text,
+                                ids=event.ids,
+                                logprobs=event.logprobs,
+                                seed=seed,
+                            )
+                        case Finished():
+                            logprobs = [] if job.options.return_logprobs else None
+                            yield StreamEvent(
+                                first_index=count,
+                                text="",
+                                ids=[],
+                                logprobs=logprobs,
+                                seed=seed,
+                                finish_reason=event.reason,
+                                stop_sequence=event.stop_sequence,
+                            )
+                        case Failed():
+                            raise event.error
+                        case _:
+                            pass
+        finally:
+            self._keep_batch(batch)
 
     @overload
     def score(
@@ -383,7 +394,7 @@ class Engine:
                 raise RequestTooLarge(name, len(row), self.max_sequence_tokens - prepend_eod, "tokens")
         prefix = [self.tokenizer.eod_id] if prepend_eod else []
         values = embed_rows(
-            self.model,
+            self.network,
             [prefix + row for row in ids],
             sorted(set(full.values())),
             pooling=pooling,
@@ -415,28 +426,54 @@ class Engine:
 
     def _run(self, jobs: Sequence[GenerateJob]) -> Iterator[Generation]:
         """Runs all jobs and yields results in order."""
-        batch = self._batch(jobs)
-        waiting: deque[_Result] = deque()
-        for job in jobs:
-            result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
-            batch.submit(result.ticket, job)
-            waiting.append(result)
-        while waiting:
-            while not waiting[0].ticket.done:
-                batch.step()
-            yield waiting.popleft().generation(self.tokenizer)
+        batch = self._take_batch(jobs)
+        try:
+            waiting: deque[_Result] = deque()
+            for job in jobs:
+                result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
+                batch.submit(result.ticket, job)
+                waiting.append(result)
+            while waiting:
+                while not waiting[0].ticket.done:
+                    batch.step()
+                yield waiting.popleft().generation(self.tokenizer)
+        finally:
+            self._keep_batch(batch)
 
-    def _batch(self, jobs: Sequence[GenerateJob]) -> ContinuousBatch:
-        """Makes a batch with pages for the longest of the jobs that can run at once."""
+    def explain(self) -> str:
+        """Says how decode steps run: as one captured CUDA graph, or eagerly and why. Known once one has run."""
+        if self._eager_reason is None:
+            return "decode steps run as one captured CUDA graph"
+        return f"decode steps run eagerly: {self._eager_reason}"
+
+    def free_states(self) -> None:
+        """Gives back the memory of states, keys and values, and the captured steps, which calls keep for the next."""
+        self._idle_batch = None
+
+    def _take_batch(self, jobs: Sequence[GenerateJob]) -> ContinuousBatch:
+        """Returns a batch with pages for the longest of the jobs that can run at once: the kept one where it fits."""
         needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
+        pages = sum(pages_for(tokens) for tokens in needed[: self.max_running])
+        addresses = tuple(parameter.data_ptr() for parameter in self.model.parameters())
+        kept, self._idle_batch = self._idle_batch, None
+        if kept is not None and kept.pool.page_count >= pages and addresses == self._weight_addresses:
+            return kept
+        del kept  # before the new one takes memory
+        self._weight_addresses = addresses
         return ContinuousBatch(
             self.network,
             self.tokenizer,
             slots=self.max_running,
-            max_sequence_tokens=needed[0],
+            max_sequence_tokens=self.max_sequence_tokens,
             prefill_chunk=self.prefill_chunk,
-            page_count=sum(pages_for(tokens) for tokens in needed[: self.max_running]),
+            page_count=pages,
         )
+
+    def _keep_batch(self, batch: ContinuousBatch) -> None:
+        """Keeps a batch, with its captured steps, unless requests were left in it."""
+        self._eager_reason = batch.eager_reason
+        if batch.idle:
+            self._idle_batch = batch
 
     def _check(self, job: GenerateJob, field: str) -> None:
         check_generate_job(

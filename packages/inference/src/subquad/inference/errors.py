@@ -164,7 +164,8 @@ class FP8Unavailable(CheckpointError):
     def __init__(self, got: str) -> None:
         super().__init__(
             f"the network has FP8 projections, which want a GPU of compute capability 9.0 (Hopper); {got}. "
-            f"fp8_projections='emulate' rounds as FP8 does and adds exactly ({COST_OF_EXACT_SUMS}); "
+            f"fp8_projections='emulate' computes as that does, a hundred times slower; 'exact' rounds as FP8 does and "
+            f"adds exactly ({COST_OF_EXACT_SUMS}); "
             f"'off' does not round ({COST_WITHOUT_FP8})"
         )
 

@@ -28,7 +28,7 @@ from subquad.inference.evo2_flags import (
     require_fp8,
     run_alone,
 )
-from subquad.inference.phylogenetic_tag import phylogenetic_tag
+from subquad.inference.lineage_tags import phylogenetic_tag
 
 if TYPE_CHECKING:
     from subquad.inference.engine import Engine
@@ -39,7 +39,6 @@ DEFAULT_PROMPT = phylogenetic_tag(
     "d__Bacteria;p__Pseudomonadota;c__Gammaproteobacteria;o__Enterobacterales;f__Enterobacteriaceae;"
     "g__Escherichia;s__Escherichia"
 )
-DEFAULT_CHUNK = 2048
 _REASONS = {"max_new_tokens": "length", "context_length": "length"}
 
 
@@ -136,11 +135,11 @@ def infer_evo2(
                 results.write(row)
 
 
-def _chunk(threshold: int | None, budget: int | None) -> int:
+def _chunk(threshold: int | None, budget: int | None) -> int | None:
     if threshold is not None and budget is not None and threshold != budget:
         flags = "--prompt-segmentation-threshold and --inference-dynamic-batching-max-tokens"
         raise InvalidOption(flags, (threshold, budget), "one of them; both are the size of a chunk")
-    return threshold or budget or DEFAULT_CHUNK
+    return threshold or budget
 
 
 def _limit(given: int | None, of_the_network: int) -> int:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
+from subquad.inference.embedding import Pooling
 from subquad.inference.errors import InferenceError
 from subquad.inference.options import FinishReason, GenerationOptions
 
@@ -42,6 +45,21 @@ class ScoreJob:
     prepend_eod: bool = False
     strand: Strand = "forward"
     return_logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """Embeds sequences one after the other.
+
+    Args:
+      sequences: The tokens of each sequence.
+      layers: Names of layers; see `Engine.embed`.
+      pooling: How positions become one vector; ``"none"`` keeps one for each token.
+    """
+
+    sequences: Sequence[Sequence[int]]
+    layers: Sequence[str]
+    pooling: Pooling = "mean"
 
 
 @dataclass(frozen=True)
@@ -99,10 +117,18 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The activations of one sequence, in request order: float32 on the CPU for each layer of the job."""
+
+    index: int
+    values: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Failed:
     """The request ended by an error; nothing follows."""
 
     error: InferenceError
 
 
-Event = Started | Tokens | Finished | Scored | Failed
+Event = Started | Tokens | Finished | Scored | Embedded | Failed

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from subquad.inference.checks import check_generate_job, check_score_job
-from subquad.inference.continuous_batch import ContinuousBatch, job_tokens
+from subquad.inference.checks import check_embed_job, check_generate_job, check_score_job
+from subquad.inference.continuous_batch import ContinuousBatch, Job, job_tokens
 from subquad.inference.engine import Engine
 from subquad.inference.errors import EngineStopped, InvalidOption, QueueFull, RequestTooLarge, SchedulerClosed
-from subquad.inference.jobs import GenerateJob, ScoreJob
+from subquad.inference.jobs import EmbedJob, GenerateJob, ScoreJob
 from subquad.inference.ticket import DEFAULT_CAPACITY, Ticket
 
 DEFAULT_SEQUENCE_TOKENS = 8192
@@ -107,7 +107,7 @@ class Scheduler:
             poison_freed=poison_freed,
         )
         self._condition = threading.Condition()
-        self._inbox: list[tuple[Ticket, GenerateJob | ScoreJob, float]] = []
+        self._inbox: list[tuple[Ticket, Job, float]] = []
         self._woken = self._closing = self._stopping = False
         self._died: BaseException | None = None
         self._step_started: float | None = None
@@ -199,7 +199,17 @@ class Scheduler:
         check_score_job(job, vocab_size=self.engine.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens)
         return self._submit(job, Ticket(len(job.sequences), notify=notify, wake=self._wake))
 
-    def _submit(self, job: GenerateJob | ScoreJob, ticket: Ticket) -> Ticket:
+    def embed(self, job: EmbedJob, notify: Callable[[], object] = _nothing) -> Ticket:
+        """Queues an embedding; see `generate`. One `Embedded` event a sequence follows, in order."""
+        check_embed_job(
+            job,
+            vocab_size=self.engine.tokenizer.vocab_size,
+            max_sequence_tokens=self.max_sequence_tokens,
+            model=self.engine.model,
+        )
+        return self._submit(job, Ticket(len(job.sequences), notify=notify, wake=self._wake))
+
+    def _submit(self, job: Job, ticket: Ticket) -> Ticket:
         tokens = job_tokens(job)
         if tokens > self.limits.max_queued_tokens:
             raise RequestTooLarge("the request", tokens, self.limits.max_queued_tokens, "tokens")

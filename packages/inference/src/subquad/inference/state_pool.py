@@ -36,7 +36,8 @@ class StatePool:
         self.slots = slots
         self.max_length = max_length
         self.page_count = slots * pages_for(max_length) if page_count is None else page_count
-        self.state = network.init_state(slots, max_length=max_length, page_count=self.page_count)
+        longest = min(max_length, self.page_count * PAGE_TOKENS)
+        self.state = network.init_state(slots, max_length=longest, page_count=self.page_count)
         self._free = list(range(slots))
         self._free_pages = list(range(self.page_count))
         self._pages: dict[int, list[int]] = {}

@@ -4,7 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from subquad.inference.jobs import Event, Failed, Finished, Scored, Tokens
+from subquad.inference.jobs import Embedded, Event, Failed, Finished, Scored, Tokens
 
 DEFAULT_CAPACITY = 64
 
@@ -67,11 +67,11 @@ class Ticket:
             self._wake()
         return events
 
-    def has_room(self, sample_index: int) -> bool:
-        """Whether one more token of a sample may be put."""
+    def has_room(self, sample_index: int, tokens: int = 1) -> bool:
+        """Whether so many more tokens of a sample may be put."""
         with self._lock:
             waiting = self._open.get(sample_index)
-        return waiting is None or len(waiting.ids) < self.buffer_capacity
+        return (0 if waiting is None else len(waiting.ids)) + tokens <= self.buffer_capacity
 
     def put(self, event: Event) -> None:
         """Adds an event; tokens join those of the same sample that still wait. Called by the engine."""
@@ -86,6 +86,6 @@ class Ticket:
                 self._open[event.sample_index] = event
             elif isinstance(event, Failed):
                 self._endings = 0
-            elif isinstance(event, Finished | Scored):
+            elif isinstance(event, Finished | Scored | Embedded):
                 self._endings -= 1
             self._events.append(event)

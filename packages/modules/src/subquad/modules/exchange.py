@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subquad.modules.errors import ExchangeUnsupported
+from subquad.modules.errors import ConfigurationError, ExchangeUnsupported
 
 
 @runtime_checkable
@@ -106,6 +106,17 @@ class LocalExchange:
     def scatter_heads(self, y: Float[Tensor, "batch length head ..."]) -> Float[Tensor, "batch length head ..."]:
         """Returns ``y``."""
         return y
+
+
+def sequence_exchange(exchange: SequenceExchange | None, data_dim: int) -> SequenceExchange:
+    """Returns the exchange of a mixer over so many axes; the local one for None.
+
+    Raises:
+      ConfigurationError: Ranks would share a grid of more than one axis.
+    """
+    if exchange is not None and exchange.size > 1 and data_dim != 1:
+        raise ConfigurationError(f"{exchange.size} ranks cannot share a grid of {data_dim} axes; accepted is 1 axis")
+    return LocalExchange() if exchange is None else exchange
 
 
 def refuse_split_state(exchange: SequenceExchange) -> None:

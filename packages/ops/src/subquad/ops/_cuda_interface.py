@@ -39,7 +39,7 @@ _SIGNATURES = {
     "subquad_ops_causal_fir": [*[_POINTER] * 6, *[_LONG] * 4, *[_INTEGER] * 4, _POINTER],
     "subquad_ops_toeplitz": [_STREAM, *[_POINTER] * 3, _LONG, _LONG, _INTEGER, _INTEGER, _POINTER],
     "subquad_ops_toeplitz_backward": [_STREAM, *[_POINTER] * 7, _LONG, _INTEGER, _INTEGER, _POINTER],
-    "subquad_ops_modal": [_STREAM, *[_POINTER] * 5, _INTEGER, _POINTER],
+    "subquad_ops_modal": [_STREAM, *[_POINTER] * 6, _INTEGER, _POINTER],
     "subquad_ops_modal_backward": [_STREAM, *[_POINTER] * 9, _INTEGER, _POINTER],
 }
 

@@ -122,8 +122,12 @@ class CudaLibrary:
 
 
 @functools.cache
-def _open_once(path: Path) -> CudaLibrary:
-    return CudaLibrary(path)
+def _open_once(named: str | None) -> CudaLibrary | KernelUnavailable:
+    """Opens what the environment variable names; a failure is kept too, since every call on a GPU may ask."""
+    try:
+        return CudaLibrary(cuda_library_path())
+    except KernelUnavailable as problem:
+        return problem
 
 
 def cuda_library_path() -> Path:
@@ -133,12 +137,15 @@ def cuda_library_path() -> Path:
 
 
 def load_cuda_library() -> CudaLibrary:
-    """Opens the kernel library, once for each file.
+    """Opens the kernel library, once for each value of the environment variable.
 
     Raises:
       KernelUnavailable: It is not there or not usable; the message says what to do.
     """
-    return _open_once(cuda_library_path())
+    opened = _open_once(os.environ.get(LIBRARY_VARIABLE))
+    if isinstance(opened, KernelUnavailable):
+        raise opened
+    return opened
 
 
 def _check_arguments(

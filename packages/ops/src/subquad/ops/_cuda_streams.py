@@ -15,6 +15,7 @@ from subquad.ops._cuda_library import load_cuda_library
 
 TILE = 256
 FEWEST_TAPS, MOST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES = 2, 129, 3, 16
+_WARPS, _FEWEST_MODAL_TILES = 2048, 6  # so many fill a GPU; so many tiles are worth another launch
 _BACKWARD_TILES = 32  # tiles that one warp takes in a backward pass; it reads one more at each end
 
 
@@ -71,8 +72,8 @@ def _arguments(stream: Stream, output: Tensor | None, tiles_a_warp: int = 0) -> 
         x.shape[0],
         stream.channels,
         x.shape[2],
-        x.stride(0),
-        x.stride(1),
+        x.stride(0) if x.shape[0] > 1 else 0,  # a single row's stride means nothing, and must not look unaligned
+        x.stride(1) if x.shape[1] > 1 else 0,
         DTYPE_CODES[x.dtype],
         0 if projection is None else DTYPE_CODES[projection.dtype],
         0 if scale is None else DTYPE_CODES[scale.dtype],
@@ -166,13 +167,23 @@ def modal(
     entries = torch.empty(shape, dtype=torch.float32, device=x.device)
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
     before = None if history is None else history.float().contiguous()
+    tiles = -(-length // TILE)
+    each = _modal_tiles(batch * stream.channels, tiles)
+    rooms = (tiles - 1) // each if each else 0
+    parts = torch.empty((batch, stream.channels, rooms, MOST_STATES), dtype=torch.float32, device=x.device)
     _enqueue(
         "subquad_ops_modal", x,
-        ctypes.byref(_arguments(stream, y)), poles.data_ptr(), weights.data_ptr(), address(before),
+        ctypes.byref(_arguments(stream, y, each)), poles.data_ptr(), weights.data_ptr(), address(before),
         state.data_ptr(),
-        entries.data_ptr() if keep else None, states,
+        entries.data_ptr() if keep else None, parts.data_ptr() if rooms else None, states,
     )  # fmt: skip
     return y, state, entries
+
+
+def _modal_tiles(rows: int, tiles: int) -> int:
+    """Returns how many tiles of a row one warp takes, 0 for all: few rows are cut into parts, which are read twice."""
+    parts = min(_WARPS // max(1, rows), tiles // _FEWEST_MODAL_TILES)
+    return -(-tiles // parts) if parts > 1 else 0
 
 
 def tiles_kept(length: int, keep: bool) -> int:

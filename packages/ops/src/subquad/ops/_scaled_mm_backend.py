@@ -1,12 +1,13 @@
 """The one file that knows ``torch._scaled_mm``, torch's product of 8-bit floating-point matrices."""
 
+import functools
 import importlib.util
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops.dispatch import Call, Implementation
+from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.fp8_linear.e4m3 import round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.fp8_linear import as_codes
 
@@ -19,6 +20,11 @@ _MOST_CHANNELS = 32768  # of the Triton kernel that rounds
 @torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Says why 8-bit products cannot run here, or None."""
+    return _unavailable()
+
+
+@functools.cache
+def _unavailable() -> str | None:
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     capability = torch.cuda.get_device_capability()
@@ -34,6 +40,11 @@ def implementations() -> tuple[Implementation, ...]:
 
 @torch.compiler.assume_constant_result
 def _has_triton() -> bool:
+    return _finds_triton()
+
+
+@functools.cache
+def _finds_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
@@ -72,9 +83,10 @@ def _fp8_linear(x: Tensor, weight: Tensor, *, input_scale: Tensor | None, weight
 def _rounded(rows: Tensor, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns the aligned codes of rows, and the inverse of their scale or scales."""
     if _has_triton() and rows.shape[1] <= _MOST_CHANNELS:
-        from subquad.ops.fp8_linear.triton.launch import round_rows_triton
+        from subquad.ops.fp8_linear.triton.launch import round_rows, round_rows_triton
 
-        codes, inverse = round_rows_triton(rows if rows.stride(1) == 1 else rows.contiguous(), input_scale)
+        run = round_rows if runs_plainly(rows) else round_rows_triton
+        codes, inverse = run(rows if rows.stride(1) == 1 else rows.contiguous(), input_scale)
         return codes, inverse if input_scale is None else input_scale.reciprocal()
     scale = row_scales(rows) if input_scale is None else input_scale
     codes, inverse = _aligned(round_to_e4m3(rows, scale)), scale.reciprocal()

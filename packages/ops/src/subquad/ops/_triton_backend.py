@@ -107,6 +107,14 @@ def _attention_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _greedy_refusal(call: Call) -> str | None:
+    from subquad.ops.greedy_step.triton.launch import MOST_TOKENS
+
+    if call.taps > MOST_TOKENS:
+        return f"a vocabulary of {call.taps}; accepted: up to {MOST_TOKENS}"
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
     from subquad.ops.attention_step.triton.launch import run as attention_step
@@ -118,6 +126,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.gated_modal_conv.triton.launch import run as gated_modal_conv
     from subquad.ops.gated_modal_step.triton.launch import run as gated_modal_step
     from subquad.ops.gated_product.triton.launch import run as gated_product
+    from subquad.ops.greedy_step.triton.launch import run as greedy_step
     from subquad.ops.linear_step.triton.launch import run as linear_step
     from subquad.ops.modal_conv.triton.launch import run as modal_conv
     from subquad.ops.modal_step.triton.launch import run as modal_step
@@ -134,6 +143,7 @@ def implementations() -> tuple[Implementation, ...]:
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
         ("gated_product", _refusal, gated_product),
         ("gated_modal_step", _gated_step_refusal, gated_modal_step),
+        ("greedy_step", _greedy_refusal, greedy_step),
         ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
         ("modal_step", _modal_refusal, modal_step),

@@ -7,7 +7,7 @@ sample), its FFT convolution takes tap 0 first, as we do.
 import importlib
 import importlib.metadata
 import importlib.util
-from types import ModuleType
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,8 +45,9 @@ def unavailable() -> str | None:
     return None if torch.cuda.is_available() else "there is no CUDA device"
 
 
-def _library() -> ModuleType:
-    return importlib.import_module(_MODULE)
+def _operator(name: str) -> Callable[..., Tensor]:
+    """The vendor's operators are functions of modules that have their names."""
+    return getattr(importlib.import_module(f"{_MODULE}.{name}"), name)
 
 
 def _short_refusal(call: Call) -> str | None:
@@ -100,7 +101,7 @@ def _causal_conv(
 ) -> tuple[Tensor, Tensor]:
     weight = _rows(taps, x.shape[1], x).flip(-1).contiguous()
     extra = None if bias is None else bias.to(x.dtype)
-    y = _library().causal_conv1d(x.contiguous(), weight, extra, activation or "identity")
+    y = _operator("causal_conv1d")(x.contiguous(), weight, extra, activation or "identity")
     past = taps.shape[1] - 1
     return y, join_history(x, past, initial_state)[..., x.shape[-1] :]
 
@@ -119,7 +120,7 @@ def _gated_conv(
     factor = z.new_zeros(channels) if skip is None else skip.to(z.dtype)
     projection = _rows(projection_taps, z.shape[1], z).flip(-1).contiguous()
     mixer = _rows(mixer_taps, channels, z).flip(-1).contiguous()
-    y = _library().b2b_causal_conv1d(z.contiguous(), projection, mixer, factor)
+    y = _operator("b2b_causal_conv1d")(z.contiguous(), projection, mixer, factor)
     past = mixer_taps.shape[1] - 1
     recent = z[..., max(0, length - past - projection_taps.shape[1] + 1) :]
     _, g, _ = project_and_gate(recent, projection_taps, pregate, None)
@@ -128,7 +129,7 @@ def _gated_conv(
 
 
 def _fft_conv(x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: bool, skip: Tensor | None) -> Tensor:
-    y = _library().fft_causal_conv1d(x.contiguous(), taps[0].to(x.dtype).contiguous())
+    y = _operator("fft_causal_conv1d")(x.contiguous(), taps[0].to(x.dtype).contiguous())
     return y if skip is None else y + skip.to(x.dtype)[:, None] * x
 
 

@@ -34,3 +34,6 @@ Slots = Float[Tensor, "slot head size"]  # keys or values; page p holds slots p 
 PageNumbers = Int[Tensor, "batch page"]
 Frequencies = Float[Tensor, " half"]
 Weight = Float[Tensor, "output input"]  # of a linear layer
+Logits = Float[Tensor, "batch vocabulary"]
+TokenIds = Int[Tensor, " batch"]
+TokenTable = Float[Tensor, "batch 3"]  # id, log-probability, whether the logits were finite

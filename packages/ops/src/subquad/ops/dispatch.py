@@ -2,10 +2,10 @@
 
 Every operator describes a call as a ``Call``; a backend offers an ``Implementation`` per operator, whose ``refusal``
 says why it cannot take that call (None: it can). ``backend="torch"`` is the operator's own portable form;
-``"triton"``, ``"cuda"``, ``"vendor"``, ``"mamba"`` and ``"scaled_mm"`` are built in and imported only when a call on
-their device comes; any other name is looked up in the entry point group ``subquad.ops.backends``, whose value is a
-function without arguments that returns Implementations. ``"auto"`` goes through the rules below, measured, and never
-through third-party backends.
+``"triton"``, ``"cuda"``, ``"vendor"``, ``"mamba"``, ``"scaled_mm"`` and ``"hopper_sums"`` are built in and imported
+only when a call on their device comes; any other name is looked up in the entry point group ``subquad.ops.backends``,
+whose value is a function without arguments that returns Implementations. ``"auto"`` goes through the rules below,
+measured, and never through third-party backends.
 """
 
 import functools
@@ -32,6 +32,7 @@ OPERATORS = (
     "gated_modal_conv",
     "gated_product",
     "gated_modal_step",
+    "greedy_step",
     "linear_step",
     "modal_conv",
     "modal_step",
@@ -41,7 +42,7 @@ OPERATORS = (
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
-BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm")
+BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
@@ -55,6 +56,7 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "gated_modal_conv": ("cuda", "triton"),
     "gated_product": ("triton",),
     "gated_modal_step": ("triton",),
+    "greedy_step": ("triton",),
     "linear_step": ("triton",),
     "modal_conv": ("cuda", "triton"),
     "modal_step": ("triton",),
@@ -182,28 +184,32 @@ def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
         from subquad.ops import _mamba_backend as module
     elif backend == "scaled_mm":
         from subquad.ops import _scaled_mm_backend as module
+    elif backend == "hopper_sums":
+        from subquad.ops import _hopper_sums_backend as module
     else:
         return None, _third_party(backend)
     if torch.compiler.is_compiling():
         problem = module.unavailable()
         return problem, () if problem is not None else module.implementations()
     try:
-        return None, _usable(module)
+        return None, _usable(module.unavailable, module.implementations)
     except BackendUnavailable as refusal:
         return str(refusal), ()
 
 
 @functools.cache
-def _usable(module: Any) -> tuple[Implementation, ...]:
+def _usable(
+    unavailable: Callable[[], str | None], implementations: Callable[[], tuple[Implementation, ...]]
+) -> tuple[Implementation, ...]:
     """Lists what a built-in backend offers, and keeps it: asking again would cost more than launching a kernel.
 
     Raises:
       BackendUnavailable: it cannot run here; that is asked anew at each call.
     """
-    problem = module.unavailable()
+    problem = unavailable()
     if problem is not None:
         raise BackendUnavailable(problem)
-    return module.implementations()
+    return implementations()
 
 
 def _third_party(backend: str) -> tuple[Implementation, ...]:

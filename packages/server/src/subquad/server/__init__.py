@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from subquad.server.errors import UnsupportedRequest as UnsupportedRequest
     from subquad.server.limits import ServingLimits as ServingLimits
     from subquad.server.messages import Delta as Delta
+    from subquad.server.messages import EmbeddingPart as EmbeddingPart
     from subquad.server.messages import Finished as Finished
     from subquad.server.messages import GeneratedSequence as GeneratedSequence
     from subquad.server.messages import ModelInfo as ModelInfo
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "UnsupportedRequest": "errors",
     "ServingLimits": "limits",
     "Delta": "messages",
+    "EmbeddingPart": "messages",
     "Finished": "messages",
     "GeneratedSequence": "messages",
     "ModelInfo": "messages",

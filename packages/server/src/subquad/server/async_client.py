@@ -9,18 +9,22 @@ from subquad.server.channel import Connection
 from subquad.server.client import DEFAULT_NEW_TOKENS, typed_errors
 from subquad.server.messages import (
     Alphabet,
+    ElementType,
+    EmbeddingPart,
     GenerationEvent,
     ModelInfo,
+    Pooling,
     SequenceScore,
     Strand,
     Variant,
     VariantScore,
+    embedding_part,
     generation_event,
     model_info,
     sequence_score,
     variant_score,
 )
-from subquad.server.requests import GenerationRequest, scoring_request, variants_request
+from subquad.server.requests import GenerationRequest, embedding_request, scoring_request, variants_request
 
 Item = TypeVar("Item")
 
@@ -152,6 +156,23 @@ class AsyncGenomicsClient:
         """Yields the log-likelihood change of each variant; see `GenomicsClient.score_variants`."""
         request = variants_request(reference_window, variants, strand=strand, alphabet=alphabet, model=model)
         return AsyncStream(self._call(self._stub.ScoreVariants, request, timeout), variant_score)
+
+    def embed(
+        self,
+        sequences: Sequence[str],
+        layers: Sequence[str],
+        *,
+        pooling: Pooling = "mean",
+        data_type: ElementType = "float32",
+        alphabet: Alphabet = "dna",
+        model: str = "",
+        timeout: float | None = None,
+    ) -> AsyncStream[EmbeddingPart]:
+        """Yields the activations of layers for each sequence; see `GenomicsClient.embed`."""
+        request = embedding_request(
+            sequences, layers, pooling=pooling, data_type=data_type, alphabet=alphabet, model=model
+        )
+        return AsyncStream(self._call(self._stub.EmbedSequences, request, timeout), embedding_part)
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         timeout = self._timeout if timeout is None else timeout

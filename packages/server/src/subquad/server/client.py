@@ -15,20 +15,24 @@ from subquad.server.channel import Connection
 from subquad.server.limits import SERVICE_NAME
 from subquad.server.messages import (
     Alphabet,
+    ElementType,
+    EmbeddingPart,
     GeneratedSequence,
     GenerationEvent,
     ModelInfo,
+    Pooling,
     SequenceScore,
     Strand,
     Variant,
     VariantScore,
+    embedding_part,
     gather,
     generation_event,
     model_info,
     sequence_score,
     variant_score,
 )
-from subquad.server.requests import GenerationRequest, scoring_request, variants_request
+from subquad.server.requests import GenerationRequest, embedding_request, scoring_request, variants_request
 from subquad.server.status import error_of
 
 Item = TypeVar("Item")
@@ -244,6 +248,39 @@ class GenomicsClient:
         """
         request = variants_request(reference_window, variants, strand=strand, alphabet=alphabet, model=model)
         stream = Stream(self._call(self._stub.ScoreVariants, request, timeout), variant_score)
+        self._streams.add(stream)
+        return stream
+
+    def embed(
+        self,
+        sequences: Sequence[str],
+        layers: Sequence[str],
+        *,
+        pooling: Pooling = "mean",
+        data_type: ElementType = "float32",
+        alphabet: Alphabet = "dna",
+        model: str = "",
+        timeout: float | None = None,
+    ) -> Stream[EmbeddingPart]:
+        """Yields the activations of layers for each sequence, in order: one part, or several of a long sequence.
+
+        Args:
+          sequences: One character a token.
+          layers: Names out of `ModelInfo.layers`.
+          pooling: ``"mean"`` or ``"last"`` over the tokens, or ``"none"`` for one vector a token.
+          data_type: Type of the values on the wire.
+          alphabet: ``"dna"`` (A C G T N, case folded) or ``"ascii"``.
+          model: Name of the model; empty takes the served one.
+          timeout: Seconds until `DeadlineExceeded`.
+
+        Raises:
+          InvalidRequest: A field is refused (when iterated).
+          RequestError: Any other error of the server (when iterated).
+        """
+        request = embedding_request(
+            sequences, layers, pooling=pooling, data_type=data_type, alphabet=alphabet, model=model
+        )
+        stream = Stream(self._call(self._stub.EmbedSequences, request, timeout), embedding_part)
         self._streams.add(stream)
         return stream
 

@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
-from subquad.inference import Event, Failed, GenerateJob, ScoreJob, Ticket
+from subquad.inference import EmbedJob, Event, Failed, GenerateJob, ScoreJob, Ticket
 from subquad.inference.errors import (
     EngineStopped,
     InvalidSequence,
+    NonFiniteActivations,
     NonFiniteLogits,
     QueueFull,
     RequestCancelled,
@@ -47,6 +48,10 @@ class SchedulerPort(Protocol):
 
     def score(self, job: ScoreJob, notify: Callable[[], None]) -> Ticket:
         """Queues a scoring job."""
+        ...
+
+    def embed(self, job: EmbedJob, notify: Callable[[], None]) -> Ticket:
+        """Queues an embedding job."""
         ...
 
     def stats(self) -> SchedulerNumbers:
@@ -118,6 +123,8 @@ def request_error(error: BaseException) -> RequestError:
         case RequestTooLarge():
             described = f"has {error.got} {error.unit}; accepted: at most {error.limit}"
             return InvalidRequest(str(error), violations=(FieldViolation(error.field, described),))
+        case NonFiniteActivations():
+            return NonFiniteOutput("the model produced activations that are not finite")
         case NonFiniteLogits():
             return NonFiniteOutput("the model produced logits that are not finite")
         case InvalidSequence():

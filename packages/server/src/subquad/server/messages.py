@@ -1,5 +1,6 @@
 """What the client takes and returns, as plain values; and their translation from and to the wire."""
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,8 @@ from subquad.server.wire import limits_from_proto
 
 Alphabet = Literal["dna", "ascii"]
 Strand = Literal["forward", "both"]
+Pooling = Literal["mean", "last", "none"]
+ElementType = Literal["float32", "bfloat16", "float16"]
 FinishReason = Literal["max_new_tokens", "end_of_document", "stop_sequence", "context_length"]
 
 ALPHABETS: dict[str, pb.Alphabet] = {"dna": pb.ALPHABET_DNA, "ascii": pb.ALPHABET_ASCII}
@@ -24,6 +27,12 @@ DATA_TYPES: dict[int, str] = {
     pb.DATA_TYPE_FLOAT32: "float32",
     pb.DATA_TYPE_BFLOAT16: "bfloat16",
     pb.DATA_TYPE_FLOAT16: "float16",
+}
+POOLINGS: dict[str, pb.Pooling] = {"mean": pb.POOLING_MEAN, "last": pb.POOLING_LAST, "none": pb.POOLING_NONE}
+ELEMENT_TYPES: dict[str, pb.DataType] = {
+    "float32": pb.DATA_TYPE_FLOAT32,
+    "bfloat16": pb.DATA_TYPE_BFLOAT16,
+    "float16": pb.DATA_TYPE_FLOAT16,
 }
 
 
@@ -119,6 +128,51 @@ class VariantScore:
     reference_log_likelihood: float
     alternate_log_likelihood: float
     delta_log_likelihood: float
+
+
+@dataclass(frozen=True)
+class EmbeddingPart:
+    """Activations of one layer for some positions of one sequence; `last` ends the layer of that sequence.
+
+    Attributes:
+      sequence_index: Which sequence of the request.
+      layer: The layer.
+      first_position: Position of the first row; 0 where positions were pooled.
+      shape: ``[channel]`` where positions were pooled, else ``[position, channel]``.
+      data_type: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+      data: The values, row-major and little-endian.
+      last: Whether nothing of this layer and sequence follows.
+    """
+
+    sequence_index: int
+    layer: str
+    first_position: int
+    shape: tuple[int, ...]
+    data_type: str
+    data: bytes
+    last: bool
+
+    def numbers(self) -> list[float]:
+        """Returns the values as Python floats, row-major."""
+        size = 4 if self.data_type == "float32" else 2
+        count = len(self.data) // size
+        if self.data_type == "bfloat16":  # the upper half of a float32
+            wide = b"".join(b"\0\0" + self.data[i : i + 2] for i in range(0, len(self.data), 2))
+            return list(struct.unpack(f"<{count}f", wide))
+        return list(struct.unpack(f"<{count}{'f' if size == 4 else 'e'}", self.data))
+
+
+def embedding_part(response: pb.EmbedSequencesResponse) -> EmbeddingPart:
+    """Reads one message of an embedding stream."""
+    return EmbeddingPart(
+        sequence_index=response.sequence_index,
+        layer=response.layer,
+        first_position=response.first_position,
+        shape=tuple(response.values.shape),
+        data_type=DATA_TYPES.get(response.values.data_type, "unspecified"),
+        data=response.values.data,
+        last=response.last,
+    )
 
 
 def model_info(response: pb.GetModelResponse) -> ModelInfo:

@@ -6,7 +6,17 @@ from typing import TypeVar
 
 from subquad.genomics.v1 import service_pb2 as pb
 from subquad.server.errors import FieldViolation, InvalidRequest
-from subquad.server.messages import ALPHABETS, STRANDS, Alphabet, Strand, Variant
+from subquad.server.messages import (
+    ALPHABETS,
+    ELEMENT_TYPES,
+    POOLINGS,
+    STRANDS,
+    Alphabet,
+    ElementType,
+    Pooling,
+    Strand,
+    Variant,
+)
 
 T = TypeVar("T")
 
@@ -98,6 +108,32 @@ def variants_request(
                 for v in variants
             ],
             strand=_choice("strand", strand, STRANDS),
+            alphabet=_choice("alphabet", alphabet, ALPHABETS),
+        )
+    )
+
+
+def embedding_request(
+    sequences: Sequence[str],
+    layers: Sequence[str],
+    *,
+    pooling: Pooling,
+    data_type: ElementType,
+    alphabet: Alphabet,
+    model: str,
+) -> pb.EmbedSequencesRequest:
+    """An EmbedSequences request.
+
+    Raises:
+      InvalidRequest: A value does not fit its field.
+    """
+    return _checked(
+        lambda: pb.EmbedSequencesRequest(
+            model=model,
+            sequences=_texts("sequences", sequences),
+            layers=_texts("layers", layers),
+            pooling=_choice("pooling", pooling, POOLINGS),
+            data_type=_choice("data_type", data_type, ELEMENT_TYPES),
             alphabet=_choice("alphabet", alphabet, ALPHABETS),
         )
     )

@@ -9,13 +9,20 @@ from subquad.genomics.v1 import service_pb2 as pb
 from subquad.genomics.v1 import service_pb2_grpc
 from subquad.inference.tokenizer import Tokenizer
 from subquad.server.boundary import Call
+from subquad.server.embedding import Embedder
 from subquad.server.engine_events import SchedulerPort
-from subquad.server.errors import MethodNotOffered
 from subquad.server.generation import GenerationStream
 from subquad.server.limits import ServingLimits
 from subquad.server.metrics import Metrics
 from subquad.server.scoring import Scorer
-from subquad.server.validation import ServedModel, check_model_name, plan_generation, plan_scoring, plan_variants
+from subquad.server.validation import (
+    ServedModel,
+    check_model_name,
+    plan_embedding,
+    plan_generation,
+    plan_scoring,
+    plan_variants,
+)
 from subquad.server.wire import limits_to_proto
 
 DATA_TYPES = {
@@ -87,6 +94,7 @@ class GenomicsService(service_pb2_grpc.GenomicsServiceServicer):
         samples = min(limits.max_samples_per_request, limits.max_running_requests)
         self._limits = replace(limits, max_sequence_tokens=longest, max_samples_per_request=samples)
         self._model = ServedModel(served.name, served.engine.tokenizer.vocab_size, longest)
+        self._embedder = Embedder(served.scheduler, served.engine.tokenizer)
         self._scorer = Scorer(served.scheduler, served.engine.tokenizer, self._metrics)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Call) -> pb.GetModelResponse:
@@ -128,11 +136,13 @@ class GenomicsService(service_pb2_grpc.GenomicsServiceServicer):
         async for message in self._scorer.variants(plan_variants(request, self._model, self._limits)):
             yield message
 
-    def EmbedSequences(
+    async def EmbedSequences(
         self, request: pb.EmbedSequencesRequest, context: Call
     ) -> AsyncGenerator[pb.EmbedSequencesResponse, None]:
-        """Is not offered: the engine exports no activations."""
-        raise MethodNotOffered("EmbedSequences is not offered by this server")
+        """Streams the activations of layers for each sequence."""
+        plan = plan_embedding(request, self._model, self._limits, self._served.engine.layer_names)
+        async for message in self._embedder.messages(plan):
+            yield message
 
 
 def server_version() -> str:

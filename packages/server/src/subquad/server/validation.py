@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from subquad.genomics.v1 import service_pb2 as pb
 from subquad.server.errors import FieldViolation, InvalidRequest, NotFound
@@ -15,6 +17,12 @@ from subquad.server.limits import (
     ServingLimits,
 )
 
+_POOLINGS: dict[int, Literal["mean", "last", "none"]] = {
+    pb.POOLING_UNSPECIFIED: "mean",
+    pb.POOLING_MEAN: "mean",
+    pb.POOLING_LAST: "last",
+    pb.POOLING_NONE: "none",
+}
 OUTSIDE_DNA = re.compile("[^ACGTNacgtn]")
 OUTSIDE_ASCII = re.compile("[^ -~]")
 
@@ -64,6 +72,16 @@ class VariantPlan:
     ids: tuple[str, ...]
     alternates: tuple[str, ...]
     both_strands: bool
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """A checked EmbedSequences request."""
+
+    sequences: tuple[str, ...]
+    layers: tuple[str, ...]
+    pooling: Literal["mean", "last", "none"]
+    data_type: int
 
 
 class Refusals:
@@ -263,6 +281,43 @@ def plan_variants(request: pb.ScoreVariantsRequest, model: ServedModel, limits: 
             break
     refusals.raise_if_any()
     return VariantPlan(window, tuple(variant.id for variant in request.variants), tuple(alternates), both_strands)
+
+
+def plan_embedding(
+    request: pb.EmbedSequencesRequest, model: ServedModel, limits: ServingLimits, layer_names: Sequence[str]
+) -> EmbeddingPlan:
+    """Checks an EmbedSequences request.
+
+    Raises:
+      NotFound: Another model is named.
+      InvalidRequest: At least one field is refused.
+    """
+    check_model_name(request.model, model.name)
+    refusals = Refusals()
+    refusals.known_enum("pooling", request.pooling, pb.Pooling)
+    refusals.known_enum("data_type", request.data_type, pb.DataType)
+    refusals.known_enum("alphabet", request.alphabet, pb.Alphabet)
+    if not request.layers:
+        refusals.add("layers", f"is empty; accepted: at least 1 of {layer_names[0]} to {layer_names[-1]}")
+    refusals.at_most("layers", len(request.layers), limits.max_layers_per_request, "layers")
+    for index, layer in enumerate(request.layers[: limits.max_layers_per_request]):
+        if layer not in layer_names:
+            refusals.add(f"layers[{index}]", f"is {printable(layer)}; accepted: {layer_names[0]} to {layer_names[-1]}")
+        elif layer in request.layers[:index]:
+            refusals.add(f"layers[{index}]", f"is {layer} again; accepted: each layer once")
+    if not request.sequences:
+        refusals.add("sequences", "is empty; accepted: at least 1 sequence")
+    refusals.at_most("sequences", len(request.sequences), limits.max_sequences_per_request, "sequences")
+    sequences = []
+    for index, sequence in enumerate(request.sequences):
+        if refusals.full:
+            break
+        refusals.at_most(f"sequences[{index}]", len(sequence), model.max_sequence_tokens, "tokens")
+        sequences.append(_checked_sequence(refusals, f"sequences[{index}]", sequence, request.alphabet))
+    refusals.at_most("sequences", sum(map(len, request.sequences)), limits.max_tokens_per_request, "tokens in all")
+    refusals.raise_if_any()
+    data_type = request.data_type or pb.DATA_TYPE_FLOAT32
+    return EmbeddingPlan(tuple(sequences), tuple(request.layers), _POOLINGS[request.pooling], data_type)
 
 
 def _applied(

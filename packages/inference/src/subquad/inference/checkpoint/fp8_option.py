@@ -10,6 +10,7 @@ from subquad.inference.errors import FP8Unavailable, InvalidOption
 from subquad.lazy_config import Config
 from subquad.modules import FP8Linear
 
+_BACKENDS = {"emulate": "hopper_sums", "exact": "torch"}
 _CAPABILITY = 9  # of Hopper, whose sums the checkpoints were trained with
 
 
@@ -28,8 +29,8 @@ def check_fp8_option(option: str, device: torch.device, *, used: bool) -> None:
       FP8Unavailable: ``option`` is ``"auto"``, the network has FP8 projections, and the device does not add 8-bit
         products as the checkpoints were trained with.
     """
-    if option not in ("auto", "emulate", "off"):
-        raise InvalidOption("fp8_projections", option, "'auto', 'emulate' or 'off'")
+    if option not in ("auto", *_BACKENDS, "off"):
+        raise InvalidOption("fp8_projections", option, "'auto', 'emulate', 'exact' or 'off'")
     if option != "auto" or not used:
         return
     if device.type != "cuda":
@@ -41,8 +42,8 @@ def check_fp8_option(option: str, device: torch.device, *, used: bool) -> None:
         )
 
 
-def add_exactly(model: nn.Module) -> None:
-    """Lets every FP8 projection of a network keep float32 sums, which any device can."""
+def use_sums(model: nn.Module, option: str) -> None:
+    """Lets every FP8 projection of a network add as ``option`` says, where that is not the device's own way."""
     for module in model.modules():
-        if isinstance(module, FP8Linear):
-            module.backend = "torch"
+        if isinstance(module, FP8Linear) and option in _BACKENDS:
+            module.backend = _BACKENDS[option]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from subquad.inference.checkpoint.files import atomic_directory, sha256_of
-from subquad.inference.checkpoint.fp8_option import add_exactly, check_fp8_option, plain_config
+from subquad.inference.checkpoint.fp8_option import check_fp8_option, plain_config, use_sums
 from subquad.inference.checkpoint.names import FULL_PRECISION, TensorRule, disk_name, rule_of
 from subquad.inference.checkpoint.stream import DTYPE_OF_CODE, TensorEntry, write_safetensors
 from subquad.inference.checkpoint.summary import (
@@ -170,8 +170,8 @@ def load_checkpoint(
       dtype: ``"auto"`` takes the stored type, on the CPU float32 in place of a 16-bit one. Poles stay float32.
       verify: Compare the SHA-256 of every file, which reads all of it once more.
       fp8_projections: Of a network that has them, as published 1b, 20b and 40b ones do: ``"auto"`` runs them on a GPU
-        of compute capability 9.0 and nowhere else, ``"emulate"`` on any device with the same rounding and exact sums,
-        ``"off"`` makes plain projections of them.
+        of compute capability 9.0 and nowhere else, ``"emulate"`` gives the same on any device, slowly,
+        ``"exact"`` rounds as they do and adds exactly, ``"off"`` makes plain projections of them.
       weights: ``"fp8"`` rounds every linear layer to one byte a weight, see ``round_linears``; ``"stored"`` does not.
       allowed_targets: Beginnings of the class names that ``config.yaml`` may build.
 
@@ -202,8 +202,7 @@ def load_checkpoint(
         config = plain_config(config)
     model = build(config, place, kind, summary.path)
     fill(model, read_tensors(summary, location))
-    if fp8_projections == "emulate":
-        add_exactly(model)
+    use_sums(model, fp8_projections)
     if weights == "fp8":
         round_linears(model)
     return LoadedCheckpoint(model.eval(), config, tokenizer, summary.metadata)

@@ -46,6 +46,7 @@ class FP8Choice(StrEnum):
 
     auto = "auto"
     emulate = "emulate"
+    exact = "exact"
     off = "off"
 
 
@@ -90,8 +91,8 @@ FP8 = Annotated[
     FP8Choice,
     typer.Option(
         "--fp8-projections",
-        help="Of a checkpoint that has them: auto wants an H100 or H200, emulate any device, off leaves them out; "
-        "what that costs is said where it matters.",
+        help="Of a checkpoint that has them: auto wants an H100 or H200, emulate does the same anywhere and slowly, "
+        "exact adds otherwise, off leaves them out; what that costs is said where it matters.",
     ),
 ]
 Weights = Annotated[

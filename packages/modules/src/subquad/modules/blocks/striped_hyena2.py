@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from subquad.modules.blocks.decode_step import linear_through, mlp_through, plain_weight, step_projection
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
@@ -21,7 +22,6 @@ from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
-from subquad.ops import fir_step
 
 
 class BlockOptions(Placement):
@@ -37,7 +37,7 @@ class BlockOptions(Placement):
 class StripedHyena2Block(nn.Module, ABC):
     """Adds a mixer branch, then an MLP branch, behind norms: ``u = mix(norm(x)) + x; y = mlp(norm(u)) + u``.
 
-    Subclasses supply ``mix`` and ``mix_step``.
+    Subclasses supply ``mix`` and ``mix_step``, and name the linears at both ends of their mixer.
     """
 
     def __init__(self, channels: int, options: BlockOptions) -> None:
@@ -58,11 +58,21 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes normalised input over the sequence."""
 
+    @property
+    @abstractmethod
+    def inward(self) -> nn.Linear:
+        """The linear in front of the mixer."""
+
+    @property
+    @abstractmethod
+    def outward(self) -> nn.Linear:
+        """The linear behind the mixer."""
+
     @abstractmethod
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch channel"]:
-        """Mixes one normalised token per row."""
+        """Normalises and mixes one token per row, up to the linear behind the mixer."""
 
     def forward(
         self,
@@ -78,11 +88,17 @@ class StripedHyena2Block(nn.Module, ABC):
         return self.mlp.add_to(total, normed)
 
     def step(
-        self, x: Float[Tensor, "batch channel"], state: MixerState, *, active: Bool[Tensor, " batch"] | None = None
+        self,
+        x: Float[Tensor, "batch channel"],
+        state: MixerState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
     ) -> Float[Tensor, "batch channel"]:
-        """Transforms one more token per row."""
-        x = self.mix_step(self.pre_norm(x), state, active) + x
-        return self.mlp(self.post_norm(x)) + x
+        """Transforms one more token per row; ``upcoming`` are the weights that are read behind this block."""
+        y = self.mix_step(x, state, active)
+        x = linear_through(self.outward, y, residual=x, upcoming=plain_weight(self.mlp.l1, x))
+        return mlp_through(self.mlp, x, norm=self.post_norm, upcoming=upcoming)
 
     def reset_linears(
         self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None
@@ -157,16 +173,28 @@ class HyenaBlock(StripedHyena2Block):
             kind = type(self.filter).__name__
             raise FusedOperatorsUnavailable(f"use_subquadratic_ops is True, but {kind} cannot run fused: {refusal}")
 
+    @property
+    def inward(self) -> nn.Linear:
+        """The linear that makes q, k and v, three rows a channel."""
+        return self.projections
+
+    @property
+    def outward(self) -> nn.Linear:
+        """The linear behind the last gate."""
+        return self.out_filter_dense
+
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch channel"]:
-        """Does the same for one token per row."""
-        assert isinstance(state, FIRState | ModalState)
-        assert state.projection is not None
-        z = fir_step(self.projections(x), self.projection_taps, state.projection, state.position, active=active)
-        q, k, v = z.unflatten(1, (-1, 3)).unbind(2)
-        y = self.filter.step(q, k, v, state, active=active)  # pyright: ignore[reportArgumentType]
-        return self.out_filter_dense(y)
+        """Does the same for one token per row, as one operator where the projection is a plain one."""
+        projection = step_projection(self.projections, self.pre_norm, x)
+        z = x if projection is not None else self.projections(self.pre_norm(x))
+        following = plain_weight(self.out_filter_dense, x)
+        if isinstance(self.filter, HyenaLong):
+            assert isinstance(state, ModalState)
+            return self.filter.step_projected(z, state, projection=projection, active=active, upcoming=following)
+        assert isinstance(state, FIRState)
+        return self.filter.step_projected(z, state, projection=projection, active=active, upcoming=following)
 
     def reset_parameters(self, depth: int, generator: torch.Generator | None = None) -> None:
         """Draws all parameters for a network of ``depth`` blocks."""
@@ -234,13 +262,25 @@ class AttentionBlock(StripedHyena2Block):
         y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
+    @property
+    def inward(self) -> nn.Linear:
+        """The linear that makes queries, keys and values."""
+        return self.inner_mha_cls.Wqkv
+
+    @property
+    def outward(self) -> nn.Linear:
+        """The linear behind the heads."""
+        return self.inner_mha_cls.out_proj
+
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch channel"]:
         """Does the same for one token per row."""
         assert isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.step_heads(self.inner_mha_cls.project(x), state, active=active)
-        return self.inner_mha_cls.out_proj(y.flatten(1))
+        attention = self.inner_mha_cls
+        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=plain_weight(attention.out_proj, x))
+        qkv = rows.unflatten(-1, (attention.num_heads, 3, attention.head_size))
+        return attention.step_heads(qkv, state, active=active).flatten(1)
 
     def reset_parameters(self, depth: int, generator: torch.Generator | None = None) -> None:
         """Draws all parameters for a network of ``depth`` blocks."""

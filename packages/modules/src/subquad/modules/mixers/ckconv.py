@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from subquad.lazy_config import Config, instantiate
 from subquad.modules.errors import ConfigurationError, InputMismatch, StateCapacityExceeded
+from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.filters.modulation import ExponentialModulation, GaussianModulation
 from subquad.modules.filters.network import Filter
 from subquad.modules.filters.positions import Offsets, per_axis
 from subquad.modules.filters.tap_cache import TapCache
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.online_convolution import add_due_tiles, restart_tiles
+from subquad.modules.mixers.split_convolution import channel_share
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
@@ -63,6 +65,8 @@ class CKConv(nn.Module):
       extent: ``"double"`` or ``"single"``, per axis or for all; None for single where circular, else double.
       chunk_size: Channels transformed at a time, see ``fft_conv``; None for all.
       backend: See ``fft_conv``.
+      exchange: Where the rest of a split sequence is, over one axis; None for a sequence on one rank. A condition then
+        has a vector for each whole sequence.
 
     Raises:
       ConfigurationError: The arguments exclude each other or are out of their range.
@@ -85,6 +89,7 @@ class CKConv(nn.Module):
         extent: Extent | Sequence[Extent] | None = None,
         chunk_size: int | None = None,
         backend: str = "auto",
+        exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -93,6 +98,7 @@ class CKConv(nn.Module):
         self.channels, self.data_dim, self.causal = channels, data_dim, causal
         self.boundary, self.extent = _check_axes(data_dim, causal, boundary, extent)
         self.chunk_size, self.backend = chunk_size, backend
+        self.exchange = sequence_exchange(exchange, data_dim)
         reach = tuple(max(2, _reach(size, kind)) for size, kind in zip(sizes, self.extent, strict=True))
         parts = {
             "channels": channels, "data_dim": data_dim, "trained_reach": reach, "device": device, "dtype": dtype
@@ -152,17 +158,24 @@ class CKConv(nn.Module):
         Raises:
           InputMismatch: ``x`` has more or fewer axes than the filter, or a condition has nothing to act on.
         """
-        taps = self.taps(x.shape[1:-1], condition)
-        y = fft_conv(
-            x.movedim(-1, 1),
-            taps,
+        x = x.movedim(-1, 1)
+        if self.exchange.size == 1:
+            return self._convolved(x, slice(None), condition).movedim(1, -1)
+        whole = self.exchange.to_channels(x)
+        y = self._convolved(whole, channel_share(whole, self.exchange), condition)
+        return self.exchange.to_sequence(y).movedim(1, -1)
+
+    def _convolved(self, x: Float[Tensor, "batch channel *space"], share: slice, condition: Tensor | None) -> Tensor:
+        """Convolves a share of the channels, over the whole grid."""
+        return fft_conv(
+            x,
+            self.taps(x.shape[2:], condition)[:, share],
             boundary="zero" if self.causal else self.boundary,
             causal=self.causal,
-            skip=self.skip,
+            skip=self.skip[share],
             chunk_size=self.chunk_size,
             backend=self.backend,
         )
-        return y.movedim(1, -1)
 
     def forward(
         self,
@@ -188,6 +201,7 @@ class CKConv(nn.Module):
         Raises:
           StateCapacityExceeded: A row would grow past the room of ``state``.
         """
+        refuse_split_state(self.exchange)
         batch, _, length = x.shape
         end = self._check_room(state, length, None)
         slots = state.position[:, None] + torch.arange(length, device=x.device)
@@ -233,6 +247,7 @@ class CKConv(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Convolves one more token per row; see ``Mixer``."""
+        refuse_split_state(self.exchange)
         self._check_room(state, 1, active)
         position = state.position if active is None else torch.where(active, state.position, 0)
         index = position[:, None, None].expand(-1, self.channels, 1)

@@ -16,13 +16,16 @@ from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     Explanation,
     GatedConvState,
+    StepProjection,
     causal_conv_with_state,
     explain,
     fill_ring,
     fir_step,
     gated_conv,
+    gated_conv_step,
     gated_conv_with_state,
     history_from_ring,
+    linear_step,
 )
 
 FilterParameters = Literal["poles", "p_gamma"]
@@ -116,15 +119,22 @@ class HyenaFIR(FullPrecisionModule):
         state: FIRState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes q, k, v that went through the short projection convolution."""
-        gated = self._gated(k, v).transpose(1, 2)
+        y = self.filter_gated(self.gated(k, v).transpose(1, 2), state)
+        return self.gated_after(q, y.transpose(1, 2))
+
+    def filter_gated(
+        self, gated: Float[Tensor, "batch channel length"], state: FIRState | None, *, backend: str = "auto"
+    ) -> Float[Tensor, "batch channel length"]:
+        """Runs the filter and the skip term alone; ``backend`` is that of the operator."""
         if state is None:
-            y = split_causal_conv(gated, self.filter_taps(), self.exchange, skip=self.D)
-        else:
-            refuse_split_state(self.exchange)
-            history = history_from_ring(state.taps, state.position).to(gated.dtype)
-            y, history = causal_conv_with_state(gated, self.filter_taps(), skip=self.D, initial_state=history)
-            fill_ring(state.taps, history, state.position, gated.shape[-1])
-        return self._gated_after(q, y.transpose(1, 2))
+            return split_causal_conv(gated, self.filter_taps(), self.exchange, skip=self.D, backend=backend)
+        refuse_split_state(self.exchange)
+        history = history_from_ring(state.taps, state.position).to(gated.dtype)
+        y, history = causal_conv_with_state(
+            gated, self.filter_taps(), skip=self.D, initial_state=history, backend=backend
+        )
+        fill_ring(state.taps, history, state.position, gated.shape[-1])
+        return y
 
     def forward_projected(
         self,
@@ -164,7 +174,7 @@ class HyenaFIR(FullPrecisionModule):
             y = gated_conv(z, short_taps, taps, skip=self.D, pregate=self.pregate, postgate=self.postgate)
             return y, None
         q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        return self._gated_after(q, split_causal_conv(self._gated(k, v), taps, self.exchange, skip=self.D)), None
+        return self.gated_after(q, split_causal_conv(self.gated(k, v), taps, self.exchange, skip=self.D)), None
 
     def explain_projected(
         self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
@@ -173,11 +183,12 @@ class HyenaFIR(FullPrecisionModule):
         options = {"pregate": self.pregate, "postgate": self.postgate}
         return explain("gated_conv", z, short_taps, self.filter_taps(), skip=self.D, **options)
 
-    def _gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    def gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """Returns the stream that is filtered, and of which a state keeps the end."""
         return k * v if self.pregate else v
 
-    def _gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    def gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Returns the output of the mixer from that of its filter."""
         return q * y if self.postgate else y
 
     def init_state(
@@ -206,9 +217,46 @@ class HyenaFIR(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
-        gated = self._gated(k, v)
+        gated = self.gated(k, v)
         y = fir_step(gated, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
-        return self._gated_after(q, y)
+        return self.gated_after(q, y)
+
+    def step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: FIRState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Runs projection, projection convolution, gates and filter on one more token per row as one operator.
+
+        Args:
+          x: The projected rows, row ``3 * c + p`` stream p of channel c; what is in front of ``projection`` with one.
+          state: Updated in place, but for its position.
+          projection: Makes the rows from ``x``.
+          active: Rows where it is false keep their state; their output means nothing.
+          upcoming: Weights that the next operator reads; see ``subquad.ops.gated_conv_step``.
+        """
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
+            z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
+            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
+        return gated_conv_step(
+            x,
+            self.projection_taps,
+            self.filter_taps(),
+            state.projection,
+            state.taps,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
+            upcoming=upcoming,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts the filter, both gates and the skip term on one sequence."""

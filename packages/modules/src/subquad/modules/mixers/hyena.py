@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from subquad.lazy_config import Config, instantiate, target_of
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.exchange import SequenceExchange, refuse_split_state
 from subquad.modules.mixers.ckconv import CKConv, InputHistoryState
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.short_convolution import ShortConvolution
@@ -42,6 +43,7 @@ class Hyena(nn.Module):
       pixel_norm_cfg: Configuration of a norm over channels, or None.
       qk_norm_cfg: Configuration of the norm of q (and of k), or None.
       output_norm_cfg: Configuration of the last norm, or None.
+      exchange: See ``CKConv``.
 
     Raises:
       ConfigurationError: The long convolution is causal and another part is not, or numbers of axes differ.
@@ -60,12 +62,15 @@ class Hyena(nn.Module):
         pixel_norm_cfg: Config[nn.Module] | None = None,
         qk_norm_cfg: Config[nn.Module] | None = None,
         output_norm_cfg: Config[nn.Module] | None = None,
+        exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.global_conv = instantiate(global_conv_cfg, channels=channels, device=device, dtype=dtype)
+        self.global_conv = instantiate(
+            global_conv_cfg, channels=channels, exchange=exchange, device=device, dtype=dtype
+        )
         self.short_conv = None
         if short_conv_cfg is not None:
             _check_target(target_of(short_conv_cfg))
@@ -120,8 +125,9 @@ class Hyena(nn.Module):
         if self.short_conv is not None:
             z = torch.cat([q, k, v], dim=-1)
             if state is None:
-                z = self.short_conv(z)
+                z = self.short_conv(z, exchange=self.global_conv.exchange)
             else:
+                refuse_split_state(self.global_conv.exchange)
                 assert state.projection is not None
                 z = self.short_conv.continue_with(z, state.projection, state.position)
             q, k, v = z.chunk(3, dim=-1)
@@ -166,6 +172,7 @@ class Hyena(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        refuse_split_state(self.global_conv.exchange)
         if self.short_conv is not None:
             assert state.projection is not None
             z = self.short_conv.step(torch.cat([q, k, v], dim=-1), state.projection, state.position, active=active)

@@ -13,6 +13,7 @@ from subquad.modules.mixers.selective_branch import Mamba1Branch, Mamba2Branch
 from subquad.modules.mixers.selective_state import SelectiveState
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
+from subquad.modules.parts.placement import Placement
 
 ScanOrder = Literal["raster", "axes"]
 _NORM_EPSILON = 1e-5
@@ -41,6 +42,8 @@ class Mamba(nn.Module):
       head_size: Version 2 only; channels of a head.
       num_groups: Version 2 only; sets of weights, which heads share.
       filter_size: Taps of the short convolution.
+      chunk_size: Samples scanned at a time and recomputed in backward, so that the portable scan does not keep a state
+        for each of a long sequence; None for all.
       backend: See ``selective_scan``.
 
     Raises:
@@ -66,6 +69,7 @@ class Mamba(nn.Module):
         head_size: int = 64,
         num_groups: int = 1,
         filter_size: int = 4,
+        chunk_size: int | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -86,13 +90,14 @@ class Mamba(nn.Module):
         self.channels, self.inner_size, self.data_dim = channels, expansion * channels, data_dim
         self.scan_order, self.bidirectional = scan_order, bidirectional
         self.causal = data_dim == 1 and not bidirectional
-        shared = {
-            "state_size": state_size, "filter_size": filter_size, "backend": backend, "device": device, "dtype": dtype
-        }  # fmt: skip
+        if chunk_size is not None and chunk_size < 1:
+            raise ConfigurationError(f"chunk_size is {chunk_size}; accepted are 1 or more samples, or None for all")
+        shared = {"state_size": state_size, "filter_size": filter_size, "chunk_size": chunk_size, "backend": backend}
+        place = Placement(device=device, dtype=dtype)
         self.scans = nn.ModuleList(
-            Mamba1Branch(self.inner_size, step_rank=step_rank, **shared)
+            Mamba1Branch(self.inner_size, step_rank=step_rank, **shared, **place)
             if version == 1
-            else Mamba2Branch(self.inner_size, head_size=head_size, num_groups=num_groups, **shared)
+            else Mamba2Branch(self.inner_size, head_size=head_size, num_groups=num_groups, **shared, **place)
             for _ in self._orders()
         )
         self.num_groups = num_groups

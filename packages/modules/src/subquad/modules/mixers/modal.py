@@ -17,11 +17,15 @@ from subquad.modules.parts.initialization import reset_uniform
 from subquad.ops import (
     Explanation,
     GatedModalState,
+    StepProjection,
     explain,
     fill_ring,
+    fir_step,
     gated_modal_conv,
     gated_modal_conv_with_state,
+    gated_modal_step,
     history_from_ring,
+    linear_step,
     modal_conv_with_state,
     modal_step,
 )
@@ -132,14 +136,21 @@ class HyenaLong(FullPrecisionModule):
         state: ModalState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes q, k, v that went through the short projection convolution."""
-        gated = self._gated(k, v).transpose(1, 2)
+        y = self.filter_gated(self.gated(k, v).transpose(1, 2), state)
+        return self.gated_after(q, y.transpose(1, 2))
+
+    def filter_gated(
+        self, gated: Float[Tensor, "batch channel length"], state: ModalState | None, *, backend: str = "auto"
+    ) -> Float[Tensor, "batch channel length"]:
+        """Runs the filter and the skip term alone; ``backend`` is that of the operator."""
         if state is None:
-            y = split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D)
-        else:
-            refuse_split_state(self.exchange)
-            y, modal = modal_conv_with_state(gated, self.poles(), self.residues, skip=self.D, initial_state=state.modal)
-            state.modal.copy_(modal)
-        return self._gated_after(q, y.transpose(1, 2))
+            return split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D, backend=backend)
+        refuse_split_state(self.exchange)
+        y, modal = modal_conv_with_state(
+            gated, self.poles(), self.residues, skip=self.D, initial_state=state.modal, backend=backend
+        )
+        state.modal.copy_(modal)
+        return y
 
     def forward_projected(
         self,
@@ -176,8 +187,8 @@ class HyenaLong(FullPrecisionModule):
             )
             return y, None
         q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        y = split_modal_conv(self._gated(k, v), poles, self.residues, self.exchange, skip=self.D)
-        return self._gated_after(q, y), None
+        y = split_modal_conv(self.gated(k, v), poles, self.residues, self.exchange, skip=self.D)
+        return self.gated_after(q, y), None
 
     def explain_projected(
         self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
@@ -186,11 +197,12 @@ class HyenaLong(FullPrecisionModule):
         options = {"pregate": self.pregate, "postgate": self.postgate}
         return explain("gated_modal_conv", z, short_taps, self.poles(), self.residues, skip=self.D, **options)
 
-    def _gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    def gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """Returns the stream that is filtered."""
         return k * v if self.pregate else v
 
-    def _gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    def gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+        """Returns the output of the mixer from that of its filter."""
         return q * y if self.postgate else y
 
     def init_state(
@@ -220,9 +232,39 @@ class HyenaLong(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
-        gated = self._gated(k, v)
+        gated = self.gated(k, v)
         y = modal_step(gated, self.poles(), self.residues, state.modal, skip=self.D, active=active)
-        return self._gated_after(q, y)
+        return self.gated_after(q, y)
+
+    def step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: ModalState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+        upcoming: Tensor | None = None,
+    ) -> Float[Tensor, "batch channel"]:
+        """Runs projection, projection convolution, gates and filter on one more token per row; see ``HyenaFIR``."""
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
+            z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
+            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
+        return gated_modal_step(
+            x,
+            self.projection_taps,
+            self.poles(),
+            self.residues,
+            state.projection,
+            state.modal,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
+            upcoming=upcoming,
+        )
 
     def flop_count(self, length: int) -> int:
         """Counts the recurrence, both gates and the skip term on one sequence."""

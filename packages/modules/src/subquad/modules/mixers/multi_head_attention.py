@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.mixers.attention import KeyValueState, check_capacity
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding, grid_positions
@@ -23,8 +24,8 @@ _NORM_OPERATIONS: dict[QKNorm | None, int] = {"l2": 2, "rms": 4, None: 0}  # a c
 class MultiHeadAttention(nn.Module):
     """Attends over a grid of any size: ``y = softmax(scale * rope(norm(q)) . rope(norm(k)) where seen) @ v``.
 
-    Differs from ``Attention``, which is StripedHyena 2's and runs on split sequences. With a window, position s is
-    seen from t where ``abs(t - s) < window`` along every axis; over one axis the cost is then linear in the length.
+    Differs from ``Attention``, which is StripedHyena 2's. With a window, position s is seen from t where ``abs(t - s) <
+    window`` along every axis; over one axis the cost is then linear in the length.
 
     Args:
       channels: Channels of q and of the output; head ``h`` owns channels ``h * size`` to ``(h + 1) * size - 1``.
@@ -38,6 +39,7 @@ class MultiHeadAttention(nn.Module):
       qk_norm: ``"l2"`` for unit length, ``"rms"`` for a learned ``RMSNorm`` per head, None for none.
       scale: Factor of the products; None for ``1 / sqrt(size)``, or ``sqrt(size)`` with ``qk_norm="l2"``.
       dropout: Chance that an attention weight is dropped in training.
+      exchange: Where the rest of a split sequence is, over one axis; its ranks share the heads. None for one rank.
 
     Raises:
       ConfigurationError: The sizes do not divide, or an argument is out of its range.
@@ -56,6 +58,7 @@ class MultiHeadAttention(nn.Module):
         qk_norm: QKNorm | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
+        exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -71,6 +74,9 @@ class MultiHeadAttention(nn.Module):
             raise ConfigurationError(f"window is {window}; accepted are 1 or more positions, or None for all")
         if not 0 <= dropout < 1:
             raise ConfigurationError(f"dropout is {dropout}; accepted are 0 and more, below 1")
+        self.exchange = sequence_exchange(exchange, data_dim)
+        if shared % self.exchange.size:
+            raise ConfigurationError(f"{shared} key and value heads cannot be shared by {self.exchange.size} ranks")
         self.channels, self.num_heads, self.num_key_value_heads = channels, num_heads, shared
         self.head_size, self.data_dim, self.causal, self.window = channels // num_heads, data_dim, causal, window
         self.scale = scale or (self.head_size**0.5 if qk_norm == "l2" else self.head_size**-0.5)
@@ -121,14 +127,18 @@ class MultiHeadAttention(nn.Module):
             )
         if state is not None:
             return self._continue(q, k, v, state, None)
-        positions = grid_positions(size, q.device)
-        q, k, v = self._heads(q.flatten(1, -2), k.flatten(1, -2), v.flatten(1, -2), positions.unsqueeze(0))
-        y = self._attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), positions, 0)
-        return y.transpose(1, 2).flatten(2).unflatten(1, size)
+        q, k, v = (self.exchange.gather_heads(self._split(x.flatten(1, -2))).flatten(2) for x in (q, k, v))
+        positions = grid_positions(size if self.exchange.size == 1 else q.shape[1:2], q.device)
+        q, k, v = self._heads(q, k, v, positions.unsqueeze(0))
+        y = self._attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), positions, 0).transpose(1, 2)
+        return self.exchange.scatter_heads(y).flatten(2).unflatten(1, size)
+
+    def _split(self, x: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length head size"]:
+        return x.unflatten(-1, (-1, self.head_size))
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Splits ``[batch, length, channel]`` into heads, norms and rotates q and k."""
-        q, k, v = (x.unflatten(-1, (-1, self.head_size)) for x in (q, k, v))
+        q, k, v = self._split(q), self._split(k), self._split(v)
         return self._rotated(self.q_norm(q), positions), self._rotated(self.k_norm(k), positions), v
 
     def _rotated(
@@ -223,6 +233,7 @@ class MultiHeadAttention(nn.Module):
 
     def _continue(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueState, active: Tensor | None) -> Tensor:
         """Attends row by row over that row's own length, so that no row's result depends on its neighbours."""
+        refuse_split_state(self.exchange)
         length = q.shape[1]
         starts = state.position.tolist()
         wanted = [True] * len(starts) if active is None else active.tolist()

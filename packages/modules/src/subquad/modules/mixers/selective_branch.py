@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.mixers.selective_state import SelectiveState, SelectiveStreams, continue_scan
+from subquad.modules.mixers.selective_state import SelectiveState, SelectiveStreams, continue_scan, scan_in_chunks
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_constant, reset_uniform
 from subquad.modules.parts.short_convolution import ShortConvolution
@@ -29,6 +29,7 @@ class SelectiveBranch(FullPrecisionModule, ABC):
       convolved: Channels that go through the short convolution.
       state_size: States of a channel.
       filter_size: Taps of the short convolution.
+      chunk_size: Samples scanned at a time, see ``scan_in_chunks``; None for all.
       backend: See ``selective_scan``.
     """
 
@@ -43,13 +44,14 @@ class SelectiveBranch(FullPrecisionModule, ABC):
         convolved: int,
         state_size: int,
         filter_size: int,
+        chunk_size: int | None,
         backend: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
         self.channels, self.control_channels = channels, control_channels
-        self.state_size, self.backend = state_size, backend
+        self.state_size, self.chunk_size, self.backend = state_size, chunk_size, backend
         self.conv = ShortConvolution(
             convolved, filter_size=filter_size, causal=True, bias=True, device=device, dtype=dtype
         )
@@ -87,7 +89,9 @@ class SelectiveBranch(FullPrecisionModule, ABC):
             z = self.conv.step(z[:, 0], state.convolution, state.position, active=active).unsqueeze(1)
         streams = self.streams(functional.silu(z), control)
         decay, skip = self.coefficients()
-        if state is None:
+        if state is None and self.chunk_size is not None and streams.x.shape[-1] > self.chunk_size:
+            y = scan_in_chunks(streams, decay, chunk_size=self.chunk_size, backend=self.backend)
+        elif state is None:
             y = selective_scan(
                 streams.x,
                 streams.step_size,
@@ -97,7 +101,8 @@ class SelectiveBranch(FullPrecisionModule, ABC):
                 backend=self.backend,
             )
         else:
-            y = continue_scan(streams, decay, state.scan, active=active, backend=self.backend)
+            y, after = continue_scan(streams, decay, state.scan, backend=self.backend)
+            state.scan.copy_(after if active is None else torch.where(active[:, None, None], after, state.scan))
         return (y + skip.unsqueeze(1) * streams.x).transpose(1, 2).to(x.dtype)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> SelectiveState:
@@ -123,6 +128,7 @@ class Mamba1Branch(SelectiveBranch):
       state_size: States of a channel.
       step_rank: Channels in between the input and its step sizes.
       filter_size: Taps of the short convolution.
+      chunk_size: Samples scanned at a time, see ``scan_in_chunks``; None for all.
       backend: See ``selective_scan``.
 
     Source: Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, 2023.
@@ -135,6 +141,7 @@ class Mamba1Branch(SelectiveBranch):
         state_size: int,
         step_rank: int,
         filter_size: int,
+        chunk_size: int | None,
         backend: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -145,6 +152,7 @@ class Mamba1Branch(SelectiveBranch):
             convolved=channels,
             state_size=state_size,
             filter_size=filter_size,
+            chunk_size=chunk_size,
             backend=backend,
             device=device,
             dtype=dtype,
@@ -208,6 +216,7 @@ class Mamba2Branch(SelectiveBranch):
       head_size: Channels of a head.
       num_groups: Sets of weights; divides the number of heads.
       filter_size: Taps of the short convolution.
+      chunk_size: Samples scanned at a time, see ``scan_in_chunks``; None for all.
       backend: See ``selective_scan``.
 
     Raises:
@@ -224,6 +233,7 @@ class Mamba2Branch(SelectiveBranch):
         head_size: int,
         num_groups: int,
         filter_size: int,
+        chunk_size: int | None,
         backend: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -241,6 +251,7 @@ class Mamba2Branch(SelectiveBranch):
             convolved=channels + weights,
             state_size=state_size,
             filter_size=filter_size,
+            chunk_size=chunk_size,
             backend=backend,
             device=device,
             dtype=dtype,

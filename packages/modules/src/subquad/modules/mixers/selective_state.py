@@ -3,11 +3,14 @@
 import dataclasses
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from subquad.modules.mixer import MixerState
 from subquad.ops import selective_scan
+
+_NAMES = ("x", "step_size", "input_weights", "output_weights")
 
 
 @dataclasses.dataclass
@@ -45,10 +48,9 @@ def continue_scan(
     decay: Float[Tensor, "channel state"],
     state: Float[Tensor, "batch channel state"],
     *,
-    active: Bool[Tensor, " batch"] | None = None,
     backend: str = "auto",
-) -> Float[Tensor, "batch channel length"]:
-    """Scans the next samples of sequences whose recurrence is at ``state``, and updates it in place.
+) -> tuple[Float[Tensor, "batch channel length"], Float[Tensor, "batch channel state"]]:
+    """Scans the next samples of sequences whose recurrence is at ``state``; also returns where it is then.
 
     The recurrence is linear in its state, so the output is that of a scan from zero plus
     ``output_weights[t] . exp(decay * sum(step_size[: t + 1])) * state``.
@@ -56,8 +58,7 @@ def continue_scan(
     Args:
       streams: The next samples.
       decay: Negative.
-      state: Updated for the rows where ``active`` is true, for all without it.
-      active: Which rows take part; the output of the others means nothing.
+      state: Float32 or float64.
       backend: See ``selective_scan``.
     """
     repeat = streams.x.shape[1] // streams.input_weights.shape[1]
@@ -68,15 +69,31 @@ def continue_scan(
     if streams.x.shape[-1] == 1:
         decayed = torch.exp(elapsed.to(decay.dtype) * decay) * state
         after = decayed + (streams.step_size * streams.x) * into[..., 0]
-        y = (out[..., 0] * after).sum(-1, keepdim=True)
-    else:
-        y = selective_scan(
-            streams.x, streams.step_size, decay, streams.input_weights, streams.output_weights, backend=backend
-        )
-        reached = torch.exp(elapsed.to(decay.dtype).unsqueeze(2) * decay.unsqueeze(-1))
-        y = y + torch.einsum("bcnt,bcnt,bcn->bct", out, reached, state)
-        left = (elapsed[..., -1:] - elapsed).to(decay.dtype).unsqueeze(2) * decay.unsqueeze(-1)
-        entered = torch.einsum("bcnt,bcnt,bct->bcn", left.exp(), into, streams.step_size * streams.x)
-        after = reached[..., -1] * state + entered
-    state.copy_(after if active is None else torch.where(active[:, None, None], after, state))
-    return y
+        return (out[..., 0] * after).sum(-1, keepdim=True), after
+    y = selective_scan(
+        streams.x, streams.step_size, decay, streams.input_weights, streams.output_weights, backend=backend
+    )
+    reached = torch.exp(elapsed.to(decay.dtype).unsqueeze(2) * decay.unsqueeze(-1))
+    y = y + torch.einsum("bcnt,bcnt,bcn->bct", out, reached, state)
+    left = (elapsed[..., -1:] - elapsed).to(decay.dtype).unsqueeze(2) * decay.unsqueeze(-1)
+    entered = torch.einsum("bcnt,bcnt,bct->bcn", left.exp(), into, streams.step_size * streams.x)
+    return y, reached[..., -1] * state + entered
+
+
+def scan_in_chunks(
+    streams: SelectiveStreams, decay: Float[Tensor, "channel state"], *, chunk_size: int, backend: str = "auto"
+) -> Float[Tensor, "batch channel length"]:
+    """Scans so many samples at a time, recomputed in backward: memory no longer grows with ``length * state``."""
+    pieces = zip(*(getattr(streams, name).split(chunk_size, dim=-1) for name in _NAMES), strict=True)
+    state = streams.x.new_zeros(*streams.x.shape[:2], decay.shape[1])
+    outputs = []
+    for piece in pieces:
+        y, state = checkpoint(_scan_piece, *piece, decay, state, backend, use_reentrant=False)  # type: ignore[misc]
+        outputs.append(y)
+    return torch.cat(outputs, dim=-1)
+
+
+def _scan_piece(
+    x: Tensor, step_size: Tensor, into: Tensor, out: Tensor, decay: Tensor, state: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
+    return continue_scan(SelectiveStreams(x, step_size, into, out), decay, state, backend=backend)

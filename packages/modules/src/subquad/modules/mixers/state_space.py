@@ -7,7 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.mixers.modal import ModalState
+from subquad.modules.mixers.split_convolution import channel_share, split_modal_conv
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_normal
@@ -29,6 +31,7 @@ class StateSpace(FullPrecisionModule):
       longest: Slowest time constant at first, in points; the others are spaced in log steps from 1.
       chunk_size: See ``modal_conv``.
       backend: See ``modal_conv``.
+      exchange: Where the rest of a split sequence is, over one axis; None for a sequence on one rank.
 
     Raises:
       ConfigurationError: An argument is out of its range.
@@ -50,6 +53,7 @@ class StateSpace(FullPrecisionModule):
         longest: float = 256.0,
         chunk_size: int | None = None,
         backend: str = "auto",
+        exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,6 +66,7 @@ class StateSpace(FullPrecisionModule):
             )
         self.channels, self.data_dim, self.causal = channels, data_dim, causal
         self.longest, self.chunk_size, self.backend = float(longest), chunk_size, backend
+        self.exchange = sequence_exchange(exchange, data_dim)
         shape, wide = (data_dim, 1 if causal else 2, channels, state_size), full_precision_dtype(dtype)
         self.log_rate = nn.Parameter(torch.empty(shape, device=device, dtype=wide))
         self.residues = nn.Parameter(torch.empty(shape, device=device, dtype=wide))
@@ -96,10 +101,13 @@ class StateSpace(FullPrecisionModule):
             raise InputMismatch(f"the input has {q.dim() - 2} axes of space, the mixer {self.data_dim}")
         gated = k * v
         x = gated.movedim(-1, 1)
-        if state is None:
+        if state is None and self.exchange.size > 1:
+            x = self._split(x)
+        elif state is None:
             for axis in range(self.data_dim):
-                x = self._filtered(x, axis)
+                x = self._filtered(x, axis, slice(None))
         else:
+            refuse_split_state(self.exchange)
             poles, residues = self.poles()[0, 0], self.residues[0, 0]
             x, modal = modal_conv_with_state(
                 x, poles, residues, initial_state=state.modal, chunk_size=self.chunk_size, backend=self.backend
@@ -111,14 +119,23 @@ class StateSpace(FullPrecisionModule):
         """Returns the logarithms of the poles, all negative."""
         return -self.log_rate.exp()
 
-    def _filtered(self, x: Float[Tensor, "batch channel *space"], axis: int) -> Float[Tensor, "batch channel *space"]:
-        """Convolves along one axis, to one side or to both."""
+    def _split(self, x: Float[Tensor, "batch channel length"]) -> Float[Tensor, "batch channel length"]:
+        """Convolves this rank's part of a sequence: from the state that enters it, or else channels for length."""
+        if self.causal:
+            return split_modal_conv(x, self.poles()[0, 0], self.residues[0, 0], self.exchange)
+        whole = self.exchange.to_channels(x)
+        return self.exchange.to_sequence(self._filtered(whole, 0, channel_share(whole, self.exchange)))
+
+    def _filtered(
+        self, x: Float[Tensor, "batch channel *space"], axis: int, share: slice
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Convolves a share of the channels along one axis, to one side or to both."""
         moved = x.movedim(1, -1).movedim(axis + 1, -1)
         lines = moved.flatten(0, -3)
         y = torch.zeros_like(lines)
         for side, (poles, residues) in enumerate(zip(self.poles()[axis], self.residues[axis], strict=True)):
             part = lines.flip(-1) if side else lines
-            part = modal_conv(part, poles, residues, chunk_size=self.chunk_size, backend=self.backend)
+            part = modal_conv(part, poles[share], residues[share], chunk_size=self.chunk_size, backend=self.backend)
             y = y + (part.flip(-1) if side else part)
         return y.view(moved.shape).movedim(-1, axis + 1).movedim(-1, 1)
 
@@ -154,6 +171,7 @@ class StateSpace(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        refuse_split_state(self.exchange)
         poles, residues = self.poles()[0, 0], self.residues[0, 0]
         gated = k * v
         return q * (

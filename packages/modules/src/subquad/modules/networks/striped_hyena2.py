@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from subquad.modules.blocks.decode_step import plain_weight, step_norm
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
 from subquad.modules.errors import (
     ConfigurationError,
@@ -22,6 +23,7 @@ from subquad.modules.networks.striped_hyena2_state import StripedHyena2State, sh
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
+from subquad.ops import linear_step
 
 _LAYER_LETTERS = "SDH*"
 
@@ -51,8 +53,8 @@ class StripedHyena2(nn.Module):
       norm_form: See ``RMSNorm``.
       filter_parameters: ``"poles"``, the form of inference checkpoints, or ``"p_gamma"``, the form to train.
       use_subquadratic_ops: Whether each Hyena layer runs its projection convolution, gates and filter as one fused
-        operator when it reads sequences or chunks: True demands it, False runs them one by one, None takes what is
-        faster. Can be set later. Decode steps are the same for all three.
+        operator when it reads sequences or chunks: True demands it, False runs them one by one in plain torch, None
+        takes what is faster. Can be set later. Decode steps are the same for all three.
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
@@ -282,10 +284,13 @@ class StripedHyena2(nn.Module):
         if not ids.is_cuda:
             state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
-        for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block.step(x, layer, active=active)
+        blocks = list(self._blocks())
+        following = [plain_weight(block.inward, x) for block in blocks[1:]]
+        following.append(self.embedding_layer.weight)
+        for block, layer, upcoming in zip(blocks, state.layers, following, strict=True):
+            x = block.step(x, layer, active=active, upcoming=upcoming)
         state.advance(1, active)
-        return self.unembed(self.norm(x))
+        return linear_step(x, self.embedding_layer.weight, norm=step_norm(self.norm))
 
     def init_state(
         self,

@@ -93,7 +93,7 @@ class StripedHyena2State:
         if active is None:
             self.position.add_(count)
         else:
-            self.position.add_(active.to(self.position.dtype), alpha=count)
+            self.position.add_(active, alpha=count)
 
     @property
     def pages(self) -> PageTable | None:

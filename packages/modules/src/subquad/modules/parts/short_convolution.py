@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.exchange import SequenceExchange
+from subquad.modules.mixers.split_convolution import channel_share, split_causal_conv
 from subquad.modules.parts.initialization import reset_constant, reset_uniform
 from subquad.ops import causal_conv, causal_conv_with_state, fir_step, history_from_ring, ring_from_history
 
@@ -70,8 +72,10 @@ class ShortConvolution(nn.Module):
         reset_uniform(self.taps, 1 / self.taps[0].numel(), generator)
         reset_constant(self.bias, 0.0)
 
-    def forward(self, x: Float[Tensor, "batch *space channel"]) -> Float[Tensor, "batch *space channel"]:
-        """Filters a grid, channels last.
+    def forward(
+        self, x: Float[Tensor, "batch *space channel"], *, exchange: SequenceExchange | None = None
+    ) -> Float[Tensor, "batch *space channel"]:
+        """Filters a grid, channels last, or the part of a sequence that this rank of ``exchange`` holds.
 
         Raises:
           InputMismatch: ``x`` has another number of axes.
@@ -79,8 +83,19 @@ class ShortConvolution(nn.Module):
         if x.dim() != self.data_dim + 2:
             raise InputMismatch(f"the input has {x.dim() - 2} axes of space, the convolution {self.data_dim}")
         x = x.movedim(-1, 1)
+        if exchange is None or exchange.size == 1:
+            return self._filtered(x, self.taps, self.bias).movedim(1, -1)
         if self.causal:
-            return causal_conv(x, self.taps, bias=self.bias).movedim(1, -1)
+            y = split_causal_conv(x, self.taps, exchange)
+            return (y if self.bias is None else y + self.bias[:, None]).movedim(1, -1)
+        whole = exchange.to_channels(x)
+        share = channel_share(whole, exchange)
+        y = self._filtered(whole, self.taps[share], None if self.bias is None else self.bias[share])
+        return exchange.to_sequence(y).movedim(1, -1)
+
+    def _filtered(self, x: Float[Tensor, "batch channel *space"], taps: Tensor, bias: Tensor | None) -> Tensor:
+        if self.causal:
+            return causal_conv(x, taps, bias=bias)
         after, before = self.filter_size // 2, (self.filter_size - 1) // 2
         for axis, boundary in enumerate(self.boundary):
             if boundary == "zero":
@@ -89,9 +104,8 @@ class ShortConvolution(nn.Module):
             else:
                 index = torch.arange(-before, x.shape[axis + 2] + after, device=x.device) % x.shape[axis + 2]
                 x = x.index_select(axis + 2, index)
-        weight = self.taps.flip(tuple(range(1, self.taps.dim()))).unsqueeze(1)
-        y = _CONVOLUTIONS[self.data_dim - 1](x, weight, self.bias, groups=self.channels)
-        return y.movedim(1, -1)
+        weight = taps.flip(tuple(range(1, taps.dim()))).unsqueeze(1)
+        return _CONVOLUTIONS[self.data_dim - 1](x, weight, bias, groups=len(taps))
 
     def continue_with(
         self,

@@ -91,23 +91,44 @@ def compute_in_torch(
     active: Tensor | None,
 ) -> Tensor:
     """Computes the checked call in plain torch; changes the state in place and returns y."""
-    batch, channels = x.shape
-    past = taps.shape[1] - 1
     wide = _checks.accumulation_dtype(x)
-    rows = _checks.expand_groups(taps.to(wide), channels)
-    current = x.to(wide)
-    y = rows[:, 0] * current
-    if past and batch:
-        lags = torch.remainder(position[:, None] - torch.arange(1, past + 1, device=x.device), past) + 1
-        weights = rows.t()[lags]  # [batch, slot, channel]
-        y = y + (weights.transpose(1, 2) * ring.to(wide)).sum(dim=-1)
-        slot = torch.remainder(position, past).long()[:, None, None].expand(batch, channels, 1)
-        sample = x.to(ring.dtype)[..., None]
-        if active is not None:
-            sample = torch.where(active[:, None, None], sample, ring.gather(-1, slot))
-        ring.scatter_(-1, slot, sample)
+    filters, current = taps.to(wide), x.to(wide)
+    first = _checks.expand_groups(filters[:, 0:1], x.shape[1])[:, 0]
+    if x.shape[0] == 1 and x.device.type == "cpu" and taps.shape[1] > 1:
+        y = first * current + _one_row(x, filters, ring, int(position), active)
+    else:
+        y = first * current
+        if taps.shape[1] > 1 and x.shape[0]:
+            y = y + _all_rows(x, filters, ring, position, active)
     if skip is not None:
         y = y + skip.to(wide) * current
     if bias is not None:
         y = y + bias.to(wide)
     return y.to(x.dtype)
+
+
+def _one_row(x: Tensor, filters: Tensor, ring: Tensor, position: int, active: Tensor | None) -> Tensor:
+    """Filters the past of a single row, whose position the host may look at, group by group; stores the sample."""
+    groups, past = filters.shape[0], filters.shape[1] - 1
+    slot = position % past
+    turned = torch.cat([filters[:, 1 : slot + 1].flip(1), filters[:, slot + 1 :].flip(1)], dim=1)
+    held = ring[0].to(filters.dtype).reshape(groups, -1, past)
+    y = torch.bmm(held, turned[:, :, None]) if held.shape[1] > 1 else (held[:, 0] * turned).sum(dim=1)
+    if active is None or bool(active):
+        ring[0, :, slot] = x[0]
+    return y.view(1, -1)
+
+
+def _all_rows(x: Tensor, filters: Tensor, ring: Tensor, position: Tensor, active: Tensor | None) -> Tensor:
+    """Filters the past of every row without looking at a position; stores the samples."""
+    batch, channels = x.shape
+    past = filters.shape[1] - 1
+    lags = torch.remainder(position[:, None] - torch.arange(1, past + 1, device=x.device), past) + 1
+    weights = _checks.expand_groups(filters, channels).t()[lags]  # [batch, slot, channel]
+    y = (weights.transpose(1, 2) * ring.to(filters.dtype)).sum(dim=-1)
+    slot = torch.remainder(position, past).long()[:, None, None].expand(batch, channels, 1)
+    sample = x.to(ring.dtype)[..., None]
+    if active is not None:
+        sample = torch.where(active[:, None, None], sample, ring.gather(-1, slot))
+    ring.scatter_(-1, slot, sample)
+    return y

@@ -23,4 +23,5 @@ def round_to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
 def row_scales(x: Tensor) -> Tensor:
     """Returns for each row of x the scale that makes its largest number 448, ``[..., 1]`` in float32; 1 for zeros."""
     largest = x.abs().amax(dim=-1, keepdim=True).float()
-    return torch.where(largest > 0, E4M3_MAX / largest, 1.0)
+    quotient = torch.full_like(largest, E4M3_MAX) / largest  # a number over a tensor would be rounded twice
+    return torch.where(largest > 0, quotient, 1.0)

@@ -35,7 +35,7 @@ def fp8_linear(
       weight_scale: one positive float32 number, or one for each row of the weight.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists. ``"scaled_mm"`` multiplies 8-bit numbers on the
         tensor cores of an H100 or later, in their fast accumulation; ``"torch"`` multiplies the same numbers
-        anywhere, with float32 sums (float64 for float64).
+        anywhere, with float32 sums (float64 for float64); ``"hopper_sums"`` adds them anywhere as an H100 does, slowly.
 
     Returns:
       ``[..., row]`` in the dtype of x. The gradients of x and weight are those of the product without rounding, none

@@ -21,7 +21,8 @@ def fp8_linear_reference(x: Tensor, weight: Tensor, input_scale: Tensor | None, 
     Without ``input_scale`` every row of x is scaled by 448 over its largest number, a float32 quotient.
     """
     if input_scale is None:
-        input_scale = 448 / x.abs().amax(dim=-1, keepdim=True).float()
+        largest = x.abs().amax(dim=-1, keepdim=True).float()
+        input_scale = torch.full_like(largest, 448) / largest
     by_row = weight_scale[:, None] if weight_scale.dim() else weight_scale
     rounded = e4m3_reference(x, input_scale) @ e4m3_reference(weight, by_row).t()
     return rounded / (input_scale.double() * weight_scale.double())

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from subquad.ops import _checks
@@ -31,7 +32,6 @@ def normalised(x: Tensor, norm: StepNorm | None) -> Tensor:
     if norm is None:
         return x
     wide = x.to(_checks.accumulation_dtype(x))
-    mean_square = wide.square().mean(dim=-1, keepdim=True)
-    outside = norm.form == "vortex"
-    root = mean_square.sqrt() + norm.eps if outside else (mean_square + norm.eps).sqrt()
+    root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / x.shape[1] ** 0.5
+    root = root + norm.eps if norm.form == "vortex" else (root.square() + norm.eps).sqrt()
     return (wide / root * norm.scale.to(wide.dtype)).to(x.dtype)

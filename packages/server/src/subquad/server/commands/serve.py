@@ -34,7 +34,7 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     fp8_projections: Annotated[
-        str, typer.Option(help="Of a checkpoint that has them: auto wants an H100 or H200; or emulate, or off.")
+        str, typer.Option(help="Of a checkpoint that has them: auto wants an H100 or H200; or emulate, exact, off.")
     ] = "auto",
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step.")] = 2048,
     use_subquadratic_ops: Annotated[

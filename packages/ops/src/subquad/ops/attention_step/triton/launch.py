@@ -12,12 +12,19 @@ from subquad.ops.attention_step.triton.kernels import attention_join_kernel, att
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
 _PROGRAMS = 512  # a few for every multiprocessor
-_MOST_SPLITS = 32
+_LEAST_SPLITS, _MOST_SPLITS = 4, 32
 
 
 def splits_of(batch: int, heads: int) -> int:
     """Returns how many programs share the tokens of one head of one row."""
-    return max(2, min(_MOST_SPLITS, triton.next_power_of_2(triton.cdiv(_PROGRAMS, batch * heads))))
+    return max(_LEAST_SPLITS, min(_MOST_SPLITS, triton.next_power_of_2(triton.cdiv(_PROGRAMS, batch * heads))))
+
+
+def tile_of(splits: int) -> tuple[int, int, int]:
+    """Returns tokens in a tile, tiles under way, and warps of a program; measured on an H100."""
+    if interpreting():
+        return 4, 1, 1
+    return (64, 2, 4) if splits > _LEAST_SPLITS else (32, 2, 2)
 
 
 @torch.library.custom_op("subquad::attention_step_triton", mutates_args=("keys", "values"))
@@ -35,6 +42,7 @@ def attention_step_triton(
     """Arguments as in attention_step, all contiguous; sizes of heads are powers of two."""
     batch, heads, _, size = qkv.shape
     splits = splits_of(batch, heads)
+    block, stages, warps = tile_of(splits)
     partial = torch.empty((batch, heads, splits, size), dtype=torch.float32, device=qkv.device)
     weight = torch.empty((batch, heads, splits, 2), dtype=torch.float32, device=qkv.device)
     y = torch.empty((batch, heads, size), dtype=qkv.dtype, device=qkv.device)
@@ -55,10 +63,10 @@ def attention_step_triton(
         size**-0.5,
         HALF=size // 2,
         SPLITS=splits,
-        BLOCK=4 if interpreting() else 64,
-        STAGES=1,
+        BLOCK=block,
+        STAGES=stages,
         ACTIVE=active is not None,
-        num_warps=4,
+        num_warps=warps,
         **dependent_launch(),
     )
     attention_join_kernel[(heads, batch)](

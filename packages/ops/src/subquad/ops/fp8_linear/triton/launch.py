@@ -22,8 +22,7 @@ def _warps(channels: int) -> int:
     return 4 if channels <= 2048 else 8 if channels <= 8192 else 16
 
 
-@torch.library.custom_op("subquad::round_rows_triton", mutates_args=())
-def round_rows_triton(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def round_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rounds ``[row, channel]``, with zeros up to multiples of 16, and returns it with the inverse of its scales.
 
     Args:
@@ -51,6 +50,9 @@ def round_rows_triton(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         num_warps=_warps(width),
     )
     return codes, inverse
+
+
+round_rows_triton = torch.library.custom_op("subquad::round_rows_triton", mutates_args=())(round_rows)
 
 
 @round_rows_triton.register_fake

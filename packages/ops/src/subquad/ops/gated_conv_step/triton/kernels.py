@@ -24,7 +24,8 @@ from subquad.ops.linear_step.triton.pieces import (
 def _lagged_taps(taps, row, past, time, present, SLOTS: tl.constexpr):
     """Loads the tap that meets each slot of a ring at this time: ``[channel, SLOTS]``."""
     slot = tl.arange(0, SLOTS)
-    lag = (time - slot - 1 + past) % past + 1  # time - slot - 1 is at least -past
+    lag = time % past - slot
+    lag = tl.where(lag > 0, lag, lag + past)
     inside = present[:, None] & (slot < past)[None, :]
     return tl.load(taps + (row * (past + 1))[:, None] + lag[None, :], mask=inside, other=0.0).to(tl.float32)
 
@@ -71,7 +72,7 @@ def gated_step_kernel(
     batch = tl.program_id(1).to(tl.int64)
     present = channel < channels
     row = 3 * channel
-    time = tl.load(position + batch)
+    time = tl.load(position + batch).to(tl.int32)
     write = present
     if ACTIVE:
         write = present & (tl.load(active + batch) != 0)
@@ -117,8 +118,9 @@ def gated_step_kernel(
 
 @triton.jit
 def projected_gated_step_kernel(
-    x, scale, weight, upcoming, upcoming_size, short_taps, projection, first, second, memory, position, skip, active, y,
+    x, scale, weight, short_taps, projection, first, second, memory, position, skip, active, y,
     channels, channels_per_row, size, short_past, inputs, eps,
+    upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines,
     CHANNELS: tl.constexpr, IN: tl.constexpr, NORM: tl.constexpr, SHORT: tl.constexpr, WIDTH: tl.constexpr,
     MODAL: tl.constexpr, SKIP: tl.constexpr, ACTIVE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -133,12 +135,12 @@ def projected_gated_step_kernel(
     q_tile = weight_tile(q_rows, present, 0, column, inputs)
     k_tile = weight_tile(k_rows, present, 0, column, inputs)
     v_tile = weight_tile(v_rows, present, 0, column, inputs)
-    time = tl.load(position)
+    time = tl.load(position).to(tl.int32)
     write = present
     if ACTIVE:
         write = present & (tl.load(active) != 0)
     await_previous(DEPENDENT)
-    bring_to_cache(upcoming, upcoming_size, DEPENDENT)
+    bring_to_cache(upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines, DEPENDENT)
     q_taps = _lagged_taps(short_taps, row, short_past, time, present, SHORT)
     k_taps = _lagged_taps(short_taps, row + 1, short_past, time, present, SHORT)
     v_taps = _lagged_taps(short_taps, row + 2, short_past, time, present, SHORT)

@@ -9,16 +9,14 @@ from torch import Tensor
 
 from subquad.ops.gated_conv_step.step_projection import StepProjection
 from subquad.ops.gated_conv_step.triton.kernels import gated_step_kernel, projected_gated_step_kernel
-from subquad.ops.linear_step.triton.launch import cached_bytes, norm_arguments, padded
+from subquad.ops.linear_step.triton.launch import norm_arguments, padded, upcoming_arguments
 from subquad.ops.linear_step.triton.launch import run as linear_step
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
-_TILE = 1024  # ring samples or modes a program
+_TILE = 4096  # ring samples or modes a program
 
 
-def projected_tile(inputs: int) -> tuple[int, int, int]:
-    """Returns channels and inputs of a tile of each of the three rows of a channel, and warps; measured on an H100."""
-    return (4, 1024, 4) if inputs <= 2048 else (4, 512, 4)
+_PROJECTED_TILE = (4, 512, 4)  # channels and inputs of a tile of each of their three rows, and warps; measured
 
 
 @torch.library.custom_op("subquad::gated_step_triton", mutates_args=("ring", "memory"))
@@ -90,14 +88,12 @@ def projected_gated_step_triton(
     """Makes the rows of one vector; the rest as in ``gated_step_triton``."""
     _, channels, size = memory.shape
     inputs = x.shape[1]
-    own, columns, warps = projected_tile(inputs)
+    own, columns, warps = _PROJECTED_TILE
     y = torch.empty((1, channels), dtype=x.dtype, device=x.device)
     projected_gated_step_kernel[(triton.cdiv(channels, own),)](
         x,
         x if scale is None else scale,
         weight,
-        weight if upcoming is None else upcoming,
-        cached_bytes(upcoming),
         short_taps,
         ring,
         first,
@@ -122,6 +118,7 @@ def projected_gated_step_triton(
         SKIP=skip is not None,
         ACTIVE=active is not None,
         num_warps=warps,
+        **upcoming_arguments(upcoming, weight),
         **dependent_launch(),
     )
     return y

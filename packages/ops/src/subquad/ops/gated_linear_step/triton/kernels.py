@@ -25,7 +25,8 @@ def _gated(gate, value, GELU: tl.constexpr):
 
 @triton.jit
 def gated_linear_step_kernel(
-    x, scale, gate_weight, value_weight, upcoming, upcoming_size, y, outputs, inputs, eps,
+    x, scale, gate_weight, value_weight, y, outputs, inputs, eps,
+    upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines,
     ROWS: tl.constexpr, PADDED: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
     NORM: tl.constexpr, GELU: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +40,7 @@ def gated_linear_step_kernel(
     gate_tile = weight_tile(gate_rows, present, 0, column, inputs)
     value_tile = weight_tile(value_rows, present, 0, column, inputs)
     await_previous(DEPENDENT)
-    bring_to_cache(upcoming, upcoming_size, DEPENDENT)
+    bring_to_cache(upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines, DEPENDENT)
     gates = tl.zeros([PADDED, OUT], tl.float32)
     values = tl.zeros([PADDED, OUT], tl.float32)
     squares = tl.zeros([PADDED], tl.float32)
@@ -84,7 +85,7 @@ def gated_linear_step_kernel(
 
 @triton.jit
 def wide_gated_linear_step_kernel(
-    x, gate_weight, value_weight, upcoming, upcoming_size, y, vectors, outputs, inputs,
+    x, gate_weight, value_weight, y, vectors, outputs, inputs,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, STAGES: tl.constexpr,
     GELU: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +98,6 @@ def wide_gated_linear_step_kernel(
     gates = tl.zeros([OUT, ROWS], tl.float32)
     values = tl.zeros([OUT, ROWS], tl.float32)
     await_previous(DEPENDENT)
-    bring_to_cache(upcoming, upcoming_size, DEPENDENT)
     for start in tl.range(0, inputs, IN, num_stages=STAGES):
         within = start + column < inputs
         mask = present[:, None] & within[None, :]

@@ -10,11 +10,11 @@ from torch import Tensor
 from subquad.ops.gated_linear_step.triton.kernels import gated_linear_step_kernel, wide_gated_linear_step_kernel
 from subquad.ops.linear_step.step_norm import StepNorm
 from subquad.ops.linear_step.triton.launch import (
-    cached_bytes,
     norm_arguments,
     normalised_rows,
     padded,
     streamed,
+    upcoming_arguments,
 )
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
@@ -46,8 +46,6 @@ def gated_linear_step_triton(
         x if scale is None else scale,
         gate_weight,
         value_weight,
-        gate_weight if upcoming is None else upcoming,
-        cached_bytes(upcoming),
         y,
         outputs,
         inputs,
@@ -59,6 +57,7 @@ def gated_linear_step_triton(
         NORM=norm,
         GELU=gelu,
         num_warps=warps,
+        **upcoming_arguments(upcoming, gate_weight),
         **dependent_launch(),
     )
     return y
@@ -70,9 +69,7 @@ def _(x, gate_weight, value_weight, scale, norm, eps, gelu, upcoming):
 
 
 @torch.library.custom_op("subquad::wide_gated_linear_step_triton", mutates_args=())
-def wide_gated_linear_step_triton(
-    x: Tensor, gate_weight: Tensor, value_weight: Tensor, gelu: bool, upcoming: Tensor | None
-) -> Tensor:
+def wide_gated_linear_step_triton(x: Tensor, gate_weight: Tensor, value_weight: Tensor, gelu: bool) -> Tensor:
     """Up to ``MOST_ROWS`` vectors of a 16-bit type, on tensor cores."""
     (rows, inputs), outputs = x.shape, gate_weight.shape[0]
     y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
@@ -80,8 +77,6 @@ def wide_gated_linear_step_triton(
         x,
         gate_weight,
         value_weight,
-        gate_weight if upcoming is None else upcoming,
-        cached_bytes(upcoming),
         y,
         rows,
         outputs,
@@ -98,7 +93,7 @@ def wide_gated_linear_step_triton(
 
 
 @wide_gated_linear_step_triton.register_fake
-def _(x, gate_weight, value_weight, gelu, upcoming):
+def _(x, gate_weight, value_weight, gelu):
     return x.new_empty((x.shape[0], gate_weight.shape[0]))
 
 
@@ -119,5 +114,5 @@ def run(
             x.contiguous(), gate_weight, value_weight, scale, form, eps, gelu, upcoming
         )
     return torch.ops.subquad.wide_gated_linear_step_triton(
-        normalised_rows(x, norm).contiguous(), gate_weight, value_weight, gelu, upcoming
+        normalised_rows(x, norm).contiguous(), gate_weight, value_weight, gelu
     )

@@ -17,7 +17,8 @@ from subquad.ops.linear_step.triton.pieces import (
 
 @triton.jit
 def linear_step_kernel(
-    x, scale, weight, bias, residual, upcoming, upcoming_size, y, outputs, inputs, eps,
+    x, scale, weight, bias, residual, y, outputs, inputs, eps,
+    upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines,
     ROWS: tl.constexpr, PADDED: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
     NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -27,7 +28,7 @@ def linear_step_kernel(
     rows = weight + output.to(tl.int64) * inputs
     first = weight_tile(rows, present, 0, tl.arange(0, IN), inputs)
     await_previous(DEPENDENT)
-    bring_to_cache(upcoming, upcoming_size, DEPENDENT)
+    bring_to_cache(upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines, DEPENDENT)
     sums = row_products(x, scale, rows, present, inputs, eps, first, ROWS, PADDED, OUT, IN, NORM)
     vector = tl.arange(0, PADDED)
     inside = (vector < ROWS)[:, None] & present[None, :]
@@ -56,7 +57,7 @@ def normalised_rows_kernel(
 
 @triton.jit
 def wide_linear_step_kernel(
-    x, weight, bias, residual, upcoming, upcoming_size, y, vectors, outputs, inputs,
+    x, weight, bias, residual, y, vectors, outputs, inputs,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, STAGES: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -68,7 +69,6 @@ def wide_linear_step_kernel(
     rows = weight + output.to(tl.int64)[:, None] * inputs
     sums = tl.zeros([OUT, ROWS], tl.float32)
     await_previous(DEPENDENT)
-    bring_to_cache(upcoming, upcoming_size, DEPENDENT)
     for start in tl.range(0, inputs, IN, num_stages=STAGES):
         within = start + column < inputs
         left = tl.load(rows + (start + column)[None, :], mask=present[:, None] & within[None, :], other=0.0)

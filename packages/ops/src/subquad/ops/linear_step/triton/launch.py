@@ -17,8 +17,8 @@ from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
 MOST_STREAMED_ROWS = 8
 MOST_ROWS = 64
-CACHED_BYTES = 6 << 20  # of the weights that the next kernel will read
-_WIDE_OUTPUTS = 64
+CACHED_BYTES = 2 << 20  # of the weights that the next kernel will read
+_WIDE_OUTPUTS, _LINE = 64, 128
 _NORMS = {"vortex": 1, "standard": 2}
 
 
@@ -37,9 +37,15 @@ def padded(count: int) -> int:
     return triton.next_power_of_2(count)
 
 
-def cached_bytes(upcoming: Tensor | None) -> int:
-    """Returns how much of the next kernel's weights is brought to the cache."""
-    return 0 if upcoming is None else min(CACHED_BYTES, upcoming.numel() * upcoming.element_size())
+def upcoming_arguments(upcoming: Tensor | None, weight: Tensor) -> dict[str, Tensor | int]:
+    """Returns the kernel arguments that name the next kernel's weights, and how many lines of each row are fetched."""
+    rows, row_bytes = (0, _LINE) if upcoming is None else (upcoming.shape[0], upcoming.stride(0) * upcoming.itemsize)
+    return {
+        "upcoming": weight if upcoming is None else upcoming,
+        "upcoming_rows": rows,
+        "upcoming_row_bytes": row_bytes,
+        "upcoming_lines": max(min(row_bytes, CACHED_BYTES // max(rows, 1)) // _LINE, 1),
+    }
 
 
 def streamed_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
@@ -76,8 +82,6 @@ def linear_step_triton(
         weight,
         x if bias is None else bias,
         x if residual is None else residual,
-        weight if upcoming is None else upcoming,
-        cached_bytes(upcoming),
         y,
         outputs,
         inputs,
@@ -90,6 +94,7 @@ def linear_step_triton(
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         num_warps=warps,
+        **upcoming_arguments(upcoming, weight),
         **dependent_launch(),
     )
     return y
@@ -116,9 +121,7 @@ def _(x, scale, norm, eps):
 
 
 @torch.library.custom_op("subquad::wide_linear_step_triton", mutates_args=())
-def wide_linear_step_triton(
-    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, upcoming: Tensor | None
-) -> Tensor:
+def wide_linear_step_triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     """Up to ``MOST_ROWS`` vectors of a 16-bit type, on tensor cores."""
     (rows, inputs), outputs = x.shape, weight.shape[0]
     y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
@@ -127,8 +130,6 @@ def wide_linear_step_triton(
         weight,
         x if bias is None else bias,
         x if residual is None else residual,
-        weight if upcoming is None else upcoming,
-        cached_bytes(upcoming),
         y,
         rows,
         outputs,
@@ -146,7 +147,7 @@ def wide_linear_step_triton(
 
 
 @wide_linear_step_triton.register_fake
-def _(x, weight, bias, residual, upcoming):
+def _(x, weight, bias, residual):
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 
@@ -176,5 +177,5 @@ def run(
             x.contiguous(), weight.contiguous(), scale, bias, residual, form, eps, upcoming
         )
     return torch.ops.subquad.wide_linear_step_triton(
-        normalised_rows(x, norm).contiguous(), weight.contiguous(), bias, residual, upcoming
+        normalised_rows(x, norm).contiguous(), weight.contiguous(), bias, residual
     )

@@ -24,17 +24,16 @@ def await_previous(DEPENDENT: tl.constexpr):
 
 
 @triton.jit
-def bring_to_cache(upcoming, size, DEPENDENT: tl.constexpr):
-    """Asks for this program's share of the first ``size`` bytes at ``upcoming``: weights that the next kernel reads."""
+def bring_to_cache(upcoming, rows, row_bytes, lines, DEPENDENT: tl.constexpr):
+    """Asks for this program's share of the first lines of every row of the weights that the next kernel reads."""
     if DEPENDENT:
-        line = tl.program_id(0) * 128 + tl.arange(0, 128)
+        own = tl.program_id(0) * 128 + tl.arange(0, 128)
         count = tl.num_programs(0) * 128
-        address = upcoming.to(tl.int64)
-        for start in range(0, size, count * 128):
-            offset = start + line.to(tl.int64) * 128
-            wanted = address + tl.where(offset < size, offset, 0)
+        for start in range(0, rows * lines, count):
+            index = tl.minimum(start + own, rows * lines - 1)
+            address = upcoming.to(tl.int64) + (index // lines).to(tl.int64) * row_bytes + (index % lines) * 128
             tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [wanted], dtype=tl.int32, is_pure=False, pack=1
+                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1
             )
 
 

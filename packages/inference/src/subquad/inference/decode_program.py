@@ -1,0 +1,162 @@
+"""The decode step as a program over fixed buffers: network and sampling, captured as one CUDA graph where it can be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subquad.inference.network import Network
+from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
+from subquad.inference.state_pool import StatePool
+from subquad.ops import greedy_step
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How one row is sampled; the defaults are those of a row without work."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    sample_index: int = 0
+    logprobs: bool = False
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0 or self.top_k == 1
+
+
+class SamplingTable:
+    """The settings of a number of rows as tensors on one device, which keep their places when the settings change."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._numbers = torch.zeros(2, rows, dtype=torch.float64, device=device)
+        self._words = torch.zeros(4, rows, dtype=torch.int64, device=device)
+        self.greedy, self.logprobs = True, False
+
+    def set(self, settings: Sequence[RowSettings]) -> None:
+        """Takes over the settings of all rows."""
+        self.greedy = all(s.is_greedy for s in settings)
+        self.logprobs = any(s.logprobs for s in settings)
+        numbers = torch.tensor([[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64)
+        seeds = [seed_words(s.seed) for s in settings]
+        words = [[s.top_k for s in settings], [s.sample_index for s in settings], *map(list, zip(*seeds, strict=True))]
+        self._numbers.copy_(numbers)
+        self._words.copy_(torch.tensor(words))
+
+    def draw(self, logits: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws one token a row.
+
+        Args:
+          logits: ``[rows, vocabulary]``.
+          positions: int64 ``[rows]``, index in the sequence of the token to draw.
+
+        Returns:
+          The ids, and a float64 table ``[rows, 3]``: id, log-probability (0 where nobody asked), whether the logits
+          were finite.
+        """
+        logits = logits.float()
+        if self.greedy:
+            ids = greedy(logits)
+        else:
+            uniform = uniforms(self._words[2:].T, self._words[1], positions)
+            ids = sample(logits, self._numbers[0], self._words[0], self._numbers[1], uniform)
+        logprobs = token_logprobs(logits, ids) if self.logprobs else torch.zeros_like(ids)
+        return ids, torch.stack((ids.double(), logprobs.double(), finite_rows(logits).double()), dim=-1)
+
+
+class DecodeProgram:
+    """Feeds each active row its last token, draws its next, and keeps that for the step after.
+
+    Every step has the shape ``[slots]``; rows without work are masked. On a CUDA device a step is one captured graph
+    for each way of sampling (greedy or not, with log-probabilities or not), replayed without any work of the host.
+
+    Attributes:
+      eager_reason: Why steps do not run as a graph; None where they do, or will.
+    """
+
+    def __init__(self, network: Network, pool: StatePool) -> None:
+        self._network, self._state, self._slots = network, pool.state, pool.slots
+        self._device = pool.state.position.device
+        self._ids = torch.zeros(pool.slots, dtype=torch.int64, device=self._device)
+        self._active = torch.zeros(pool.slots, dtype=torch.bool, device=self._device)
+        self._active_slots: list[int] = []
+        self.settings = SamplingTable(pool.slots, self._device)
+        self._graphs: dict[tuple[bool, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.eager_reason = None if self._device.type == "cuda" else f"the network is on {self._device.type}"
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a step may be launched before the result of the one before was read."""
+        return self._device.type == "cuda"
+
+    def set_id(self, slot: int, token_id: int) -> None:
+        """Sets the token that a row is fed next."""
+        self._ids[slot] = token_id
+
+    @torch.inference_mode()
+    def launch(self, slots: list[int]) -> "Results":
+        """Launches a step of these rows."""
+        if slots != self._active_slots:
+            active = torch.zeros(self._slots, dtype=torch.bool)
+            active[slots] = True
+            self._active.copy_(active)
+            self._active_slots = list(slots)
+        if self.eager_reason is not None:
+            return Results(self._compute())
+        variant = (self.settings.greedy, self.settings.logprobs and not self.settings.greedy)
+        if variant not in self._graphs:
+            try:
+                self._graphs[variant] = self._captured()
+            except RuntimeError as error:
+                self.eager_reason = f"its capture failed: {error}"
+                return Results(self._compute())
+        graph, table = self._graphs[variant]
+        graph.replay()
+        return Results(table)
+
+    def _captured(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Captures a step; a step without active rows goes before, which compiles kernels and changes no state."""
+        active = self._active.clone()
+        self._active.zero_()
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            self._compute()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            table = self._compute()
+        self._active.copy_(active)
+        return graph, table
+
+    def _compute(self) -> Tensor:
+        logits = self._network.step(self._ids, self._state, active=self._active)
+        if self.settings.greedy:
+            return greedy_step(logits, self._ids, active=self._active)
+        ids, table = self.settings.draw(logits, self._state.position)
+        self._ids.copy_(torch.where(self._active, ids, self._ids))
+        return table
+
+
+class Results:
+    """The results of a step that may still be under way."""
+
+    def __init__(self, table: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if table.is_cuda:
+            self._table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+            self._table.copy_(table, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._table = table
+
+    def read(self) -> list[tuple[int, float, bool]]:
+        """Waits and returns id, log-probability and whether the logits were finite, for every row."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [(int(i), value, bool(finite)) for i, value, finite in self._table.tolist()]

@@ -1,0 +1,103 @@
+"""The decode step as a program: settings of the rows, and a step ahead of its reader."""
+
+import pytest
+import torch
+
+from packages.inference.tests.conftest import tiny_network
+from subquad.inference import ByteTokenizer, Engine, GenerationOptions
+from subquad.inference.decode_program import DecodeProgram, RowSettings, SamplingTable
+from subquad.inference.state_pool import StatePool
+
+PROMPTS = ["A", "ACGTACGTTTACG" * 3, "ACG", "|d__Bacteria;p__None|ACGACG", "T" * 16]
+GREEDY = GenerationOptions(max_new_tokens=20, return_logprobs=True)
+SAMPLED = GenerationOptions(max_new_tokens=20, temperature=1.1, top_k=40, top_p=0.95, seed=17, return_logprobs=True)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Lets steps run ahead of their reader here too, and records the rows of each."""
+    launched: list[list[int]] = []
+    launch = DecodeProgram.launch
+
+    def recorded(self: DecodeProgram, slots: list[int]) -> object:
+        launched.append(list(slots))
+        return launch(self, slots)
+
+    monkeypatch.setattr(DecodeProgram, "overlaps", property(lambda _: True))
+    monkeypatch.setattr(DecodeProgram, "launch", recorded)
+    return launched
+
+
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_running_ahead_changes_no_bit(engine, network, ahead, options, monkeypatch) -> None:
+    results = Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=16).generate(PROMPTS, options)
+    monkeypatch.undo()
+    assert results == engine.generate(PROMPTS, options)
+
+
+def test_no_step_is_launched_behind_the_last_token_that_can_be_wanted(network, ahead) -> None:
+    engine = Engine(network, ByteTokenizer(), max_running=1)
+    generation = engine.generate(["ACGT"], GenerationOptions(max_new_tokens=9))[0]
+    assert len(generation.ids) == 9
+    assert len(ahead) == 8  # the first token comes from the prompt
+
+
+def test_a_row_that_ended_by_itself_costs_one_step_at_most(network, ahead) -> None:
+    engine = Engine(network, ByteTokenizer(), max_running=1)
+    generations = engine.generate(PROMPTS * 3, GenerationOptions(max_new_tokens=200, temperature=1.0, seed=3))
+    ended = [g for g in generations if g.finish_reason == "end_of_document"]
+    assert ended
+    assert len(ahead) <= sum(len(g.ids) + 1 for g in generations)
+
+
+def test_streaming_hands_each_token_over_before_the_next_but_one_is_computed(network, ahead) -> None:
+    stream = Engine(network, ByteTokenizer(), max_running=1).stream("ACGT", GenerationOptions(max_new_tokens=50))
+    for count in range(1, 10):
+        next(stream)
+        assert len(ahead) <= count
+
+
+def test_settings_keep_their_place_and_say_what_is_needed() -> None:
+    table = SamplingTable(2, torch.device("cpu"))
+    logits, positions = torch.randn(2, 512), torch.tensor([5, 5])
+    ids, results = table.draw(logits, positions)
+    assert ids.tolist() == logits.argmax(-1).tolist()
+    assert results[:, 1].tolist() == [0.0, 0.0]
+    numbers = table._numbers.data_ptr()
+    table.set([RowSettings(temperature=1.0, seed=3, logprobs=True), RowSettings(top_k=1, temperature=1.0)])
+    assert not table.greedy
+    ids, results = table.draw(logits, positions)
+    assert table._numbers.data_ptr() == numbers
+    assert ids[1] == logits[1].argmax()
+    assert float(results[0, 1]) == pytest.approx(float(torch.log_softmax(logits[0].double(), -1)[ids[0]]), rel=1e-12)
+    table.set([RowSettings()] * 2)
+    assert table.greedy
+
+
+def test_logits_that_are_not_finite_show_in_the_results() -> None:
+    logits = torch.randn(2, 512)
+    logits[1, 7] = torch.inf
+    _, results = SamplingTable(2, torch.device("cpu")).draw(logits, torch.zeros(2, dtype=torch.int64))
+    assert results[:, 2].tolist() == [1.0, 0.0]
+
+
+def test_a_program_on_a_cpu_says_why_it_is_not_a_graph() -> None:
+    network = tiny_network()
+    pool = StatePool(network, 2, 64)
+    assert DecodeProgram(network, pool).eager_reason == "the network is on cpu"
+    engine = Engine(network, ByteTokenizer(), max_running=1)
+    assert engine.explain() == "decode steps run eagerly: no step has run yet"
+    engine.generate(["ACGT"])
+    assert engine.explain() == "decode steps run eagerly: the network is on cpu"
+
+
+def test_rows_that_are_not_launched_keep_their_token_and_state() -> None:
+    network = tiny_network()
+    pool = StatePool(network, 3, 64)
+    assert pool.acquire(3) is not None
+    program = DecodeProgram(network, pool)
+    for slot in range(3):
+        program.set_id(slot, 65 + slot)
+    program.launch([0, 2]).read()
+    assert pool.state.position.tolist() == [1, 0, 1]
+    assert program._ids[1] == 66
