@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from subquad.modules.mixers.causal_rows import attend_last, attend_whole
+from subquad.modules.mixers.causal_rows import _merged, _pieces, attend_last, attend_whole
 from tools.testing.oracle import assert_close, relative_error
 
 
@@ -26,6 +26,24 @@ def test_whole_sequences_are_the_case_without_a_past() -> None:
     q, k, v = torch.randn(3, 2, 20, 2, 8)
     for row, got in enumerate(attend_whole(q, k, v)):
         assert_close(got, expected(q[row], k[row], v[row]), 1e-6)
+
+
+def test_pieces_of_the_past_have_few_sizes_and_leave_nothing_out() -> None:
+    assert _pieces(0) == []
+    assert _pieces(5 * 8192 + 100) == [(0, 32768), (32768, 40960), (40960, 41060)]
+
+
+def test_attentions_to_parts_of_the_keys_merge_to_that_of_all() -> None:
+    q, keys, values = (torch.randn(1, 2, n, 16).bfloat16() for n in (6, 40, 40))
+    parts = []
+    for first, last in ((0, 5), (5, 30), (30, 40)):
+        scores = q.float() @ keys[:, :, first:last].float().mT / 4
+        y = scores.softmax(-1) @ values[:, :, first:last].float()
+        parts.append((y.bfloat16(), scores.logsumexp(-1, keepdim=True)))
+    whole = functional.scaled_dot_product_attention(q.double(), keys.double(), values.double())
+    got = _merged(parts)
+    assert got.dtype == torch.bfloat16
+    assert_close(got, whole, 4e-3)
 
 
 @pytest.mark.gpu

@@ -204,17 +204,21 @@ def fir_step() -> None:
 
 
 def rings() -> None:
+    from subquad.ops.fir_step.triton.ring import turn
+
     position = torch.tensor([0, 5, 131], device=DEVICE)
     for dtype in (torch.float32, torch.bfloat16):
         for past in (1, 2, 6, 127):
             history, pool = random(3, 9, 2 * past, dtype=dtype)[..., past:], random(5, 10, past, dtype=dtype)
             ring = pool[::2, 1:]
             kept = pool.double()
-            ops.fill_ring(ring, history, position, 4)
-            expected = ops.ring_from_history(history.double(), position + 4)
-            kept[::2, 1:] = expected
+            turn(history, ring, position, 4, True)
+            kept[::2, 1:] = ops.ring_from_history(history.double(), position + 4)
             assert torch.equal(pool.double(), kept)
-            assert torch.equal(ops.ring_from_history(history, position + 4).double(), expected)
+            back = torch.empty_like(history)
+            turn(ring, back, position, 4, False)
+            assert torch.equal(back, history)
+            ops.fill_ring(ring, history, position, 4)
             assert torch.equal(ops.history_from_ring(ring, position + 4), history)
 
 

@@ -188,16 +188,26 @@ def load_backend(backend: str) -> tuple[str | None, tuple[Implementation, ...]]:
         from subquad.ops import _hopper_sums_backend as module
     else:
         return None, _third_party(backend)
-    problem = module.unavailable()
-    if problem is not None:
-        return problem, ()
-    return None, module.implementations() if torch.compiler.is_compiling() else _listed(module.implementations)
+    if torch.compiler.is_compiling():
+        problem = module.unavailable()
+        return problem, () if problem is not None else module.implementations()
+    try:
+        return None, _usable(module)
+    except BackendUnavailable as refusal:
+        return str(refusal), ()
 
 
 @functools.cache
-def _listed(implementations: Callable[[], tuple[Implementation, ...]]) -> tuple[Implementation, ...]:
-    """Keeps what a built-in backend offers: listing it costs as much of the processor's time as launching a kernel."""
-    return implementations()
+def _usable(module: Any) -> tuple[Implementation, ...]:
+    """Lists what a built-in backend offers, and keeps it: asking again would cost more than launching a kernel.
+
+    Raises:
+      BackendUnavailable: it cannot run here; that is asked anew at each call.
+    """
+    problem = module.unavailable()
+    if problem is not None:
+        raise BackendUnavailable(problem)
+    return module.implementations()
 
 
 def _third_party(backend: str) -> tuple[Implementation, ...]:

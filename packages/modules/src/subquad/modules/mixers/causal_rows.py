@@ -109,16 +109,20 @@ def _cudnn(queries: Heads, keys: Keys, values: Keys, *, causal: bool = False) ->
 def _planned(queries: Heads, keys: Keys, values: Keys) -> Heads:
     """Attends by cuDNN: causally to the present, without a mask to pieces of the past, weighted by their sums."""
     start = keys.shape[2] - queries.shape[2]
-    y, sums = _cudnn(queries, keys[:, :, start:], values[:, :, start:], causal=True)
-    if not start:
-        return y
-    total = y.float()
+    parts = [_cudnn(queries, keys[:, :, start:], values[:, :, start:], causal=True)]
     for first, last in _pieces(start):
         attend = _flash if (last - first) % _GRAIN else _cudnn
-        part, more = attend(queries, keys[:, :, first:last], values[:, :, first:last], causal=False)
-        total.lerp_(part.float(), torch.sigmoid(more - sums))
-        sums = torch.logaddexp(sums, more)
-    return total.to(y.dtype)
+        parts.append(attend(queries, keys[:, :, first:last], values[:, :, first:last], causal=False))
+    return parts[0][0] if len(parts) == 1 else _merged(parts)
+
+
+def _merged(parts: list[tuple[Heads, Sums]]) -> Heads:
+    """Weights attentions to different keys by their sums; products and their sum are float32 and rounded once."""
+    weights = torch.softmax(torch.cat([sums for _, sums in parts], dim=-1), dim=-1)
+    total = torch.mul(parts[0][0], weights[..., :1])
+    for index, (y, _) in enumerate(parts[1:], start=1):
+        total.addcmul_(y, weights[..., index : index + 1])
+    return total.to(parts[0][0].dtype)
 
 
 def _pieces(length: int) -> list[tuple[int, int]]:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks
-from subquad.ops._triton_backend import interpreting, unavailable
 from subquad.ops.axes import History, Position
 
 
@@ -66,6 +65,8 @@ def _slots(past: int, position: Tensor) -> Tensor:
 
 def _has_kernel(x: Tensor) -> bool:
     """Says whether the Triton kernel takes these; it has no gradient."""
-    if x.device.type != ("cpu" if interpreting() else "cuda") or x.dtype == torch.float64 or not x.numel():
+    if not x.is_cuda or x.dtype == torch.float64 or not x.numel() or (torch.is_grad_enabled() and x.requires_grad):
         return False
-    return not (torch.is_grad_enabled() and x.requires_grad) and unavailable() is None
+    from subquad.ops._triton_backend import unavailable
+
+    return unavailable() is None
