@@ -244,7 +244,8 @@ class HyenaFIR(FullPrecisionModule):
         if not (self.pregate and self.postgate):
             z = x if projection is None else linear_step(x, projection.weight, norm=projection.norm)
             z = fir_step(z, self.projection_taps, state.projection, state.position, active=active)
-            return self.step(*z.unflatten(1, (-1, 3)).unbind(2), state, active=active)
+            q, k, v = z.unflatten(1, (-1, 3)).unbind(2)
+            return self.step(q, k, v, state, active=active)
         return gated_conv_step(
             x,
             self.projection_taps,

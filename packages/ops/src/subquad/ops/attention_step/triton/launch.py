@@ -4,11 +4,11 @@
 # Launch options such as num_warps are no parameters of a kernel.
 
 import torch
-import triton
 from torch import Tensor
 
 from subquad.ops._triton_backend import interpreting
 from subquad.ops.attention_step.triton.kernels import attention_join_kernel, attention_split_kernel
+from subquad.ops.linear_step.triton.launch import padded
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
 _PROGRAMS = 512  # a few for every multiprocessor
@@ -17,7 +17,7 @@ _LEAST_SPLITS, _MOST_SPLITS = 4, 32
 
 def splits_of(batch: int, heads: int) -> int:
     """Returns how many programs share the tokens of one head of one row."""
-    return max(_LEAST_SPLITS, min(_MOST_SPLITS, triton.next_power_of_2(triton.cdiv(_PROGRAMS, batch * heads))))
+    return max(_LEAST_SPLITS, min(_MOST_SPLITS, padded(-(-_PROGRAMS // (batch * heads)))))
 
 
 def tile_of(splits: int) -> tuple[int, int, int]:

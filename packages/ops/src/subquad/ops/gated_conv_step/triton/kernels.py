@@ -72,6 +72,16 @@ def gated_step_kernel(
     batch = tl.program_id(1).to(tl.int64)
     present = channel < channels
     row = 3 * channel
+    await_previous(DEPENDENT)
+    place = batch * 3 * channels + row
+    zq = tl.load(z + place, mask=present, other=0.0)
+    zk = tl.load(z + place + 1, mask=present, other=0.0)
+    zv = tl.load(z + place + 2, mask=present, other=0.0)
+    q_held = _held(projection, place, short_past, present, SHORT)
+    k_held = _held(projection, place + 1, short_past, present, SHORT)
+    v_held = _held(projection, place + 2, short_past, present, SHORT)
+    mixer = batch * channels + channel
+    held = _held(memory, mixer, size, present, WIDTH)
     time = tl.load(position + batch).to(tl.int32)
     write = present
     if ACTIVE:
@@ -84,16 +94,6 @@ def gated_step_kernel(
         residue = _held(second, channel, size, present, WIDTH)
     else:
         taps = _lagged_taps(first, channel // channels_per_row, size, time, present, WIDTH)
-    await_previous(DEPENDENT)
-    place = batch * 3 * channels + row
-    zq = tl.load(z + place, mask=present, other=0.0)
-    zk = tl.load(z + place + 1, mask=present, other=0.0)
-    zv = tl.load(z + place + 2, mask=present, other=0.0)
-    q_held = _held(projection, place, short_past, present, SHORT)
-    k_held = _held(projection, place + 1, short_past, present, SHORT)
-    v_held = _held(projection, place + 2, short_past, present, SHORT)
-    mixer = batch * channels + channel
-    held = _held(memory, mixer, size, present, WIDTH)
     q = _filtered(zq, _first_tap(short_taps, row, short_past, present), q_held, q_taps).to(zq.dtype)
     k = _filtered(zk, _first_tap(short_taps, row + 1, short_past, present), k_held, k_taps).to(zq.dtype)
     v = _filtered(zv, _first_tap(short_taps, row + 2, short_past, present), v_held, v_taps).to(zq.dtype)

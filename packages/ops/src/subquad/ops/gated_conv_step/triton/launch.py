@@ -13,7 +13,7 @@ from subquad.ops.linear_step.triton.launch import norm_arguments, padded, upcomi
 from subquad.ops.linear_step.triton.launch import run as linear_step
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
-_TILE = 4096  # ring samples or modes a program
+_TILE = 2048  # ring samples or modes a program
 
 
 _PROJECTED_TILE = (4, 512, 4)  # channels and inputs of a tile of each of their three rows, and warps; measured

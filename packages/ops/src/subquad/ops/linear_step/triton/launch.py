@@ -34,7 +34,7 @@ def norm_arguments(norm: StepNorm | None) -> tuple[Tensor | None, int, float]:
 
 def padded(count: int) -> int:
     """Returns the next power of two."""
-    return triton.next_power_of_2(count)
+    return 1 << (count - 1).bit_length()
 
 
 def upcoming_arguments(upcoming: Tensor | None, weight: Tensor) -> dict[str, Tensor | int]:
