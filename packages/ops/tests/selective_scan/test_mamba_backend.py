@@ -2,13 +2,13 @@
 
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops import BackendUnavailable, _mamba_backend, selective_scan
+from subquad.ops import BackendUnavailable, _mamba_backend, dispatch, selective_scan
 from subquad.ops.dispatch import Call, choose
 from subquad.ops.selective_scan.reference import selective_scan_reference
 from tools.testing.oracle import assert_close
@@ -22,7 +22,7 @@ def _arguments(dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.dtype]]:
     """Installs a mamba_ssm that computes the definition; lists the dtypes of the arguments it gets."""
     found: list[torch.dtype] = []
 
@@ -36,7 +36,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
     monkeypatch.setattr(_mamba_backend, "unavailable", lambda: None)
-    return found
+    yield found
+    dispatch._usable.cache_clear()  # what could be used once is not asked again
 
 
 @pytest.mark.usefixtures("seen")
