@@ -60,12 +60,12 @@ class StripedHyena2Block(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def inward(self) -> nn.Linear:
+    def inward(self) -> nn.Module:
         """The linear in front of the mixer."""
 
     @property
     @abstractmethod
-    def outward(self) -> nn.Linear:
+    def outward(self) -> nn.Module:
         """The linear behind the mixer."""
 
     @abstractmethod
@@ -174,12 +174,12 @@ class HyenaBlock(StripedHyena2Block):
             raise FusedOperatorsUnavailable(f"use_subquadratic_ops is True, but {kind} cannot run fused: {refusal}")
 
     @property
-    def inward(self) -> nn.Linear:
+    def inward(self) -> nn.Module:
         """The linear that makes q, k and v, three rows a channel."""
         return self.projections
 
     @property
-    def outward(self) -> nn.Linear:
+    def outward(self) -> nn.Module:
         """The linear behind the last gate."""
         return self.out_filter_dense
 
@@ -263,12 +263,12 @@ class AttentionBlock(StripedHyena2Block):
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     @property
-    def inward(self) -> nn.Linear:
+    def inward(self) -> nn.Module:
         """The linear that makes queries, keys and values."""
         return self.inner_mha_cls.Wqkv
 
     @property
-    def outward(self) -> nn.Linear:
+    def outward(self) -> nn.Module:
         """The linear behind the heads."""
         return self.inner_mha_cls.out_proj
 
