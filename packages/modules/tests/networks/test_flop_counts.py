@@ -38,6 +38,7 @@ from subquad.modules import (
     UNetConvNeXt,
     ViT5,
     flop_counts,
+    round_linears,
 )
 
 PARTS: dict[str, Any] = {"norm_cfg": LazyConfig(RMSNorm)(), "mlp_cfg": LazyConfig(MLP)(activation="swiglu")}
@@ -164,6 +165,8 @@ def test_the_language_model_counts_its_blocks_and_its_logits() -> None:
     assert counts["blocks.1"] == 2 * (linear + model.blocks[1].mixer.flop_count(50))
     assert counts["blocks.0"] == 2 * (linear + 2 * 50 * 3 * 3 * width + model.blocks[0].mixer.flop_count(50))
     assert set(counts) == {"", "blocks.0", "blocks.1"}
+    round_linears(model)
+    assert flop_counts(model, torch.zeros(2, 50, dtype=torch.int64)) == counts
 
 
 def test_a_mixer_that_the_pass_goes_round_is_an_error_and_not_a_zero() -> None:

@@ -10,6 +10,7 @@ from subquad.modules.blocks.condition_mixer import QKVConditionMixer
 from subquad.modules.blocks.striped_hyena2 import StripedHyena2Block
 from subquad.modules.errors import InputMismatch
 from subquad.modules.networks.striped_hyena2 import StripedHyena2
+from subquad.modules.parts.rounded_linear import RoundedLinear
 
 _Rule = Callable[[Any, Tensor, Tensor], int]
 
@@ -74,7 +75,7 @@ def _rule_of(module: nn.Module) -> _Rule | None:
         return lambda m, x, y: x.shape[0] * _striped_block(m, x.shape[1])
     if hasattr(module, "flop_count") and not isinstance(module, QKVConditionMixer):
         return lambda m, x, y: x.shape[0] * m.flop_count(_size(x))
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | RoundedLinear):
         return lambda m, x, y: 2 * m.in_features * y.numel()
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return lambda m, x, y: 2 * m.weight[0].numel() * y.numel()
@@ -89,7 +90,8 @@ def _size(x: Tensor) -> int | tuple[int, ...]:
 
 def _striped_block(block: Any, length: int) -> int:
     """Counts a block of StripedHyena 2 on one sequence: all linear layers, the short convolution, the mixer."""
-    weights = sum(part.weight.numel() for part in block.modules() if isinstance(part, nn.Linear))
+    linears = (part for part in block.modules() if isinstance(part, nn.Linear | RoundedLinear))
+    weights = sum(part.in_features * part.out_features for part in linears)
     taps = getattr(block, "projection_taps", None)
     weights += 0 if taps is None else taps.numel()
     return 2 * weights * length + block.mixer.flop_count(length)
