@@ -4,6 +4,7 @@ Each flag works or is refused with a reason. See `subquad score` and `subquad em
 """
 
 import json
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +34,8 @@ from subquad.inference.evo2_flags import (
 
 if TYPE_CHECKING:
     from subquad.inference.commands.batches import Survey
+    from subquad.inference.evo2_predictions import PredictionFiles, Predictor
+    from subquad.inference.sequence_files import Record
 
 WINDOW_BATCHES = 16  # so many batches are sorted by length at a time
 
@@ -123,7 +126,7 @@ def predict_evo2(
             flags = "--output-log-prob-seqs and --embedding-layer"
             raise InvalidOption(flags, embedding_layer, "one of them; a file holds one kind of prediction")
         check_checkpoint(ckpt_dir)
-        from subquad.inference.commands.batches import Reading, groups, survey
+        from subquad.inference.commands.batches import Reading, survey
         from subquad.inference.commands.run_batches import EngineChoice
         from subquad.inference.evo2_predictions import PredictionFiles, Predictor
         from subquad.inference.memory import require_memory
@@ -152,18 +155,28 @@ def predict_evo2(
             engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
         )
         files = PredictionFiles(output_dir, by_batch=write_interval is WriteInterval.batch, per_folder=files_per_subdir)
-        order: dict[str, int] = {}
         records = reading.chosen(read_records(fasta, file_format="fasta"))
-        for group in groups(records, WINDOW_BATCHES * micro_batch_size):
-            numbered = [(len(order) + i, record) for i, record in enumerate(group)]
-            order |= {record.id: index for index, record in numbered}
-            if len(order) != numbered[-1][0] + 1:
-                raise InvalidOption("--fasta", str(fasta), "records of different names, since predictions go by name")
-            numbered.sort(key=lambda pair: -len(pair[1].sequence))
-            for start in range(0, len(numbered), micro_batch_size):
-                files.add(predictor.batch(numbered[start : start + micro_batch_size]))
+        order = _predict(records, predictor, files, rows=micro_batch_size, name=str(fasta))
         files.finish()
         (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
+
+
+def _predict(
+    records: "Iterable[Record]", predictor: "Predictor", files: "PredictionFiles", *, rows: int, name: str
+) -> dict[str, int]:
+    """Adds the predictions of all records to the files; returns the index of each record by its name."""
+    from subquad.inference.commands.batches import groups
+
+    order: dict[str, int] = {}
+    for group in groups(records, WINDOW_BATCHES * rows):
+        numbered = [(len(order) + i, record) for i, record in enumerate(group)]
+        order |= {record.id: index for index, record in numbered}
+        if len(order) != numbered[-1][0] + 1:
+            raise InvalidOption("--fasta", name, "records of different names, since predictions go by name")
+        numbered.sort(key=lambda pair: -len(pair[1].sequence))
+        for start in range(0, len(numbered), rows):
+            files.add(predictor.batch(numbered[start : start + rows]))
+    return order
 
 
 def check_shortest(found: "Survey", min_length: int | None, limit: int) -> None:

@@ -132,12 +132,7 @@ def embed(
                 weights=weights.value,
             ),
             Destination(output, output_format.value, overwrite, resume, columns, settings),
-            Load(
-                group=group_size,
-                multiple=group_size,
-                rows=batch_size,
-                room=int(prepend_eod),
-            ),
+            Load(group=group_size, multiple=group_size, rows=batch_size, room=int(prepend_eod)),
             work,
             show=progress,
         )

@@ -32,6 +32,7 @@ from subquad.inference.commands.settings import (
 if TYPE_CHECKING:
     from subquad.inference.engine import Engine
     from subquad.inference.options import GenerationOptions
+    from subquad.inference.result_formats import Columns
     from subquad.inference.sequence_files import Record
 
 
@@ -85,7 +86,6 @@ def generate(
         from subquad.inference.errors import InvalidOption
         from subquad.inference.lineage_tags import phylogenetic_tag
         from subquad.inference.options import GenerationOptions
-        from subquad.inference.result_formats import Columns
 
         records = _records(prompt, input_file, file_format)
         options = GenerationOptions(
@@ -97,16 +97,6 @@ def generate(
             stop=tuple(stop or ()),
             return_logprobs=logprobs,
         )
-        columns: Columns = {
-            "id": "text",
-            "prompt": "text",
-            "completion": "text",
-            "finish_reason": "text",
-            "stop_sequence": "text",
-            "seed": "integer",
-            "ids": "integers",
-            **({"logprobs": "numbers"} if logprobs else {}),  # type: ignore[dict-item]
-        }
         if seed is not None and seed > MAX_STORED_SEED and output_format not in ("auto", "jsonl"):
             raise InvalidOption("--seed", seed, f"0 to {MAX_STORED_SEED} for a {output_format.value} file")
         prefix = "" if tag is None else phylogenetic_tag(tag, field="--tag")
@@ -142,11 +132,24 @@ def generate(
                 fp8_projections.value,
                 weights.value,
             ),
-            Destination(output, output_format.value, overwrite, resume, columns, settings),
+            Destination(output, output_format.value, overwrite, resume, _columns(logprobs=logprobs), settings),
             Load(group=16 * max_running, rows=max_running, room=1, extra=max_new_tokens, weight=0),
             work,
             show=progress,
         )
+
+
+def _columns(*, logprobs: bool) -> "Columns":
+    return {
+        "id": "text",
+        "prompt": "text",
+        "completion": "text",
+        "finish_reason": "text",
+        "stop_sequence": "text",
+        "seed": "integer",
+        "ids": "integers",
+        **({"logprobs": "numbers"} if logprobs else {}),  # type: ignore[dict-item]
+    }
 
 
 def _records(

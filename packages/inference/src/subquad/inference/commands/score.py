@@ -34,6 +34,8 @@ from subquad.inference.commands.settings import (
 
 if TYPE_CHECKING:
     from subquad.inference.engine import Engine
+    from subquad.inference.result_formats import Columns
+    from subquad.inference.scoring import Score
     from subquad.inference.sequence_files import Record
 
 
@@ -78,18 +80,9 @@ def score(
             opened_input,
             run_batches,
         )
-        from subquad.inference.result_formats import Columns
         from subquad.inference.scoring import check_strand
 
         check_strand(strand.value, per_token=per_token, prepend_eod=prepend_eod)
-        columns: Columns = {
-            "id": "text",
-            "length": "integer",
-            "log_likelihood": "number",
-            "mean_log_likelihood": "number",
-            "scored_tokens": "integer",
-            **({"logprobs": "numbers"} if per_token else {}),  # type: ignore[dict-item]
-        }
         settings = {
             "--strand": strand.value,
             "--prepend-eod": prepend_eod,
@@ -111,16 +104,7 @@ def score(
                 names=[f"{input_file}: record {record.id!r}" for record in group],
             )
             for record, result in zip(group, scores, strict=True):
-                row: dict[str, Any] = {
-                    "id": record.id,
-                    "length": len(record.sequence),
-                    "log_likelihood": result.log_likelihood,
-                    "mean_log_likelihood": result.mean,
-                    "scored_tokens": result.scored_tokens,
-                }
-                if result.logprobs is not None:
-                    row["logprobs"] = result.logprobs
-                yield row, len(record.sequence) * strands
+                yield _row(record, result), len(record.sequence) * strands
 
         strands = 2 if strand == "both" else 1
         run_batches(
@@ -136,14 +120,32 @@ def score(
                 fp8_projections=fp8_projections.value,
                 weights=weights.value,
             ),
-            Destination(output, output_format.value, overwrite, resume, columns, settings),
-            Load(
-                group=group_size,
-                multiple=group_size,
-                rows=batch_size,
-                room=int(prepend_eod),
-                weight=strands,
-            ),
+            Destination(output, output_format.value, overwrite, resume, _columns(per_token=per_token), settings),
+            Load(group=group_size, multiple=group_size, rows=batch_size, room=int(prepend_eod), weight=strands),
             work,
             show=progress,
         )
+
+
+def _columns(*, per_token: bool) -> "Columns":
+    return {
+        "id": "text",
+        "length": "integer",
+        "log_likelihood": "number",
+        "mean_log_likelihood": "number",
+        "scored_tokens": "integer",
+        **({"logprobs": "numbers"} if per_token else {}),  # type: ignore[dict-item]
+    }
+
+
+def _row(record: "Record", result: "Score") -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": record.id,
+        "length": len(record.sequence),
+        "log_likelihood": result.log_likelihood,
+        "mean_log_likelihood": result.mean,
+        "scored_tokens": result.scored_tokens,
+    }
+    if result.logprobs is not None:
+        row["logprobs"] = result.logprobs
+    return row

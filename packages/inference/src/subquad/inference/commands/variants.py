@@ -33,6 +33,7 @@ from subquad.inference.commands.settings import (
 
 if TYPE_CHECKING:
     from subquad.inference.engine import Engine
+    from subquad.inference.result_formats import Columns
     from subquad.inference.variant_files import VariantRecord
 
 
@@ -101,30 +102,10 @@ def variants(
     """Score variants: log-likelihood of the window with the variant minus that of the reference, in nats."""
     with one_line_errors(traceback=traceback):
         from subquad.inference.commands.batches import Reading
-        from subquad.inference.commands.run_batches import (
-            GROUP_BATCHES,
-            Destination,
-            EngineChoice,
-            Load,
-            run_batches,
-        )
+        from subquad.inference.commands.run_batches import GROUP_BATCHES, Destination, EngineChoice, Load, run_batches
         from subquad.inference.reference_genome import ReferenceGenome
-        from subquad.inference.result_formats import Columns
         from subquad.inference.variant_files import VariantWindows, read_variants
 
-        columns: Columns = {
-            "id": "text",
-            "name": "text",
-            "contig": "text",
-            "position": "integer",
-            "reference": "text",
-            "alternate": "text",
-            "window_start": "integer",
-            "window_stop": "integer",
-            "reference_log_likelihood": "number",
-            "alternate_log_likelihood": "number",
-            "delta_log_likelihood": "number",
-        }
         settings = {
             "--reference": str(reference),
             "--window": window,
@@ -167,19 +148,29 @@ def variants(
                     fp8_projections=fp8_projections.value,
                     weights=weights.value,
                 ),
-                Destination(output, output_format.value, overwrite, resume, columns, settings),
-                Load(
-                    group=group_size,
-                    multiple=group_size,
-                    rows=batch_size,
-                    room=int(prepend_eod),
-                    weight=weight,
-                ),
+                Destination(output, output_format.value, overwrite, resume, _columns(), settings),
+                Load(group=group_size, multiple=group_size, rows=batch_size, room=int(prepend_eod), weight=weight),
                 work,  # type: ignore[arg-type]
                 show=progress,
             )
         finally:
             genome.close()
+
+
+def _columns() -> "Columns":
+    return {
+        "id": "text",
+        "name": "text",
+        "contig": "text",
+        "position": "integer",
+        "reference": "text",
+        "alternate": "text",
+        "window_start": "integer",
+        "window_stop": "integer",
+        "reference_log_likelihood": "number",
+        "alternate_log_likelihood": "number",
+        "delta_log_likelihood": "number",
+    }
 
 
 def _row(record: "VariantRecord", reference: float, alternate: float) -> dict[str, Any]:

@@ -102,13 +102,12 @@ class StripedHyena2(nn.Module):
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
 
         def mixer_of(letter: str) -> HyenaShort | HyenaMedium | HyenaLong:
-            projection = projection_filter_length
             if letter == "S":
                 return HyenaShort(
                     hidden_size,
                     groups=filter_groups,
                     filter_length=short_filter_length,
-                    projection_filter_length=projection,
+                    projection_filter_length=projection_filter_length,
                     exchange=exchange,
                     **place,
                 )
@@ -117,7 +116,7 @@ class StripedHyena2(nn.Module):
                     hidden_size,
                     groups=filter_groups,
                     filter_length=medium_filter_length,
-                    projection_filter_length=projection,
+                    projection_filter_length=projection_filter_length,
                     filter_parameters=filter_parameters,
                     exchange=exchange,
                     **place,
@@ -125,7 +124,7 @@ class StripedHyena2(nn.Module):
             return HyenaLong(
                 hidden_size,
                 state_size=state_size,
-                projection_filter_length=projection,
+                projection_filter_length=projection_filter_length,
                 filter_parameters=filter_parameters,
                 exchange=exchange,
                 **place,

@@ -57,6 +57,48 @@ def _remember(ring, row, past, time, sample, write):
 
 
 @triton.jit
+def _advanced(memory, row, size, pole, residue, held, g, write, WIDTH: tl.constexpr):
+    """Advances the modes of each channel by a sample, stores them and returns the filter's output."""
+    advanced = pole * held + g.to(tl.float32)[:, None]
+    mode = tl.arange(0, WIDTH)
+    inside = write[:, None] & (mode < size)[None, :]
+    tl.store(memory + (row * size)[:, None] + mode[None, :], advanced.to(memory.dtype.element_ty), mask=inside)
+    return tl.sum(residue * advanced, axis=1)
+
+
+@triton.jit
+def _three_products(
+    x, scale, q_rows, k_rows, v_rows, q_tile, k_tile, v_tile, present, inputs, eps,
+    CHANNELS: tl.constexpr, IN: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """Returns three sums a channel, of its rows of the projection with the vector, and the factor of the norm.
+
+    The first tile of each row is given, as it was asked for before the vector was there.
+    """
+    column = tl.arange(0, IN)
+    q_total = tl.zeros([CHANNELS, IN], tl.float32)
+    k_total = tl.zeros([CHANNELS, IN], tl.float32)
+    v_total = tl.zeros([CHANNELS, IN], tl.float32)
+    square = tl.zeros([IN], tl.float32)
+    for start in range(0, inputs, IN):
+        q_next = weight_tile(q_rows, present, start + IN, column, inputs)
+        k_next = weight_tile(k_rows, present, start + IN, column, inputs)
+        v_next = weight_tile(v_rows, present, start + IN, column, inputs)
+        plain, scaled = vector_tile(x, scale, start, column, inputs, NORM)
+        q_total += q_tile.to(tl.float32) * scaled[None, :]
+        k_total += k_tile.to(tl.float32) * scaled[None, :]
+        v_total += v_tile.to(tl.float32) * scaled[None, :]
+        square += plain * plain
+        q_tile = q_next
+        k_tile = k_next
+        v_tile = v_next
+    factor = 1.0
+    if NORM != 0:
+        factor = inverse_root_mean_square(tl.sum(square, axis=0), inputs, eps, NORM)
+    return tl.sum(q_total, axis=1), tl.sum(k_total, axis=1), tl.sum(v_total, axis=1), factor
+
+
+@triton.jit
 def gated_step_kernel(
     z, short_taps, projection, first, second, memory, position, skip, active, y, channels, channels_per_row, size,
     short_past,
@@ -102,11 +144,7 @@ def gated_step_kernel(
     _remember(projection, place + 1, short_past, time, zk, write)
     _remember(projection, place + 2, short_past, time, zv, write)
     if MODAL:
-        advanced = pole * held + g.to(tl.float32)[:, None]
-        mode = tl.arange(0, WIDTH)
-        inside = write[:, None] & (mode < size)[None, :]
-        tl.store(memory + (mixer * size)[:, None] + mode[None, :], advanced.to(memory.dtype.element_ty), mask=inside)
-        total = tl.sum(residue * advanced, axis=1)
+        total = _advanced(memory, mixer, size, pole, residue, held, g, write, WIDTH)
     else:
         total = _filtered(g, _first_tap(first, channel // channels_per_row, size, present), held, taps)
         _remember(memory, mixer, size, time, g, write)
@@ -160,29 +198,13 @@ def projected_gated_step_kernel(
     skipped = tl.zeros([CHANNELS], tl.float32)
     if SKIP:
         skipped = tl.load(skip + channel, mask=present, other=0.0).to(tl.float32)
-    q_total = tl.zeros([CHANNELS, IN], tl.float32)
-    k_total = tl.zeros([CHANNELS, IN], tl.float32)
-    v_total = tl.zeros([CHANNELS, IN], tl.float32)
-    square = tl.zeros([IN], tl.float32)
-    for start in range(0, inputs, IN):
-        q_next = weight_tile(q_rows, present, start + IN, column, inputs)
-        k_next = weight_tile(k_rows, present, start + IN, column, inputs)
-        v_next = weight_tile(v_rows, present, start + IN, column, inputs)
-        plain, scaled = vector_tile(x, scale, start, column, inputs, NORM)
-        q_total += q_tile.to(tl.float32) * scaled[None, :]
-        k_total += k_tile.to(tl.float32) * scaled[None, :]
-        v_total += v_tile.to(tl.float32) * scaled[None, :]
-        square += plain * plain
-        q_tile = q_next
-        k_tile = k_next
-        v_tile = v_next
-    factor = 1.0
-    if NORM != 0:
-        factor = inverse_root_mean_square(tl.sum(square, axis=0), inputs, eps, NORM)
+    q_sum, k_sum, v_sum, factor = _three_products(
+        x, scale, q_rows, k_rows, v_rows, q_tile, k_tile, v_tile, present, inputs, eps, CHANNELS, IN, NORM
+    )
     element = y.dtype.element_ty
-    zq = (tl.sum(q_total, axis=1) * factor).to(element)
-    zk = (tl.sum(k_total, axis=1) * factor).to(element)
-    zv = (tl.sum(v_total, axis=1) * factor).to(element)
+    zq = (q_sum * factor).to(element)
+    zk = (k_sum * factor).to(element)
+    zv = (v_sum * factor).to(element)
     q = _filtered(zq, q_first, q_held, q_taps).to(element)
     k = _filtered(zk, k_first, k_held, k_taps).to(element)
     v = _filtered(zv, v_first, v_held, v_taps).to(element)
@@ -191,11 +213,7 @@ def projected_gated_step_kernel(
     _remember(projection, row + 1, short_past, time, zk, write)
     _remember(projection, row + 2, short_past, time, zv, write)
     if MODAL:
-        advanced = tl.exp(log_pole) * held + g.to(tl.float32)[:, None]
-        mode = tl.arange(0, WIDTH)
-        inside = write[:, None] & (mode < size)[None, :]
-        tl.store(memory + (channel * size)[:, None] + mode[None, :], advanced.to(memory.dtype.element_ty), mask=inside)
-        total = tl.sum(residue * advanced, axis=1)
+        total = _advanced(memory, channel, size, tl.exp(log_pole), residue, held, g, write, WIDTH)
     else:
         total = _filtered(g, mixer_first, held, taps)
         _remember(memory, channel, size, time, g, write)
