@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from subquad.inference.checkpoint import load_checkpoint as load_checkpoint
     from subquad.inference.checkpoint import save_checkpoint as save_checkpoint
     from subquad.inference.embedding import Pooling as Pooling
+    from subquad.inference.embedding import tensor_bytes as tensor_bytes
     from subquad.inference.engine import Engine as Engine
     from subquad.inference.jobs import Embedded as Embedded
     from subquad.inference.jobs import EmbedJob as EmbedJob
@@ -67,6 +68,7 @@ _MODULE_OF = {
     "ByteTokenizer": "tokenizer",
     "NucleotideTokenizer": "tokenizer",
     "Pooling": "embedding",
+    "tensor_bytes": "embedding",
     "Track": "likelihood_track",
     "draw_tracks": "likelihood_track",
     "write_bedgraph": "likelihood_track",

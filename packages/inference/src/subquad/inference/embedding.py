@@ -235,3 +235,13 @@ def embed_rows(
             reading.advance()
         found.update(zip(chosen, reading.embeddings(), strict=True))
     return [found[k] for k in range(len(rows))]
+
+
+def tensor_bytes(values: Tensor, dtype: str) -> bytes:
+    """Returns the numbers of a tensor in memory order, little-endian, rounded to a type.
+
+    Args:
+      values: One axis or more, on the CPU.
+      dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    """
+    return values.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().tobytes()

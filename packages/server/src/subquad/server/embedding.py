@@ -2,20 +2,13 @@
 
 from collections.abc import AsyncIterator, Iterator
 
-import torch
-
 from subquad.genomics.v1 import service_pb2 as pb
-from subquad.inference import Embedded, EmbedJob
+from subquad.inference import Embedded, EmbedJob, tensor_bytes
 from subquad.inference.tokenizer import Tokenizer
 from subquad.server.engine_events import EngineEvents, SchedulerPort
 from subquad.server.limits import RESPONSE_CHUNK_BYTES
+from subquad.server.messages import DATA_TYPES
 from subquad.server.validation import EmbeddingPlan
-
-_TYPES: dict[int, torch.dtype] = {
-    pb.DATA_TYPE_FLOAT32: torch.float32,
-    pb.DATA_TYPE_BFLOAT16: torch.bfloat16,
-    pb.DATA_TYPE_FLOAT16: torch.float16,
-}
 
 
 class Embedder:
@@ -45,15 +38,14 @@ class Embedder:
 
 def _messages(event: Embedded, layer: str, data_type: int) -> Iterator[pb.EmbedSequencesResponse]:
     """Cuts one tensor along its positions; a pooled one is a single message."""
-    values = event.values[layer].to(_TYPES[data_type]).contiguous()
+    values, dtype = event.values[layer], DATA_TYPES[data_type]
     rows = values.shape[0]
     step = rows
     if values.dim() == 2:
-        step = max(1, RESPONSE_CHUNK_BYTES // (values.shape[1] * values.element_size()))
+        step = max(1, RESPONSE_CHUNK_BYTES // len(tensor_bytes(values[:1], dtype)))
     for start in range(0, rows, step):
         part = values[start : start + step]
-        data = part.view(torch.uint8).numpy().tobytes()
-        tensor = pb.Tensor(data_type=data_type, shape=part.shape, data=data)  # type: ignore[arg-type]
+        tensor = pb.Tensor(data_type=data_type, shape=part.shape, data=tensor_bytes(part, dtype))  # type: ignore[arg-type]
         yield pb.EmbedSequencesResponse(
             sequence_index=event.index, layer=layer, first_position=start, values=tensor, last=start + step >= rows
         )

@@ -5,7 +5,17 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops.axes import Active, History, PerChannel, Position, ProjectionTaps, Step, Taps
+from subquad.ops.axes import (
+    Active,
+    History,
+    PerChannel,
+    Position,
+    ProjectedStep,
+    ProjectionRing,
+    ProjectionTaps,
+    Step,
+    Taps,
+)
 from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
 from subquad.ops.gated_conv_step.step_projection import (
     StepProjection,
@@ -16,10 +26,10 @@ from subquad.ops.gated_conv_step.step_projection import (
 
 
 def gated_conv_step(
-    x: Step,
+    x: ProjectedStep,
     projection_taps: ProjectionTaps,
     mixer_taps: Taps,
-    projection_ring: History,
+    projection_ring: ProjectionRing,
     mixer_ring: History,
     position: Position,
     *,

@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops.axes import Step, Weight
+from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.linear_step.linear_step import check_product
 from subquad.ops.linear_step.step_norm import StepNorm, normalised
 
 
 def gated_linear_step(
-    x: Step,
+    x: Vectors,
     gate_weight: Weight,
     value_weight: Weight,
     *,
@@ -22,7 +22,7 @@ def gated_linear_step(
     activation: Literal["gelu"] | None = None,
     upcoming: Tensor | None = None,
     backend: str = "auto",
-) -> Step:
+) -> Products:
     """Multiplies one vector of each row by two matrices and the results with each other.
 
     ``y = activation(gate_weight @ norm(x)) * (value_weight @ norm(x))``

@@ -5,7 +5,17 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops.axes import Active, History, ModalState, Modes, PerChannel, Position, ProjectionTaps, Step
+from subquad.ops.axes import (
+    Active,
+    ModalState,
+    Modes,
+    PerChannel,
+    Position,
+    ProjectedStep,
+    ProjectionRing,
+    ProjectionTaps,
+    Step,
+)
 from subquad.ops.gated_conv_step.step_projection import (
     StepProjection,
     check_streams,
@@ -16,11 +26,11 @@ from subquad.ops.modal_step.modal_step import compute_in_torch as modal_step_in_
 
 
 def gated_modal_step(
-    x: Step,
+    x: ProjectedStep,
     projection_taps: ProjectionTaps,
     log_poles: Modes,
     residues: Modes,
-    projection_ring: History,
+    projection_ring: ProjectionRing,
     state: ModalState,
     position: Position,
     *,

@@ -6,13 +6,13 @@ from torch.nn import functional
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops.axes import Step, Weight
+from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.step_norm import StepNorm, check_norm, normalised
 
 
 def linear_step(
-    x: Step,
+    x: Vectors,
     weight: Weight,
     *,
     norm: StepNorm | None = None,
@@ -20,7 +20,7 @@ def linear_step(
     residual: Tensor | None = None,
     upcoming: Tensor | None = None,
     backend: str = "auto",
-) -> Step:
+) -> Products:
     """Multiplies one vector of each row by a matrix.
 
     ``y = weight @ norm(x) + bias + residual``
