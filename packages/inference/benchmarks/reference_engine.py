@@ -131,7 +131,7 @@ class ReferenceEngine:
 def _prepare_import(device: str) -> None:
     """Stands in for what the reference imports but this way of running it never calls."""
     logging.getLogger("vortex").setLevel(logging.ERROR)
-    if importlib.util.find_spec("flash_attn_2_cuda") is None:
+    if "flash_attn_2_cuda" not in sys.modules and importlib.util.find_spec("flash_attn_2_cuda") is None:
         sys.modules.setdefault("flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
     if device != "cpu":
         return
