@@ -28,7 +28,6 @@ from subquad.recipes.training import DataSettings, LossSettings, OptimizerSettin
         (RunSettings, "run.accelerator", "tpu", "'auto' or 'cpu' or 'gpu'"),
         (RunSettings, "run.precision", "fp4", "'32-true' or"),
         (RunSettings, "run.threads", 0, "a whole number of at least 1"),
-        (RunSettings, "run.use_subquadratic_ops", "yes", "None, True or False"),
     ],
 )
 def test_a_value_out_of_range_is_refused(build: type, field: str, value: object, accepted: str):
