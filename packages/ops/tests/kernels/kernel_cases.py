@@ -1,6 +1,6 @@
 """Compares every kernel of a backend with its operator's float64 torch form; prints a line a case.
 
-usage: kernel_cases.py cpu|cuda triton|cuda
+usage: kernel_cases.py cpu|cuda triton|cuda [CASE ...]
 
 On ``cpu`` Triton's kernels run in its interpreter (``TRITON_INTERPRET=1``) at small shapes; on ``cuda`` as they are,
 with larger ones too. A program, so that no checker is on.
@@ -555,9 +555,11 @@ def library_cases() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def main() -> None:
-    """Runs every case; the exit status is 1 if one failed."""
-    failed = False
+    """Runs the named cases, default all; the exit status is 1 if one failed."""
+    failed, wanted = False, sys.argv[3:]
     for name, case in cases():
+        if wanted and name not in wanted:
+            continue
         torch.manual_seed(0)
         try:
             case()
