@@ -41,11 +41,14 @@ class SamplingTable:
         """Takes over the settings of all rows."""
         self.greedy = all(s.is_greedy for s in settings)
         self.logprobs = any(s.logprobs for s in settings)
-        numbers = torch.tensor([[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64)
+        pinned = self._numbers.is_cuda  # a copy from other memory would wait for the device
+        numbers = torch.tensor(
+            [[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64, pin_memory=pinned
+        )
         seeds = [seed_words(s.seed) for s in settings]
         words = [[s.top_k for s in settings], [s.sample_index for s in settings], *map(list, zip(*seeds, strict=True))]
-        self._numbers.copy_(numbers)
-        self._words.copy_(torch.tensor(words))
+        self._numbers.copy_(numbers, non_blocking=True)
+        self._words.copy_(torch.tensor(words, pin_memory=pinned), non_blocking=True)
 
     def draw(self, logits: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Draws one token a row.
@@ -101,9 +104,9 @@ class DecodeProgram:
     def launch(self, slots: list[int]) -> "Results":
         """Launches a step of these rows."""
         if slots != self._active_slots:
-            active = torch.zeros(self._slots, dtype=torch.bool)
+            active = torch.zeros(self._slots, dtype=torch.bool, pin_memory=self._active.is_cuda)
             active[slots] = True
-            self._active.copy_(active)
+            self._active.copy_(active, non_blocking=True)
             self._active_slots = list(slots)
         if self.eager_reason is not None:
             return Results(self._compute())

@@ -52,12 +52,13 @@ class StripedHyena2State:
 
     def reset(self, rows: Int[Tensor, " rows"] | slice | None = None) -> None:
         """Makes the given rows (all by default) as new: nothing seen. Keys and values are left; they are never read."""
-        index = slice(None) if rows is None else rows
-        self.position[index] = 0
-        for layer in self.layers:
-            if not isinstance(layer, PagedKeyValueState):
-                for tensor in layer.tensors().values():
-                    tensor[index] = 0
+        small = (layer for layer in self.layers if not isinstance(layer, PagedKeyValueState))
+        tensors = [self.position, *(tensor for layer in small for tensor in layer.tensors().values())]
+        for tensor in tensors:
+            if rows is None or isinstance(rows, slice):
+                tensor[slice(None) if rows is None else rows] = 0
+            else:
+                tensor.index_fill_(0, rows, 0)  # indexing would send the 0 to the device, and wait for it
 
     def fill_(self, value: float) -> None:
         """Overwrites all that the rows hold, rings, modal states, keys and values, with one number (for tests)."""
