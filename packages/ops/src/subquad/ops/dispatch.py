@@ -79,6 +79,8 @@ class Call:
     length: int
     taps: int  # filter taps, or the state size of a modal filter
     projection_taps: int = 0
+    space: tuple[int, ...] = ()  # sizes of the axes of space, where an operator may have several
+    space_taps: tuple[int, ...] = ()  # and of the filter along them
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
@@ -89,13 +91,15 @@ class Implementation:
     """One backend's form of one operator.
 
     ``run`` takes the operator's arguments, already checked and channel-first, without ``layout`` and ``backend``, and
-    returns what the operator's ``_with_state`` form returns (the output alone where there is none).
+    returns what the operator's ``_with_state`` form returns (the output alone where there is none). ``output`` does the
+    same and returns the output alone, where the state would cost something.
     """
 
     backend: str
     operator: str
     refusal: Callable[[Call], str | None]
     run: Callable[..., Any]
+    output: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
