@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad, silu
 
 from subquad import ops
-from subquad.ops import _vendor_backend, _vendor_libraries
+from subquad.ops import _vendor_backend, _vendor_libraries, dispatch
 from subquad.ops.dispatch import Call
 from tools.testing.oracle import assert_close
 
@@ -169,6 +169,26 @@ def test_what_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest
     found = {i.operator: i for i in _vendor_backend.implementations()}
     assert found["fft_conv"].refusal(_call("fft_conv", options=frozenset({"1d", "causal"}))) is None
     assert "not installed" in (found["fft_conv"].refusal(_call("fft_conv", options=frozenset({"1d"}))) or "")
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize(
+    ("capability", "backend", "words"),
+    [
+        ((9, 0), "vendor", "first in the measured order"),
+        ((8, 0), "torch", "vendor: faster by measurement on compute capability 9.0 alone; the GPU has 8.0"),
+    ],
+)
+def test_auto_takes_a_long_filter_to_the_vendor_where_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], backend: str, words: str
+) -> None:
+    monkeypatch.setattr(dispatch, "_usable", dispatch._usable.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    long = _call("causal_conv", taps=4096, length=4096)
+    for call in (long, _call("fft_conv", options=frozenset({"1d", "causal"}))):
+        explanation = dispatch.choose(call, "auto")[1]
+        assert explanation.backend == backend
+        assert words in explanation.reason
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FEWEST_SHORT, _MOST_SHORT, _MOST_PROJECTION = 2, 256, 32  # taps of cuDNN's direct kernels
 _MOST_MEDIUM, _MOST_LONG = 16384, 1 << 24  # taps of an FFT in one kernel and in several
 _LARGEST_SIDE, _LARGEST_FUSED_SIDE = 2048, 64  # of an image
+_MEASURED_ON = (9, 0)  # the compute capability on which "auto" may choose what follows
 _LARGEST_FUSED_FLOAT32_SIDE = 32  # beyond which two kernels are faster
 _CUDNN_DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 9}  # cudnnDataType_t
 _CUDNN_ACTIVATIONS = {"identity": 0, "silu": 1}
@@ -103,6 +104,19 @@ def _image_refusal(call: Call) -> str | None:
         sizes = " x ".join(map(str, call.space_taps)), " x ".join(map(str, call.space))
         return f"{sizes[0]} taps over {sizes[1]}; accepted: up to twice the side"
     return _without_subquadratic() or _common_refusal(call, 1, 2 * _LARGEST_SIDE)
+
+
+@torch.compiler.assume_constant_result
+def _unmeasured_device() -> str | None:
+    found = torch.cuda.get_device_capability()
+    if found == _MEASURED_ON:
+        return None
+    return f"faster by measurement on compute capability 9.0 alone; the GPU has {found[0]}.{found[1]}"
+
+
+def _unmeasured(call: Call) -> str | None:
+    """Says why "auto" should not take a call from torch, or None."""
+    return _unmeasured_device()
 
 
 def _rows(taps: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
@@ -245,7 +259,7 @@ def _fft_conv(x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: boo
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that the vendor's libraries can take; to be called only where unavailable() is None."""
     return (
-        Implementation("vendor", "causal_conv", _causal_refusal, _causal_conv),
-        Implementation("vendor", "fft_conv", _fft_refusal, _fft_conv),
+        Implementation("vendor", "causal_conv", _causal_refusal, _causal_conv, unmeasured=_unmeasured),
+        Implementation("vendor", "fft_conv", _fft_refusal, _fft_conv, unmeasured=_unmeasured),
         Implementation("vendor", "gated_conv", _gated_refusal, _gated_conv, _gated_output),
     )
