@@ -219,22 +219,22 @@ def _gated_conv(
 def _causal_fft(x: Tensor, taps: Tensor) -> Tensor:
     """Filters with taps ``[channel, tap]`` of the stream's type."""
     if _without_subquadratic() is None:
-        from subquadratic_ops_torch.fft_causal_conv1d import fft_causal_conv1d
+        from subquadratic_ops_torch.fft_causal_conv1d import fft_causal_conv1d  # pyright: ignore[reportMissingImports]
     else:
-        from cudnn.ops.fft_causal_conv1d import fft_causal_conv1d
+        from cudnn.ops.fft_causal_conv1d import fft_causal_conv1d  # pyright: ignore[reportMissingImports]
     return fft_causal_conv1d(x, taps)
 
 
 def _centred_fft(x: Tensor, taps: Tensor) -> Tensor:
-    from subquadratic_ops_torch.fft_conv1d import fft_conv1d
+    from subquadratic_ops_torch.fft_conv1d import fft_conv1d  # pyright: ignore[reportMissingImports]
 
     return fft_conv1d(x, taps)
 
 
 def _image_conv(x: Tensor, taps: Tensor) -> Tensor:
     """Filters images ``[batch, channel, height, width]``, in one kernel where the vendor has one that is faster."""
-    from subquadratic_ops_torch.fft_conv2d import fft_conv2d
-    from subquadratic_ops_torch.fused_fft_conv2d import fused_fft_conv2d
+    from subquadratic_ops_torch.fft_conv2d import fft_conv2d  # pyright: ignore[reportMissingImports]
+    from subquadratic_ops_torch.fused_fft_conv2d import fused_fft_conv2d  # pyright: ignore[reportMissingImports]
 
     side = max(x.shape[2:])
     largest = _LARGEST_FUSED_FLOAT32_SIDE if x.dtype == torch.float32 else _LARGEST_FUSED_SIDE
