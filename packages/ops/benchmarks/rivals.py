@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from cases import Case
+from timing import median_microseconds
 from torch import Tensor
 
 from subquad.ops import _vendor_libraries as libraries
+from subquad.ops._vendor_backend import BackToBack
 
 Call = Callable[..., Tensor]
 
@@ -42,21 +44,22 @@ def rivals(op: str, case: Case) -> Iterator[Rival]:
     """Yields the competitors of a case that are installed."""
     taps = case.inputs[1].shape[-1]
     if op == "causal_conv":
-        if taps <= 256:
-            yield from _cudnn("cudnn", "causal_conv1d", _turned_with_offset)
+        if taps <= 256 and libraries.without_cudnn() is None:
+            yield Rival("cudnn", _turned_with_offset, cudnn_operator("causal_conv1d"))
         if taps >= 128:
             yield from fft_rivals()
     elif op == "gated_conv":
-        yield from _cudnn("cudnn", "b2b_causal_conv1d", _both_turned)
+        if libraries.without_cudnn() is None:
+            yield Rival("cudnn", _both_turned, BackToBack.apply)
     elif op == "fft_conv":
         yield from fft_rivals()
     elif op == "fft_conv2d":
         yield from image_rivals(case)
     elif op in ("modal_conv", "gated_modal_conv") and synthesis() is not None:
-        for rival in fft_rivals():
-            chain = _modal_chain if op == "modal_conv" else _gated_chain
-            prepare = _same if op == "modal_conv" else separate_streams
-            yield Rival(f"chain, {rival.name}", prepare, chain(rival.run))
+        rival = faster_fft(case.inputs[0][:, : residues_of(case).shape[0]].contiguous())
+        chain = _modal_chain if op == "modal_conv" else _gated_chain
+        prepare = _same if op == "modal_conv" else separate_streams
+        yield Rival(f"chain, {rival.name}", prepare, chain(rival.run))
 
 
 def _turned_with_offset(x: Tensor, taps: Tensor) -> tuple[Tensor, ...]:
@@ -65,11 +68,6 @@ def _turned_with_offset(x: Tensor, taps: Tensor) -> tuple[Tensor, ...]:
 
 def _both_turned(z: Tensor, projection: Tensor, mixer: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
     return z, projection.flip(-1), mixer.flip(-1), skip
-
-
-def _cudnn(name: str, operator: str, prepare: Callable[..., tuple[Tensor, ...]]) -> Iterator[Rival]:
-    if libraries.without_cudnn() is None:
-        yield Rival(name, prepare, cudnn_operator(operator))
 
 
 def cudnn_operator(name: str) -> Call:
@@ -87,6 +85,28 @@ def fft_rivals() -> Iterator[Rival]:
         yield Rival("subq fft", _same, fft_causal_conv1d)
     if libraries.without_cudnn_fft() is None:
         yield Rival("cudnn fft", _same, cudnn_operator("fft_causal_conv1d"))
+
+
+def residues_of(case: Case) -> Tensor:
+    """Returns the residues ``[channel, state]`` of a modal case."""
+    return case.inputs[2] if len(case.inputs) == 3 else case.inputs[3]
+
+
+def faster_fft(x: Tensor) -> Rival:
+    """Returns whichever library convolves x with as many taps as samples in less time."""
+    found = list(fft_rivals())
+    if len(found) == 1 or not x.is_cuda:
+        return found[0]
+    taps = x[0] / x.shape[-1]
+
+    def time(rival: Rival) -> float:
+        try:
+            with torch.no_grad():
+                return median_microseconds(lambda: rival.run(x, taps), "cuda")
+        except Exception:  # a competitor may raise anything; the other one is then the faster
+            return float("inf")
+
+    return min(found, key=time)
 
 
 def image_rivals(case: Case) -> Iterator[Rival]:

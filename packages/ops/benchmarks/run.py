@@ -1,7 +1,7 @@
 """Times the operators against the copy floor and prints their error against float64 in the same row.
 
 usage: run.py [--op OP ...] [--shape a|b|c|a7|c7|m|cpu|tiny ...] [--dtype bfloat16|float32 ...] [--backend NAME ...]
-              [--case NAME ...] [--backward] [--against] [--published] [--json FILE]
+              [--case NAME ...] [--backward] [--against] [--rival NAME ...] [--published] [--json FILE]
 
 "x floor" is the time over that of the fewest bytes at this device's copy bandwidth, measured in the same run. A row
 whose error is too large prints no time. ``--op all`` and no shape mean everything that fits the device; ``--published``
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--backward", action="store_true", help="also time the backward pass")
     parser.add_argument("--case", nargs="+", help="cases of these names alone, such as '128 taps'")
     parser.add_argument("--against", action="store_true", help="also time what competes, and compare")
+    parser.add_argument("--rival", nargs="+", help="of what competes, these alone, such as 'subq fft'")
     parser.add_argument("--published", action="store_true", help="the rows of docs/benchmarks, nothing else")
     parser.add_argument("--json", type=Path, help="write the rows and the machine to this file")
     options = parser.parse_args()
@@ -169,6 +170,8 @@ def _rows(step: Step, options: argparse.Namespace, bandwidth: float, device: str
             yield measure(Row(op, case.name, shape, name, backend), case, bandwidth, backward)
         if options.against:
             for rival in rivals(op, case):
+                if options.rival is not None and rival.name not in options.rival:
+                    continue
                 yield measure(Row(op, case.name, shape, name, rival.name), case, bandwidth, backward, rival)
         if options.against and op == "gated_modal_conv":
             yield from chain_rows(shape, case)

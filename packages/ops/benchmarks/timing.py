@@ -40,15 +40,20 @@ def host_microseconds(call: Callable[[], object]) -> float:
     return spent / _HOST_REPEATS * 1e6
 
 
-def graph_microseconds(call: Callable[[], object]) -> float:
-    """Times a call inside a CUDA graph of 20 of them, so that launches cost what they cost in a captured step."""
+def graph_microseconds(call: Callable[[], object]) -> float | None:
+    """Times a call inside a CUDA graph of 20 of them; None where it cannot be captured."""
     repeats = 20
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeats):
-            call()
+    try:
+        with torch.cuda.graph(graph):
+            for _ in range(repeats):
+                call()
+    except RuntimeError:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):  # one that succeeds ends what the failed one has begun
+            torch.zeros(1, device="cuda")
+        return None
     return median_microseconds(graph.replay, "cuda") / repeats
 
 

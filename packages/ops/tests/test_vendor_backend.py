@@ -26,6 +26,13 @@ def _back_to_back(x: Tensor, projection: Tensor, mixer: Tensor, skip: Tensor) ->
     return y, y * p[:, 0::3]
 
 
+def _back_to_back_gradients(upstream: Tensor, *tensors: Tensor) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() for t in tensors[:4]]
+    with torch.enable_grad():
+        y = _back_to_back(*leaves)[1]
+    return list(torch.autograd.grad(y, leaves, upstream))
+
+
 def _causal(x: Tensor, weight: Tensor) -> Tensor:
     return ops.causal_conv(x, weight, backend="torch")
 
@@ -61,7 +68,10 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     module("subquadratic_ops_torch.fft_conv2d", fft_conv2d=_centred)
     module("subquadratic_ops_torch.fused_fft_conv2d", fused_fft_conv2d=_in_a_tile)
     primitives = module(
-        "primitives", causal_conv1d_fwd_primitive=_correlate, b2b_causal_conv1d_fwd_primitive=_back_to_back
+        "primitives",
+        causal_conv1d_fwd_primitive=_correlate,
+        b2b_causal_conv1d_fwd_primitive=_back_to_back,
+        b2b_causal_conv1d_bwd_primitive=_back_to_back_gradients,
     )
     monkeypatch.setattr(torch.ops, "cudnn", primitives, raising=False)
     monkeypatch.setattr(_vendor_backend, "runs_plainly", lambda *tensors: False)
@@ -100,6 +110,18 @@ def test_the_gated_convolution_keeps_its_state(stand_ins: list[str]) -> None:
     for got, want in zip(state, last, strict=True):
         assert_close(got, want, 1e-12)
     assert stand_ins == ["b2b_causal_conv1d_fwd_primitive"]
+
+
+def test_the_gated_convolution_takes_its_gradients_from_cudnn(stand_ins: list[str]) -> None:
+    tensors = [torch.randn(*shape).double().requires_grad_() for shape in ((2, 12, 30), (12, 3), (4, 7), (4,))]
+    arguments = {"pregate": True, "postgate": True, "initial_state": None}
+    y, _ = _run("gated_conv", *tensors[:3], skip=tensors[3], **arguments)
+    exact = ops.gated_conv(*tensors[:3], skip=tensors[3], backend="torch")
+    upstream = torch.randn_like(exact)
+    found, expected = (torch.autograd.grad(out, tensors, upstream) for out in (y, exact))
+    for got, want in zip(found, expected, strict=True):
+        assert_close(got, want, 1e-12)
+    assert stand_ins == ["b2b_causal_conv1d_fwd_primitive", "b2b_causal_conv1d_bwd_primitive"]
 
 
 @pytest.mark.parametrize("causal", [True, False])

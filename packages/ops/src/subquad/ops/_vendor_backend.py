@@ -159,6 +159,27 @@ def _causal_conv(
     return y, next_history(x, taps.shape[1] - 1, initial_state)
 
 
+class BackToBack(torch.autograd.Function):
+    """cuDNN's gated convolution with its gradients.
+
+    cuDNN's own autograd waits for the GPU to see whether the stream before the last gate has a gradient, which a CUDA
+    graph cannot record; here nobody gets that stream.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, projection: Tensor, mixer: Tensor, factor: Tensor) -> Tensor:
+        """Computes the gated stream from z and filters that correlate."""
+        ungated, y = torch.ops.cudnn.b2b_causal_conv1d_fwd_primitive(z, projection, mixer, factor)
+        ctx.save_for_backward(z, projection, mixer, factor, ungated)
+        return y
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Returns the gradients of z, of both filters and of the skip factor."""
+        upstream = gradients[0].contiguous()
+        return tuple(torch.ops.cudnn.b2b_causal_conv1d_bwd_primitive(upstream, *ctx.saved_tensors))
+
+
 def _gated_output(
     z: Tensor,
     projection_taps: Tensor,
@@ -175,7 +196,7 @@ def _gated_output(
     projection = _rows(projection_taps, rows, z.dtype).flip(-1)
     mixer = _rows(mixer_taps, channels, z.dtype).flip(-1)
     if not runs_plainly(z, projection_taps, mixer_taps, skip):
-        return torch.ops.cudnn.b2b_causal_conv1d_fwd_primitive(z.contiguous(), projection, mixer, factor)[1]
+        return BackToBack.apply(z.contiguous(), projection, mixer, factor)  # type: ignore[no-any-return]
     stream, both = z.contiguous(), z.new_empty(2, batch, channels, length)  # before the last gate, and after it
     with torch.cuda.device_of(z):
         libraries.cudnn().b2b_causal_conv1d_forward(
