@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.modules.blocks.decode_step import linear_through, mlp_through, plain_weight, step_projection
+from subquad.modules.blocks.decode_step import linear_through, mlp_through, next_weight, step_projection
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
@@ -97,7 +97,7 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch channel"]:
         """Transforms one more token per row; ``upcoming`` are the weights that are read behind this block."""
         y = self.mix_step(x, state, active)
-        x = linear_through(self.outward, y, residual=x, upcoming=plain_weight(self.mlp.l1, x))
+        x = linear_through(self.outward, y, residual=x, upcoming=next_weight(self.mlp.l1, x))
         return mlp_through(self.mlp, x, norm=self.post_norm, upcoming=upcoming)
 
     def reset_linears(
@@ -189,7 +189,7 @@ class HyenaBlock(StripedHyena2Block):
         """Does the same for one token per row, as one operator where the projection is a plain one."""
         projection = step_projection(self.projections, self.pre_norm, x)
         z = x if projection is not None else self.projections(self.pre_norm(x))
-        following = plain_weight(self.out_filter_dense, x)
+        following = next_weight(self.out_filter_dense, x)
         if isinstance(self.filter, HyenaLong):
             assert isinstance(state, ModalState)
             return self.filter.step_projected(z, state, projection=projection, active=active, upcoming=following)
@@ -278,7 +278,7 @@ class AttentionBlock(StripedHyena2Block):
         """Does the same for one token per row."""
         assert isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
-        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=plain_weight(attention.out_proj, x))
+        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=next_weight(attention.out_proj, x))
         qkv = rows.unflatten(-1, (attention.num_heads, 3, attention.head_size))
         return attention.step_heads(qkv, state, active=active).flatten(1)
 

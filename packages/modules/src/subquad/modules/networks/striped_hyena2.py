@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.modules.blocks.decode_step import plain_weight, step_norm
+from subquad.modules.blocks.decode_step import next_weight, step_norm
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
 from subquad.modules.errors import (
     ConfigurationError,
@@ -284,7 +284,7 @@ class StripedHyena2(nn.Module):
             state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
         blocks = list(self._blocks())
-        following = [plain_weight(block.inward, x) for block in blocks[1:]]
+        following = [next_weight(block.inward, x) for block in blocks[1:]]
         following.append(self.embedding_layer.weight)
         for block, layer, upcoming in zip(blocks, state.layers, following, strict=True):
             x = block.step(x, layer, active=active, upcoming=upcoming)
