@@ -58,13 +58,19 @@ def linear_through(
 
 
 def mlp_through(
-    mlp: GatedMLP, x: Float[Tensor, "batch channel"], *, norm: RMSNorm, upcoming: Tensor | None = None
+    mlp: GatedMLP,
+    x: Float[Tensor, "batch channel"],
+    *,
+    norm: RMSNorm,
+    residual: Float[Tensor, "batch channel"] | None,
+    upcoming: Tensor | None = None,
 ) -> Float[Tensor, "batch channel"]:
-    """Computes ``mlp(norm(x)) + x``."""
+    """Computes ``mlp(norm(x)) + residual``."""
     gate, value = step_weight(mlp.l1, x), step_weight(mlp.l2, x)
     if gate is None or value is None or mlp.l1.bias is not None or mlp.l2.bias is not None:
-        return mlp(norm(x)) + x
+        y = mlp(norm(x))
+        return y if residual is None else y + residual
     activation = "gelu" if mlp.activation == "gelu" else None
     following = next_weight(mlp.l3, x)
     inner = gated_linear_step(x, gate, value, norm=step_norm(norm), activation=activation, upcoming=following)
-    return linear_through(mlp.l3, inner, residual=x, upcoming=upcoming)
+    return linear_through(mlp.l3, inner, residual=residual, upcoming=upcoming)
