@@ -44,7 +44,9 @@ def decaying(channels: int, states: int, fastest: float = 0.5) -> Tensor:
 
 
 def wide(value: object) -> object:
-    """The same in float64, inside tuples too."""
+    """The same in float64, inside tuples too; rounded weights stay as they are."""
+    if isinstance(value, ops.RoundedWeight):
+        return value
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     return type(value)(*map(wide, value)) if isinstance(value, tuple) else value
@@ -329,6 +331,12 @@ def _norms(size: int, dtype: torch.dtype) -> Iterator[ops.StepNorm | None]:
     yield ops.StepNorm(random(size, dtype=dtype), 1e-3, "standard")
 
 
+def rounded(weight: Tensor) -> ops.RoundedWeight:
+    """The weight in one byte a number."""
+    scales = ops.row_scales(weight)
+    return ops.RoundedWeight(ops.round_to_e4m3(weight, scales), scales[:, 0].contiguous())
+
+
 def linear_step(dtype: torch.dtype) -> None:
     for rows in (1, 3, 8) if dtype == torch.float32 else (1, 3, 8, 9, 33):
         for inputs, outputs in ((96, 10), (1200, 33)):
@@ -337,6 +345,7 @@ def linear_step(dtype: torch.dtype) -> None:
             for norm in _norms(inputs, dtype):
                 compare(ops.linear_step, x, weight, norm=norm, bias=bias, residual=residual)
                 compare(ops.linear_step, x, weight, norm=norm)
+            compare(ops.linear_step, x, rounded(weight), norm=norm, bias=bias, residual=residual)
 
 
 def gated_linear_step(dtype: torch.dtype) -> None:
@@ -347,6 +356,7 @@ def gated_linear_step(dtype: torch.dtype) -> None:
             for norm in _norms(inputs, dtype):
                 compare(ops.gated_linear_step, x, gate, value, norm=norm, activation="gelu")
                 compare(ops.gated_linear_step, x, gate, value, norm=norm)
+            compare(ops.gated_linear_step, x, rounded(gate), rounded(value), norm=norm, activation="gelu")
 
 
 def gated_steps(dtype: torch.dtype) -> None:
@@ -369,6 +379,9 @@ def gated_steps(dtype: torch.dtype) -> None:
                 vectors = random(rows, inputs, dtype=dtype)
                 options = {"projection": ops.StepProjection(weight, norm), "skip": skip, "active": active}
                 _hold_step(step, (vectors, short, *parameters), (ring, memory), position, options)
+            # A norm rounds 16-bit vectors in the torch form alone, which a few largest errors would show.
+            options["projection"] = ops.StepProjection(rounded(weight), norm if dtype == torch.float32 else None)
+            _hold_step(step, (vectors, short, *parameters), (ring, memory), position, options)
             options = {"skip": skip, "active": active}
             _hold_step(step, (vectors @ weight.T, short, *parameters), (ring, memory), position, options)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from subquad.inference.network import Network
+from subquad.inference.network import Network, StepRows
 from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
-from subquad.inference.state_pool import StatePool
 from subquad.ops import greedy_step
 
 
@@ -81,7 +81,7 @@ class DecodeProgram:
       eager_reason: Why steps do not run as a graph; None where they do, or will.
     """
 
-    def __init__(self, network: Network, pool: StatePool) -> None:
+    def __init__(self, network: Network, pool: StepRows) -> None:
         self._network, self._state, self._slots = network, pool.state, pool.slots
         self._device = pool.state.position.device
         self._ids = torch.zeros(pool.slots, dtype=torch.int64, device=self._device)
@@ -143,6 +143,20 @@ class DecodeProgram:
         ids, table = self.settings.draw(logits, self._state.position)
         self._ids.copy_(torch.where(self._active, ids, self._ids))
         return table
+
+
+@runtime_checkable
+class OwnDecodeProgram(Protocol):
+    """A network that makes its decode steps itself."""
+
+    def decode_program(self, rows: StepRows) -> DecodeProgram:
+        """Makes the decode step of a pool of states."""
+        ...
+
+
+def decode_program(network: Network, rows: StepRows) -> DecodeProgram:
+    """Makes the decode step of a network over a pool of states."""
+    return network.decode_program(rows) if isinstance(network, OwnDecodeProgram) else DecodeProgram(network, rows)
 
 
 class Results:

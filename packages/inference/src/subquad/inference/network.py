@@ -41,6 +41,20 @@ class RecurrentState(Protocol):
         ...
 
 
+class StepRows(Protocol):
+    """What a decode step runs over, such as a `StatePool`."""
+
+    @property
+    def state(self) -> Any:
+        """The state of all rows."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Number of rows."""
+        ...
+
+
 @runtime_checkable
 class Network(Protocol):
     """A causal network over token ids that can read a sequence in chunks and step by step."""

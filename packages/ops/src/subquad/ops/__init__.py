@@ -31,6 +31,7 @@ from subquad.ops.gated_modal_conv import gated_modal_conv_with_state as gated_mo
 from subquad.ops.gated_modal_step import gated_modal_step as gated_modal_step
 from subquad.ops.gated_product import gated_product as gated_product
 from subquad.ops.greedy_step import greedy_step as greedy_step
+from subquad.ops.linear_step import RoundedWeight as RoundedWeight
 from subquad.ops.linear_step import StepNorm as StepNorm
 from subquad.ops.linear_step import linear_step as linear_step
 from subquad.ops.modal_conv import modal_conv as modal_conv

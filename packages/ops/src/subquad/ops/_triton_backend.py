@@ -14,7 +14,7 @@ import torch
 from subquad.ops.dispatch import Call, Implementation
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_OLDEST_CAPABILITY = (8, 0)
+_OLDEST_CAPABILITY, _OLDEST_E4M3 = (8, 0), (8, 9)
 
 
 @torch.compiler.assume_constant_result
@@ -88,6 +88,8 @@ def _product_refusal(call: Call) -> str | None:
     most = MOST_ROWS if call.dtype != torch.float32 else MOST_STREAMED_ROWS
     if call.batch > most:
         return f"{call.batch} rows of {str(call.dtype)[6:]}; accepted: up to {most}"
+    if "rounded weight" in call.options and not interpreting() and torch.cuda.get_device_capability() < _OLDEST_E4M3:
+        return "rounded weights; they want compute capability 8.9 or later"
     return _refusal(call)
 
 

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.modules.blocks.decode_step import linear_through, mlp_through, plain_weight, step_projection
+from subquad.modules.blocks.decode_step import linear_through, mlp_through, next_weight, step_projection
+from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_of
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
@@ -32,6 +33,7 @@ class BlockOptions(Placement):
     eps: float
     norm_form: NormForm
     fp8_projections: NotRequired[bool]
+    shards: NotRequired[ChannelShards]
 
 
 class StripedHyena2Block(nn.Module, ABC):
@@ -45,7 +47,9 @@ class StripedHyena2Block(nn.Module, ABC):
         place = Placement(device=options["device"], dtype=options["dtype"])
         self.pre_norm = RMSNorm(channels, eps=options["eps"], form=options["norm_form"], **place)
         self.post_norm = RMSNorm(channels, eps=options["eps"], form=options["norm_form"], **place)
-        self.mlp = GatedMLP(channels, options["inner_size"], activation=options["activation"], **place)
+        self.shards: ChannelShards = options.get("shards", WholeChannels())
+        inner = share_of(options["inner_size"], "inner units of the MLP", self.shards)
+        self.mlp = GatedMLP(channels, inner, activation=options["activation"], **place)
 
     @property
     @abstractmethod
@@ -84,7 +88,10 @@ class StripedHyena2Block(nn.Module, ABC):
 
         ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
         """
-        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state, starts))
+        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts))
+        normed, total = self.post_norm.of_sum(x, mixed)
+        if self.shards.size > 1:
+            return total + self.shards.total(self.mlp(normed))
         return self.mlp.add_to(total, normed)
 
     def step(
@@ -97,8 +104,11 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch channel"]:
         """Transforms one more token per row; ``upcoming`` are the weights that are read behind this block."""
         y = self.mix_step(x, state, active)
-        x = linear_through(self.outward, y, residual=x, upcoming=plain_weight(self.mlp.l1, x))
-        return mlp_through(self.mlp, x, norm=self.post_norm, upcoming=upcoming)
+        once = self.shards.rank == 0
+        y = linear_through(self.outward, y, residual=x if once else None, upcoming=next_weight(self.mlp.l1, x))
+        x = self.shards.total(y)
+        y = mlp_through(self.mlp, x, norm=self.post_norm, residual=x if once else None, upcoming=upcoming)
+        return self.shards.total(y)
 
     def reset_linears(
         self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None
@@ -119,7 +129,8 @@ class HyenaBlock(StripedHyena2Block):
 
     Args:
       channels: Size of the residual stream.
-      mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps; stored as ``filter``.
+      mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps, over this rank's channels; stored as
+        ``filter``.
       options: Sizes and forms of the rest.
 
     Attributes:
@@ -130,10 +141,10 @@ class HyenaBlock(StripedHyena2Block):
         super().__init__(channels, options)
         place = Placement(device=options["device"], dtype=options["dtype"])
         self.projections = linear_without_bias(
-            channels, 3 * channels, fp8=options.get("fp8_projections", False), place=place
+            channels, 3 * mixer.channels, fp8=options.get("fp8_projections", False), place=place
         )
         self.filter = mixer
-        self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
+        self.out_filter_dense = nn.Linear(mixer.channels, channels, bias=self.shards.rank == 0, **place)
         self.use_subquadratic_ops: bool | None = None
 
     @property
@@ -189,7 +200,7 @@ class HyenaBlock(StripedHyena2Block):
         """Does the same for one token per row, as one operator where the projection is a plain one."""
         projection = step_projection(self.projections, self.pre_norm, x)
         z = x if projection is not None else self.projections(self.pre_norm(x))
-        following = plain_weight(self.out_filter_dense, x)
+        following = next_weight(self.out_filter_dense, x)
         if isinstance(self.filter, HyenaLong):
             assert isinstance(state, ModalState)
             return self.filter.step_projected(z, state, projection=projection, active=active, upcoming=following)
@@ -205,7 +216,8 @@ class HyenaBlock(StripedHyena2Block):
 class ProjectedAttention(Attention):
     """Attention together with its projections, under the names that checkpoints use.
 
-    The rows of ``Wqkv`` are head-major: ``[head, (q, k, v), size]``. Arguments are those of ``Attention``.
+    The rows of ``Wqkv`` are head-major: ``[head, (q, k, v), size]``. Arguments are those of ``Attention``, channels and
+    heads those of all ``shards`` together.
     """
 
     def __init__(
@@ -216,20 +228,24 @@ class ProjectedAttention(Attention):
         rotary_base: float = 1e4,
         rotary_scale: float = 1.0,
         exchange: SequenceExchange | None = None,
+        shards: ChannelShards | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         place = Placement(device=device, dtype=dtype)
+        shards = WholeChannels() if shards is None else shards
+        heads = share_of(num_heads, "attention heads", shards)
+        own = share_of(channels, "channels", shards)
         super().__init__(
-            channels,
-            num_heads=num_heads,
+            own,
+            num_heads=heads,
             rotary_base=rotary_base,
             rotary_scale=rotary_scale,
             exchange=exchange,
             **place,
         )
-        self.Wqkv = nn.Linear(channels, 3 * channels, bias=False, **place)
-        self.out_proj = nn.Linear(channels, channels, bias=True, **place)
+        self.Wqkv = nn.Linear(channels, 3 * own, bias=False, **place)
+        self.out_proj = nn.Linear(own, channels, bias=shards.rank == 0, **place)
 
     def project(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... head 3 size"]:
         """Makes queries, keys and values, not yet rotated."""
@@ -278,7 +294,7 @@ class AttentionBlock(StripedHyena2Block):
         """Does the same for one token per row."""
         assert isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
-        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=plain_weight(attention.out_proj, x))
+        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=next_weight(attention.out_proj, x))
         qkv = rows.unflatten(-1, (attention.num_heads, 3, attention.head_size))
         return attention.step_heads(qkv, state, active=active).flatten(1)
 

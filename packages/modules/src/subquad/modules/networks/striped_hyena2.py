@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.modules.blocks.decode_step import plain_weight, step_norm
+from subquad.modules.blocks.decode_step import next_weight, step_norm
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
+from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_of
 from subquad.modules.errors import (
     ConfigurationError,
     ExchangeUnsupported,
@@ -58,6 +59,8 @@ class StripedHyena2(nn.Module):
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
+      shards: The ranks that share every layer, of which this network is one; sizes are those of all ranks together.
+        Hyena filters go to the ranks in whole groups, attention in whole heads. None for a network on one rank.
 
     Raises:
       ConfigurationError: An argument is outside its range or does not fit another; the text names both.
@@ -87,6 +90,7 @@ class StripedHyena2(nn.Module):
         use_subquadratic_ops: bool | None = None,
         fp8_projections: bool = False,
         exchange: SequenceExchange | None = None,
+        shards: ChannelShards | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -98,14 +102,17 @@ class StripedHyena2(nn.Module):
         self.filter_parameters: FilterParameters = filter_parameters
         self.fp8_projections = fp8_projections
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
+        self.shards: ChannelShards = WholeChannels() if shards is None else shards
+        own_groups = share_of(filter_groups, "filter groups", self.shards)
+        own_channels = share_of(hidden_size, "channels", self.shards)
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
 
         def mixer_of(letter: str) -> HyenaShort | HyenaMedium | HyenaLong:
             if letter == "S":
                 return HyenaShort(
-                    hidden_size,
-                    groups=filter_groups,
+                    own_channels,
+                    groups=own_groups,
                     filter_length=short_filter_length,
                     projection_filter_length=projection_filter_length,
                     exchange=exchange,
@@ -113,8 +120,8 @@ class StripedHyena2(nn.Module):
                 )
             if letter == "D":
                 return HyenaMedium(
-                    hidden_size,
-                    groups=filter_groups,
+                    own_channels,
+                    groups=own_groups,
                     filter_length=medium_filter_length,
                     projection_filter_length=projection_filter_length,
                     filter_parameters=filter_parameters,
@@ -122,7 +129,7 @@ class StripedHyena2(nn.Module):
                     **place,
                 )
             return HyenaLong(
-                hidden_size,
+                own_channels,
                 state_size=state_size,
                 projection_filter_length=projection_filter_length,
                 filter_parameters=filter_parameters,
@@ -133,7 +140,7 @@ class StripedHyena2(nn.Module):
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
             options = BlockOptions(inner_size=inner_size, activation=activation, eps=eps, norm_form=norm_form, **place)
-            options["fp8_projections"] = fp8_projections
+            options["fp8_projections"], options["shards"] = fp8_projections, self.shards
             if letter != "*":
                 return HyenaBlock(hidden_size, mixer_of(letter), options)
             attention = ProjectedAttention(
@@ -142,6 +149,7 @@ class StripedHyena2(nn.Module):
                 rotary_base=rotary_base,
                 rotary_scale=rotary_scale,
                 exchange=exchange,
+                shards=self.shards,
                 **place,
             )
             return AttentionBlock(hidden_size, attention, options)
@@ -284,7 +292,7 @@ class StripedHyena2(nn.Module):
             state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
         blocks = list(self._blocks())
-        following = [plain_weight(block.inward, x) for block in blocks[1:]]
+        following = [next_weight(block.inward, x) for block in blocks[1:]]
         following.append(self.embedding_layer.weight)
         for block, layer, upcoming in zip(blocks, state.layers, following, strict=True):
             x = block.step(x, layer, active=active, upcoming=upcoming)
