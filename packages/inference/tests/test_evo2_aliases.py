@@ -83,7 +83,7 @@ def test_infer_samples_as_its_flags_say(checkpoint, flags, options):
     assert row["completion"] == expected.text
     assert row["finish_reason"] == "length"
     assert row["usage"] == {"prompt_tokens": 6, "completion_tokens": 9, "total_tokens": 15}
-    assert row["logprobs"]["completion_logprobs"] == pytest.approx(expected.logprobs, abs=1e-5)
+    assert row["logprobs"]["completion_logprobs"] == pytest.approx(expected.logprobs, abs=1e-4)  # float32, other batch
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,18 +114,29 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
         ),
         "greedy_step": (step, torch.zeros(batch, dtype=torch.int64, device="cuda")),
         "rms_norm": (z, torch.randn(500, device="cuda")),
+        "attention_step": (
+            torch.randn(batch, 2, 3, 16, device="cuda"),
+            torch.randn(16, 2, 16, device="cuda"),
+            torch.randn(16, 2, 16, device="cuda"),
+            torch.arange(batch, dtype=torch.int32, device="cuda")[:, None],
+            position,
+            torch.rand(8, device="cuda"),
+        ),
         "rotary": (z[..., None, :], torch.arange(12, device="cuda")[None], torch.rand(250, device="cuda")),
     }
 
 
+OPTIONS = {"attention_step": {"page_size": 8}}
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_auto_takes_our_kernel_on_a_gpu(name: str) -> None:
-    assert ops.explain(name, *_calls()[name]).backend in ("triton", "cuda")
+    assert ops.explain(name, *_calls()[name], **OPTIONS.get(name, {})).backend in ("triton", "cuda")
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_captured_call_replays_with_new_input(name: str) -> None:
-    operator, arguments = getattr(ops, name), _calls()[name]
+    operator, arguments = partial(getattr(ops, name), **OPTIONS.get(name, {})), _calls()[name]
     operator(*arguments, backend="triton")  # compiles the kernel
     kept = [tensor.clone() for tensor in arguments]
     graph = torch.cuda.CUDAGraph()

@@ -391,7 +391,7 @@ def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, o
     got, plain, oracle = ([state.clone() for state in states] for _ in range(3))
     oracle = [state.double() for state in oracle]
     on, results = options["active"], []
-    for turn in range(4):  # tokens enough to compare largest errors by
+    for turn in range(12):  # tokens enough to compare largest errors by
         tokens = (inputs[0].roll(turn, 1), *inputs[1:])
         results.append(
             (

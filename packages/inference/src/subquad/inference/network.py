@@ -64,9 +64,16 @@ class Network(Protocol):
         ...
 
     def encode(
-        self, ids: Int[Tensor, "batch length"], state: RecurrentState | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        state: RecurrentState | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Returns the hidden states after the final norm, going on from ``state`` and updating it in place."""
+        """Returns the hidden states after the final norm, going on from ``state`` and updating it in place.
+
+        ``starts`` is ``state.position`` where the caller knows it, so that nobody has to wait for the device.
+        """
         ...
 
     def unembed(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:

@@ -67,6 +67,4 @@ def own_part(whole: Sequence[int], own: Sequence[int], *, rank: int) -> tuple[sl
     """
     if len(whole) != len(own) or any((rank + 1) * b > a for a, b in zip(whole, own, strict=True) if a != b):
         raise SplitShapeError(f"a part {tuple(own)} of rank {rank} does not lie in a tensor {tuple(whole)}")
-    return tuple(
-        slice(None) if a == b else slice(rank * b, (rank + 1) * b) for a, b in zip(whole, own, strict=True)
-    )
+    return tuple(slice(None) if a == b else slice(rank * b, (rank + 1) * b) for a, b in zip(whole, own, strict=True))

@@ -42,9 +42,9 @@ class Follower:
         """Does what a message says."""
         getattr(self, name)(*arguments)
 
-    def encode(self, ids: Tensor, state: StateName | None) -> None:
+    def encode(self, ids: Tensor, state: StateName | None, starts: list[int] | None) -> None:
         """Reads tokens."""
-        self._network.encode(ids.to(self._device), self._state(state))
+        self._network.encode(ids.to(self._device), self._state(state), starts=starts)
 
     def encode_blocks(self, ids: Tensor, count: int, state: StateName | None) -> None:
         """Reads tokens by the first blocks."""

@@ -162,11 +162,15 @@ class LeadingNetwork(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, ids: Int[Tensor, "batch length"], state: LeadingState | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        state: LeadingState | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the hidden states after the final norm, going on from ``state`` and updating it in place."""
-        with self._workers.together("encode", ids.cpu(), _name(state)):
-            return self.part.encode(ids, _own(state))
+        with self._workers.together("encode", ids.cpu(), _name(state), starts):
+            return self.part.encode(ids, _own(state), starts=starts)
 
     @torch.no_grad()
     def encode_blocks(

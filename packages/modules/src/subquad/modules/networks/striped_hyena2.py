@@ -204,7 +204,11 @@ class StripedHyena2(nn.Module):
         return self.unembed(self.encode(ids))
 
     def encode(
-        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        state: StripedHyena2State | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the residual stream after the final norm.
 
@@ -212,6 +216,7 @@ class StripedHyena2(nn.Module):
           ids: Tokens, ``0 <= id < vocab_size``; on a split sequence this rank's runs, concatenated.
           state: When given, its sequences are continued by these tokens, whatever their positions, and it is updated
             in place; a long prompt may so be read in chunks of any sizes.
+          starts: ``state.position`` where the caller knows it; reading it from a GPU waits for all that is under way.
 
         Raises:
           InputMismatch: ``ids`` is empty, cannot be cut into this rank's runs or does not fit ``state``.
@@ -229,7 +234,7 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        starts = state.require_room(ids.shape[0], ids.shape[1])
+        starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             x = block(x, layer, starts)

@@ -102,9 +102,16 @@ class StripedHyena2State:
         return next((layer.pages for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
 
     def require_room(
-        self, batch_size: int, length: int, active: Bool[Tensor, " batch"] | None = None
+        self,
+        batch_size: int,
+        length: int,
+        active: Bool[Tensor, " batch"] | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> list[int] | None:
-        """Refuses an input that does not fit, before any of the state is touched. Waits for the device.
+        """Refuses an input that does not fit, before any of the state is touched.
+
+        Without ``starts``, the position of each row as the caller knows it, it waits for the device.
 
         Returns:
           The position of each row where attention layers had to know it, for their use.
@@ -118,8 +125,9 @@ class StripedHyena2State:
             raise InputMismatch(f"ids have {batch_size} rows, the state has {self.batch_size}; they must agree")
         paged = next((layer for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
         if paged is None:
-            return None
-        starts: list[int] = self.position.tolist()
+            return starts
+        if starts is None:
+            starts = self.position.tolist()
         paged.require_room(starts, length, wanted_rows(batch_size, active))
         return starts
 
