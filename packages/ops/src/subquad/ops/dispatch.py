@@ -48,6 +48,7 @@ BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "attention_step": ("triton",),
     "causal_conv": ("cuda", "triton"),
+    "fft_conv": ("cuda",),
     "fir_step": ("triton",),
     "fp8_linear": ("scaled_mm",),
     "gated_conv": ("cuda", "triton"),
@@ -79,6 +80,7 @@ class Call:
     length: int
     taps: int  # filter taps, or the state size of a modal filter
     projection_taps: int = 0
+    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
