@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 2
+#define SUBQUAD_OPS_ABI_VERSION 3
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,

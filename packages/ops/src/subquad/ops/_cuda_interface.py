@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-ABI_VERSION = 2  # SUBQUAD_OPS_ABI_VERSION of the header
+ABI_VERSION = 3  # SUBQUAD_OPS_ABI_VERSION of the header
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
 
