@@ -44,3 +44,4 @@ from subquad.ops.rms_norm import rms_norm_of_sum as rms_norm_of_sum
 from subquad.ops.rotary import rotary as rotary
 from subquad.ops.rotary import rotary_into as rotary_into
 from subquad.ops.selective_scan import selective_scan as selective_scan
+from subquad.ops.selective_scan import selective_scan_with_state as selective_scan_with_state

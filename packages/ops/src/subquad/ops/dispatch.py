@@ -48,6 +48,7 @@ BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "attention_step": ("triton",),
     "causal_conv": ("cuda", "triton"),
+    "fft_conv": ("cuda",),
     "fir_step": ("triton",),
     "fp8_linear": ("scaled_mm",),
     "gated_conv": ("cuda", "triton"),
@@ -85,6 +86,7 @@ class Call:
     projection_taps: int = 0
     space: tuple[int, ...] = ()  # sizes of the axes of space, where an operator may have several
     space_taps: tuple[int, ...] = ()  # and of the filter along them
+    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
