@@ -122,7 +122,8 @@ def _record(machine: str, bandwidth: float, rows: list[Row], against: bool) -> d
     compared: list[Ratio] = ratios(rows) if against else []
     plot: dict[str, object] = {"y": "times_floor", "where": {"backend": "cuda"}}
     if against:
-        plot = {"y": ["ratio", "target"], "table": "compared", "where": {"timed": "graph"}}
+        timed = "graph" if any(ratio.timed == "graph" for ratio in compared) else "cold"
+        plot = {"y": ["ratio", "target"], "table": "compared", "where": {"timed": timed}, "log": False}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for name in ("triton", *(("nvidia-cudnn-frontend", "subquadratic-ops-torch-cu13", "warp-lang") if against else ())):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
