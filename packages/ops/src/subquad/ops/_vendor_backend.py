@@ -264,8 +264,11 @@ def _image_conv(x: Tensor, taps: Tensor) -> Tensor:
     tile = 2 << (side - 1).bit_length()
     if side > _LARGEST_FUSED_SIDE or max(taps.shape[2:]) > tile:
         return fft_conv2d(x.float(), taps.float()).to(x.dtype)
-    before = [tile // 2 - size // 2 for size in taps.shape[2:]]  # its centre is that of the tile
-    return fused_fft_conv2d(x, pad(taps, (before[1], 0, before[0], 0)), tile)
+    padding: list[int] = []
+    for size in (taps.shape[3], taps.shape[2]):  # the centre of the filter is that of the tile
+        before = tile // 2 - size // 2
+        padding += (before, tile - size - before)
+    return fused_fft_conv2d(x, pad(taps, padding), tile)
 
 
 def _fft_conv(x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: bool, skip: Tensor | None) -> Tensor:
