@@ -111,30 +111,33 @@ def main() -> None:
         if on_gpu:
             torch.cuda.empty_cache()
         if options.json is not None:  # after each step, so that a run that is cut short leaves what it has
-            options.json.write_text(json.dumps(_record(machine, bandwidth, rows, options.against), indent=1) + "\n")
+            options.json.write_text(json.dumps(_record(machine, bandwidth, rows, options), indent=1) + "\n")
     if options.against:
         for ratio in ratios(rows):
             print_ratio(ratio)
 
 
-def _record(machine: str, bandwidth: float, rows: list[Row], against: bool) -> dict[str, object]:
+def _record(machine: str, bandwidth: float, rows: list[Row], options: argparse.Namespace) -> dict[str, object]:
     """What a file under docs/benchmarks holds."""
+    against, title = options.against, "The operators against the copy floor"
     compared: list[Ratio] = ratios(rows) if against else []
     plot: dict[str, object] = {"y": "times_floor", "where": {"backend": "cuda"}}
     if against:
-        plot = {"y": ["ratio", "target"], "table": "compared", "where": {"timed": "graph"}}
+        title = f"{', '.join(options.op)} and the best competitor, shape {', '.join(options.shape)}"
+        timed = "graph" if any(ratio.timed == "graph" for ratio in compared) else "cold"
+        plot = {"y": ["ratio", "target"], "table": "compared", "where": {"timed": timed}, "log": False}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for name in ("triton", *(("nvidia-cudnn-frontend", "subquadratic-ops-torch-cu13", "warp-lang") if against else ())):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     if against and libraries.without_cudnn() is None:
         versions["cudnn"] = str(libraries.cudnn().backend_version())
-    options = ["FILE" if name.endswith(".json") else name for name in sys.argv[1:]]
+    typed = ["FILE" if name.endswith(".json") else name for name in sys.argv[1:]]
     return {
-        "title": "The operators against the best competitor" if against else "The operators against the copy floor",
+        "title": title,
         "plot": {**plot, "label": ["op", "case", "shape", "dtype", *(["direction"] if against else [])]},
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": f"python packages/ops/benchmarks/run.py {shlex.join(options)}",
+        "command": f"python packages/ops/benchmarks/run.py {shlex.join(typed)}",
         "device": machine,
         "versions": versions,
         "copy_bytes_per_second": bandwidth,

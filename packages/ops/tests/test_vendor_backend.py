@@ -213,6 +213,19 @@ def test_auto_takes_a_long_filter_to_the_vendor_where_that_was_measured(
         assert words in explanation.reason
 
 
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize(
+    ("dtype", "backend"), [(torch.bfloat16, "vendor"), (torch.float32, "torch"), (torch.float16, "torch")], ids=str
+)
+def test_auto_keeps_very_long_filters_in_torch_where_the_vendor_is_less_exact(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, backend: str
+) -> None:
+    monkeypatch.setattr(dispatch, "_usable", dispatch._usable.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    call = _call("fft_conv", options=frozenset({"1d", "causal"}), taps=1 << 17, length=1 << 17, dtype=dtype)
+    assert dispatch.choose(call, "auto")[1].backend == backend
+
+
 @pytest.mark.parametrize(
     ("backend_version", "functions", "words"),
     [

@@ -18,9 +18,8 @@ from subquad.ops.gated_conv.projection import project_and_gate
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FEWEST_SHORT, _MOST_SHORT, _MOST_PROJECTION = 2, 256, 32  # taps of cuDNN's direct kernels
 _MOST_MEDIUM, _MOST_LONG = 16384, 1 << 24  # taps of an FFT in one kernel and in several
-_LARGEST_SIDE, _LARGEST_FUSED_SIDE = 2048, 64  # of an image
+_LARGEST_SIDE, _LARGEST_FUSED_SIDE = 2048, 32  # of an image; up to 64 in one kernel, but two are then faster
 _MEASURED_ON = (9, 0)  # the compute capability on which "auto" may choose what follows
-_LARGEST_FUSED_FLOAT32_SIDE = 32  # beyond which two kernels are faster
 _CUDNN_DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 9}  # cudnnDataType_t
 _CUDNN_ACTIVATIONS = {"identity": 0, "silu": 1}
 
@@ -116,6 +115,10 @@ def _unmeasured_device() -> str | None:
 
 def _unmeasured(call: Call) -> str | None:
     """Says why "auto" should not take a call from torch, or None."""
+    if call.taps > _MOST_MEDIUM and call.dtype == torch.float32:
+        return f"{call.taps} taps in float32, whose error would be 5 times torch's; accepted: up to {_MOST_MEDIUM}"
+    if call.taps > _MOST_MEDIUM and call.dtype == torch.float16:
+        return f"{call.taps} taps in float16, whose spectra could overflow; accepted: up to {_MOST_MEDIUM}"
     return _unmeasured_device()
 
 
@@ -258,12 +261,14 @@ def _image_conv(x: Tensor, taps: Tensor) -> Tensor:
     from subquadratic_ops_torch.fused_fft_conv2d import fused_fft_conv2d  # pyright: ignore[reportMissingImports]
 
     side = max(x.shape[2:])
-    largest = _LARGEST_FUSED_FLOAT32_SIDE if x.dtype == torch.float32 else _LARGEST_FUSED_SIDE
     tile = 2 << (side - 1).bit_length()
-    if side > largest or max(taps.shape[2:]) > tile:
+    if side > _LARGEST_FUSED_SIDE or max(taps.shape[2:]) > tile:
         return fft_conv2d(x.float(), taps.float()).to(x.dtype)
-    before = [tile // 2 - size // 2 for size in taps.shape[2:]]  # its centre is that of the tile
-    return fused_fft_conv2d(x, pad(taps, (before[1], 0, before[0], 0)), tile)
+    padding: list[int] = []
+    for size in (taps.shape[3], taps.shape[2]):  # the centre of the filter is that of the tile
+        before = tile // 2 - size // 2
+        padding += (before, tile - size - before)
+    return fused_fft_conv2d(x, pad(taps, padding), tile)
 
 
 def _fft_conv(x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: bool, skip: Tensor | None) -> Tensor:
