@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from packages.inference.tests.commands.running import done, lines, run
 from packages.inference.tests.conftest import TINY, tiny_network
 from subquad.inference import Engine, GenerationOptions, Scheduler, SchedulerLimits, save_checkpoint
 from subquad.inference.errors import CheckpointConfigError, InvalidOption, WorkerFailed
@@ -170,3 +171,16 @@ def test_weights_of_one_byte_are_shared_too(checkpoint: Path, alone: Engine, sha
     with pytest.raises(WorkerFailed):
         engine.generate(["ACGT"], GREEDY)
     engine.close()
+
+
+def test_commands_give_with_two_processes_what_they_give_with_one(checkpoint: Path) -> None:
+    common = ["--device", "cpu", "--dtype", "float64", "--no-progress", "--prompt", "ACGTACGTTTACG", "--prompt", "GA"]
+    rows = [
+        lines(done("generate", checkpoint, *common, "--max-new-tokens", "6", *flags).stdout)
+        for flags in ([], ["--tensor-parallel", "2"])
+    ]
+    assert rows[0] == rows[1]
+    assert [len(row["ids"]) for row in rows[0]] == [6, 6]
+    result = run("generate", checkpoint, *common, "--tensor-parallel", "3")
+    assert result.exit_code == 2
+    assert "cannot be dealt out to 3 ranks evenly" in result.stderr

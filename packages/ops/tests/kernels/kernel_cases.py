@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from packages.ops.tests.kernels.rounded_cases import rounded_rows
 from subquad import ops
 from tools.testing.oracle import assert_as_exact_as, assert_close
 
@@ -541,6 +542,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield from [
         ("fir_step", fir_step),
         ("fp8 rounding", fp8_rounding),
+        ("rounded rows", lambda: rounded_rows(DEVICE, BACKEND)),
         ("rings", rings),
         ("modal_step", modal_step),
         ("greedy_step", greedy_step),

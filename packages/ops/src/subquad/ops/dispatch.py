@@ -39,6 +39,7 @@ OPERATORS = (
     "rearrange",
     "rms_norm",
     "rotary",
+    "rounded_rows",
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
@@ -63,6 +64,7 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),
+    "rounded_rows": ("triton",),
 }
 # And the libraries of others that it tries after ours.
 LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {

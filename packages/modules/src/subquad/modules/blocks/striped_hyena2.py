@@ -23,6 +23,8 @@ from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
+from subquad.modules.parts.rounded_linear import RoundedLinear
+from subquad.ops import RoundedRows, rounded_rows
 
 
 class BlockOptions(Placement):
@@ -62,6 +64,12 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes normalised input over the sequence."""
 
+    @abstractmethod
+    def mix_rounded(
+        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Mixes normalised input that is rounded, through linears with weights of one byte."""
+
     @property
     @abstractmethod
     def inward(self) -> nn.Module:
@@ -88,6 +96,10 @@ class StripedHyena2Block(nn.Module, ABC):
 
         ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
         """
+        if self._is_rounded(x):
+            rows, _ = self.pre_norm.rounded(x)
+            rows, total = self.post_norm.rounded(x, self.shards.total(self.mix_rounded(rows, x.dtype, state, starts)))
+            return total + self.shards.total(self.mlp.of_rounded(rows, dtype=x.dtype))
         mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts))
         normed, total = self.post_norm.of_sum(x, mixed)
         if self.shards.size > 1:
@@ -109,6 +121,13 @@ class StripedHyena2Block(nn.Module, ABC):
         x = self.shards.total(y)
         y = mlp_through(self.mlp, x, norm=self.post_norm, residual=x if once else None, upcoming=upcoming)
         return self.shards.total(y)
+
+    def _is_rounded(self, x: Tensor) -> bool:
+        """Says whether every linear of this block has weights of one byte, so that norms and gates round for them."""
+        linears = (self.inward, self.outward, self.mlp.l1, self.mlp.l2, self.mlp.l3)
+        return all(type(linear) is RoundedLinear for linear in linears) and not (
+            torch.is_grad_enabled() and x.requires_grad
+        )
 
     def reset_linears(
         self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None
@@ -162,16 +181,29 @@ class HyenaBlock(StripedHyena2Block):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
+        y = self._filtered(product_channels_first(self.projections, x), state, starts)
+        return product_of_channels_first(self.out_filter_dense, y)
+
+    def mix_rounded(
+        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Does the same with weights of one byte; what is filtered is not rounded."""
+        assert isinstance(self.projections, RoundedLinear)
+        y = self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts)
+        return self.out_filter_dense(rounded_rows(y, layout="BHL"), dtype=dtype)
+
+    def _filtered(
+        self, z: Float[Tensor, "batch rows length"], state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch channel length"]:
+        """Convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
-        z = product_channels_first(self.projections, x)
         if self.use_subquadratic_ops is False:
-            y = mix_one_by_one(self.filter, z, self.projection_taps, state)
-            return product_of_channels_first(self.out_filter_dense, y)
+            return mix_one_by_one(self.filter, z, self.projection_taps, state)
         if self.use_subquadratic_ops:
             self.require_subquadratic_ops(z)
         fresh = starts is not None and not any(starts)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
-        return product_of_channels_first(self.out_filter_dense, y)
+        return y
 
     def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:
         """Refuses projected input that no fused kernel takes.
@@ -277,6 +309,15 @@ class AttentionBlock(StripedHyena2Block):
         assert state is None or isinstance(state, PagedKeyValueState)
         y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
         return self.inner_mha_cls.out_proj(y.flatten(2))
+
+    def mix_rounded(
+        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Does the same with weights of one byte; queries, keys and values are not rounded."""
+        assert state is None or isinstance(state, PagedKeyValueState)
+        attention = self.inner_mha_cls
+        qkv = attention.Wqkv(rows, dtype=dtype).unflatten(-1, (attention.num_heads, 3, attention.head_size))
+        return attention.out_proj(rounded_rows(attention.attend(qkv, state, starts).flatten(2)), dtype=dtype)
 
     @property
     def inward(self) -> nn.Module:
