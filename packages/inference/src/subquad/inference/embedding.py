@@ -244,7 +244,7 @@ def tensor_bytes(values: Tensor, dtype: str) -> bytes:
     """Returns the numbers of a tensor in memory order, little-endian, rounded to a type.
 
     Args:
-      values: One axis or more, on the CPU.
+      values: Of any shape, on the CPU; float32.
       dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     """
     return values.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().tobytes()

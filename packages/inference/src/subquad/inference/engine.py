@@ -346,7 +346,12 @@ class Engine:
         batch_size: int = 1,
         names: Sequence[str] | None = None,
     ) -> list[Score]:
-        """Like `score`, with sum, count and (where kept) the value of each token; ``names`` are for errors."""
+        """Like `score`, with sum, count and (where kept) the value of each token; ``names`` are for errors.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: The network produced NaN or infinity.
+        """
         if batch_size < 1:
             raise InvalidOption("batch_size", batch_size, "an integer, 1 or more")
         ids = self._encode_all(sequences, "sequences", names)

@@ -250,6 +250,10 @@ def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
       tensors: its tensors, as in the call.
       arguments: its keyword arguments, as in the call.
 
+    Raises:
+      ArgumentOutOfRange: there is no such operator, or no backend of that name.
+      BackendUnavailable: a backend was named that cannot take this call; says why.
+
     Example:
       >>> explain("causal_conv", torch.zeros(1, 4, 8), torch.zeros(4, 3)).backend
       'torch'

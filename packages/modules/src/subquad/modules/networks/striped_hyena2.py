@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from subquad.modules.blocks.decode_step import next_weight, step_norm
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
@@ -58,6 +59,8 @@ class StripedHyena2(nn.Module):
         takes what is faster. Can be set later. Decode steps are the same for all three.
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
+      gradient_checkpointing: Whether a block keeps its input alone and is computed again in backward: the same
+        gradients, one more forward pass, memory for the inside of one block at a time. May be changed at any time.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
       shards: The ranks that share every layer, of which this network is one; sizes are those of all ranks together.
         Hyena filters go to the ranks in whole groups, attention in whole heads. None for a network on one rank.
@@ -89,6 +92,7 @@ class StripedHyena2(nn.Module):
         filter_parameters: FilterParameters = "poles",
         use_subquadratic_ops: bool | None = None,
         fp8_projections: bool = False,
+        gradient_checkpointing: bool = False,
         exchange: SequenceExchange | None = None,
         shards: ChannelShards | None = None,
         device: torch.device | str | None = None,
@@ -101,6 +105,7 @@ class StripedHyena2(nn.Module):
         self.vocab_size = vocab_size
         self.filter_parameters: FilterParameters = filter_parameters
         self.fp8_projections = fp8_projections
+        self.gradient_checkpointing = gradient_checkpointing
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         self.shards: ChannelShards = WholeChannels() if shards is None else shards
         own_groups = share_of(filter_groups, "filter groups", self.shards)
@@ -227,8 +232,9 @@ class StripedHyena2(nn.Module):
             raise InputMismatch("ids hold no token; a sequence has at least one")
         if state is None:
             x = self.embedding_layer(self._fold(ids))
+            again = self.gradient_checkpointing and torch.is_grad_enabled()
             for block in self._blocks():
-                x = block(x)
+                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             return self.norm(self._unfold(x))
         if self.exchange.size > 1:
             raise ExchangeUnsupported(
