@@ -97,7 +97,7 @@ def measure(row: Row, case: Case, bandwidth: float, backward: bool, rival: Rival
 
 
 def times(call: Callable[[], object], device: str) -> tuple[float, float | None, float | None]:
-    """Returns the time of a call by itself, among others in a graph if it is short and can be captured, and Python's."""
+    """Returns the time of a call by itself, in a graph if it is short and can be captured, and Python's part."""
     alone = median_microseconds(call, device)
     if device != "cuda":
         return alone, None, None
