@@ -87,5 +87,5 @@ def _modal_conv(
     return modal_conv_reference(x, log_poles, residues, skip, initial_state)
 
 
-def _selective_scan(*arguments: Tensor, skip: Tensor | None) -> Tensor:
-    return selective_scan_reference(*arguments, skip=skip)
+def _selective_scan(*arguments: Tensor, skip: Tensor | None, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    return selective_scan_reference(*arguments, skip=skip, initial_state=initial_state)

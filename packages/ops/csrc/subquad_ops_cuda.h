@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 2
+#define SUBQUAD_OPS_ABI_VERSION 3
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
@@ -118,6 +118,33 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal_backward(const SubquadOpsStream* st
                                                       const float* residues, const float* entries, const void* upstream,
                                                       void* to_input, float* to_log_poles, float* to_residues,
                                                       float* to_projection, float* to_skip, int32_t states, void* stream);
+
+// One call of the two-dimensional FFT convolutions. An axis is {samples, extent, shift, period}: sample s stands at
+// s + shift of a transform of `size` places and, where that lies from 0 to extent - 1, at s + shift +- period.
+// Images are contiguous; spectra are [image, column 0 .. size / 2, row frequency 0 .. size - 1] pairs of float32.
+typedef struct SubquadOpsImages {
+  const void* input;     // [batch, channel, height, width] in dtype
+  const void* other;     // of subquad_ops_image_correlate: [batch, channel, other height, other width] in dtype
+  const void* spectrum;  // of subquad_ops_image_convolve: of channel filters, or with per_sample of batch * channel
+  const void* skip;      // of subquad_ops_image_convolve: [channel] in skip_dtype, or null
+  void* output;
+  int64_t batch, channel;
+  int32_t height[4], width[4], other_height[4], other_width[4];
+  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224 or 256
+  int32_t dtype, skip_dtype, per_sample, conjugate;
+  int32_t parts;  // of subquad_ops_image_correlate
+} SubquadOpsImages;
+
+// output[b, c] = spectrum of input[b, c]. Like the next two it returns SUBQUAD_OPS_SIZE_OUT_OF_RANGE where the rows that
+// hold samples do not fit into a block's shared memory.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_spectra(const SubquadOpsImages* images, void* stream);
+
+// output[b, c] [height, width] in dtype = the samples (again at s + shift) of the inverse transform of
+// spectrum[c] * (spectrum of input[b, c]), with `conjugate` of conj(spectrum[c]), plus skip[c] * input[b, c].
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_convolve(const SubquadOpsImages* images, void* stream);
+
+// output[p, c] = sum(conj(spectrum of input[b, c]) * (spectrum of other[b, c]) for b in p, p + parts, … below batch).
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_correlate(const SubquadOpsImages* images, void* stream);
 
 #ifdef __cplusplus
 }

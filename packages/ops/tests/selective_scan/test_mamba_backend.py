@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops import BackendUnavailable, _mamba_backend, dispatch, selective_scan
+from subquad.ops import BackendUnavailable, _mamba_backend, dispatch, selective_scan, selective_scan_with_state
 from subquad.ops.dispatch import Call, choose
 from subquad.ops.selective_scan.reference import selective_scan_reference
 from tools.testing.oracle import assert_close
@@ -26,9 +26,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.dtype]]:
     """Installs a mamba_ssm that computes the definition; lists the dtypes of the arguments it gets."""
     found: list[torch.dtype] = []
 
-    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None) -> Tensor:
+    def scan(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *, return_last_state: bool
+    ) -> tuple[Tensor, Tensor]:
+        assert return_last_state
         found.extend(t.dtype for t in (u, delta, A, B, C))
-        return selective_scan_reference(*(t.double() for t in (u, delta, A, B, C)), D).to(u.dtype)
+        y, state = selective_scan_reference(*(t.double() for t in (u, delta, A, B, C)), D)
+        return y.to(u.dtype), state.float()
 
     interface = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
     vars(interface)["selective_scan_fn"] = scan
@@ -51,9 +55,11 @@ def test_the_library_gets_streams_of_one_dtype_and_float32_decays(seen: list[tor
     arguments = _arguments(torch.bfloat16)
     chosen, _ = choose(CALL, "auto")
     assert chosen is not None
-    y = chosen.run(*arguments, skip=torch.ones(4))
+    y, state = chosen.run(*arguments, skip=torch.ones(4), initial_state=None)
     assert seen == [torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
-    assert_close(y.float(), selective_scan(*arguments, skip=torch.ones(4)).float(), 2e-2)
+    expected, last = selective_scan_with_state(*arguments, skip=torch.ones(4))
+    assert_close(y.float(), expected.float(), 2e-2)
+    assert_close(state, last, 2e-2)
 
 
 @pytest.mark.usefixtures("seen")
@@ -65,6 +71,8 @@ def test_the_library_gets_streams_of_one_dtype_and_float32_decays(seen: list[tor
         ({"taps": 300}, "300 states; accepted: up to 256"),
         ({"batch": 0}, "an empty sequence; accepted: one sample or more"),
         ({"capturing": True}, "a CUDA graph is being captured"),
+        ({"options": frozenset({"initial_state"})}, "an initial state, or chunks that go on from one; accepted: none"),
+        ({"options": frozenset({"final_state"}), "gradient": True}, "the final state is kept and a gradient wanted"),
     ],
     ids=lambda value: str(value)[:20],
 )

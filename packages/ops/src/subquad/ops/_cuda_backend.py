@@ -10,6 +10,7 @@ from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
+from subquad.ops.fft_conv.placement import SIZES
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -63,15 +64,29 @@ def _modal_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _image_refusal(call: Call) -> str | None:
+    if "2d" not in call.options:
+        return "not two axes; accepted: images"
+    if call.transform == 0:
+        return f"image and filter need a transform beyond {SIZES[-1]}; accepted: up to that along each axis"
+    if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        return "the GPU has less shared memory a block than the kernel takes; accepted: compute capability 9.0"
+    if call.dtype == torch.float16:
+        return _refusal(replace(call, dtype=torch.bfloat16))
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a kernel in the library; to be called only where unavailable() is None."""
     from subquad.ops.causal_conv.cuda.launch import run as causal_conv
+    from subquad.ops.fft_conv.cuda.launch import run as fft_conv
     from subquad.ops.gated_conv.cuda.launch import run as gated_conv
     from subquad.ops.gated_modal_conv.cuda.launch import run as gated_modal_conv
     from subquad.ops.modal_conv.cuda.launch import run as modal_conv
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("causal_conv", _causal_refusal, causal_conv),
+        ("fft_conv", _image_refusal, fft_conv),
         ("gated_conv", _filter_refusal, gated_conv),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
         ("modal_conv", _modal_refusal, modal_conv),

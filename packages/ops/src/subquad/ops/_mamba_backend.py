@@ -34,6 +34,10 @@ def _refusal(call: Call) -> str | None:
         return f"{call.taps} states; accepted: up to {_MOST_STATES}"
     if not call.batch * call.channels * call.length:
         return "an empty sequence; accepted: one sample or more"
+    if "initial_state" in call.options:
+        return "an initial state, or chunks that go on from one; accepted: none"
+    if "final_state" in call.options and call.gradient:
+        return "the final state is kept and a gradient wanted, which would leave it out; accepted: one of the two"
     return "a CUDA graph is being captured; the library may allocate inside" if call.capturing else None
 
 
@@ -45,11 +49,13 @@ def _selective_scan(
     output_weights: Tensor,
     *,
     skip: Tensor | None,
-) -> Tensor:
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    assert initial_state is None
     scan = importlib.import_module(_INTERFACE).selective_scan_fn
     streams = [t.to(x.dtype) for t in (step_size, input_weights, output_weights)]
     factor = None if skip is None else skip.float()
-    return scan(x, streams[0], decay.float(), streams[1], streams[2], factor)
+    return scan(x, streams[0], decay.float(), streams[1], streams[2], factor, return_last_state=True)
 
 
 def implementations() -> tuple[Implementation, ...]:

@@ -39,6 +39,7 @@ OPERATORS = (
     "rearrange",
     "rms_norm",
     "rotary",
+    "rounded_rows",
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
@@ -48,6 +49,7 @@ BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "attention_step": ("triton",),
     "causal_conv": ("cuda", "triton"),
+    "fft_conv": ("cuda",),
     "fir_step": ("triton",),
     "fp8_linear": ("scaled_mm",),
     "gated_conv": ("cuda", "triton"),
@@ -62,6 +64,7 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),
+    "rounded_rows": ("triton",),
 }
 # And the libraries of others that it tries after ours.
 LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {
@@ -85,6 +88,7 @@ class Call:
     projection_taps: int = 0
     space: tuple[int, ...] = ()  # sizes of the axes of space, where an operator may have several
     space_taps: tuple[int, ...] = ()  # and of the filter along them
+    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
@@ -245,6 +249,10 @@ def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
       op_name: a public operator, such as ``"gated_modal_conv"``.
       tensors: its tensors, as in the call.
       arguments: its keyword arguments, as in the call.
+
+    Raises:
+      ArgumentOutOfRange: there is no such operator, or no backend of that name.
+      BackendUnavailable: a backend was named that cannot take this call; says why.
 
     Example:
       >>> explain("causal_conv", torch.zeros(1, 4, 8), torch.zeros(4, 3)).backend

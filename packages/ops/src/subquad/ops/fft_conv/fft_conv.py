@@ -11,7 +11,8 @@ from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import channels_at_once
 from subquad.ops.axes import Boundary, Grid, Layout, PerChannel
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
-from subquad.ops.fft_conv.spectral import convolve_spectral
+from subquad.ops.fft_conv.placement import place
+from subquad.ops.fft_conv.spectral import convolve_spectral, reach
 
 
 def fft_conv(
@@ -106,10 +107,20 @@ def describe(
         taps=max(kernel.shape[2:]),
         space=tuple(grid.shape[2:]),
         space_taps=tuple(kernel.shape[2:]),
+        transform=_transform(grid, kernel, boundaries),
         options=frozenset(name for name, used in named.items() if used),
         gradient=dispatch.gradient_wanted(x, taps, skip),
         capturing=dispatch.capturing(x),
     )
+
+
+def _transform(grid: Tensor, kernel: Tensor, boundary: tuple[Boundary, ...]) -> int:
+    """Returns the side of the square transform of a call with two axes; 0 where there is none."""
+    space = grid.shape[2:]
+    if len(space) != 2 or not min(space):
+        return 0
+    reaches = [reach(size, tap, kind) for size, tap, kind in zip(space, kernel.shape[2:], boundary, strict=True)]
+    return place(space, [count for _, count, _ in reaches], [centre for _, _, centre in reaches], boundary)[0]
 
 
 def _canonical(

@@ -1,12 +1,16 @@
-"""The selective scan of Mamba 1 and 2: the public function."""
+"""The selective scan of Mamba 1 and 2: the public functions."""
 
+import dataclasses
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops.axes import Layout, Modes, PerChannel, Sequence
-from subquad.ops.errors import ShapeMismatch
+from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
+from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 from subquad.ops.selective_scan.scan import scan_selective
 
 Weights = Float[Tensor, "batch _ _ _"]  # [batch, group, state, length], with layout="BLH" [batch, length, group, state]
@@ -20,6 +24,8 @@ def selective_scan(
     output_weights: Weights,
     *,
     skip: PerChannel | None = None,
+    initial_state: ModalState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
@@ -35,6 +41,9 @@ def selective_scan(
       input_weights: ``[batch, group, state, length]`` (Mamba's B); group divides the channels.
       output_weights: ``[batch, group, state, length]`` (Mamba's C).
       skip: factor ``[channel]`` of the input (Mamba's D).
+      initial_state: s before the first sample, ``[batch, channel, state]``; zeros when absent.
+      chunk_size: process so many samples at a time and recompute them in backward, so that peak memory no longer
+        grows with ``length * state``.
       layout: ``"BHL"`` as above, or ``"BLH"``: streams ``[batch, length, channel]``, weights ``[batch, length, group,
         state]``.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists. On CUDA ``"auto"`` takes an
@@ -44,9 +53,68 @@ def selective_scan(
       The filtered stream in the dtype and layout of x; the recurrence runs in float32 (float64 for float64).
 
     Raises:
-      ShapeMismatch, DtypeMismatch, DeviceMismatch: an argument disagrees with x; names both.
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    y, _ = _scan(
+        x,
+        step_size,
+        decay,
+        input_weights,
+        output_weights,
+        skip=skip,
+        initial_state=initial_state,
+        chunk_size=chunk_size,
+        layout=layout,
+        backend=backend,
+        keeps_state=False,
+    )
+    return y
+
+
+def selective_scan_with_state(
+    x: Sequence,
+    step_size: Sequence,
+    decay: Modes,
+    input_weights: Weights,
+    output_weights: Weights,
+    *,
+    skip: PerChannel | None = None,
+    initial_state: ModalState | None = None,
+    chunk_size: int | None = None,
+    layout: Layout = "BHL",
+    backend: str = "auto",
+) -> tuple[Sequence, ModalState]:
+    """Does selective_scan and also returns s after the last sample, ``[batch, channel, state]``, float32 or float64."""
+    return _scan(
+        x,
+        step_size,
+        decay,
+        input_weights,
+        output_weights,
+        skip=skip,
+        initial_state=initial_state,
+        chunk_size=chunk_size,
+        layout=layout,
+        backend=backend,
+        keeps_state=True,
+    )
+
+
+def _scan(
+    x: Tensor,
+    step_size: Tensor,
+    decay: Tensor,
+    input_weights: Tensor,
+    output_weights: Tensor,
+    *,
+    skip: Tensor | None,
+    initial_state: Tensor | None,
+    chunk_size: int | None,
+    layout: Layout,
+    backend: str,
+    keeps_state: bool,
+) -> tuple[Tensor, Tensor]:
     x, step_size, input_weights, output_weights = _channel_first(x, step_size, input_weights, output_weights, layout)
     batch, channels, length = x.shape
     _checks.shaped("step_size", step_size, (batch, channels, length), x)
@@ -57,10 +125,26 @@ def selective_scan(
     _checks.shaped("decay", decay, (channels, states), x)
     _checks.shaped("input_weights", input_weights, (batch, groups, states, length), x)
     _checks.shaped("output_weights", output_weights, (batch, groups, states, length), x)
-    call = describe(x, step_size, decay, input_weights, output_weights, skip=skip)
+    _checks.shaped("initial_state", initial_state, (batch, channels, states), x)
+    if chunk_size is not None and chunk_size < 1:
+        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more samples, or None")
+    streams = (x, step_size, input_weights, output_weights)
+    call = describe(x, step_size, decay, *streams[2:], skip=skip, initial_state=initial_state, chunk_size=chunk_size)
+    if keeps_state:
+        call = dataclasses.replace(call, options=call.options | {"final_state"})
     chosen, _ = dispatch.choose(call, backend)
     run = compute_in_torch if chosen is None else chosen.run
-    return _checks.as_layout(run(x, step_size, decay, input_weights, output_weights, skip=skip), layout)
+    if chunk_size is None or chunk_size >= length:
+        y, state = run(x, step_size, decay, *streams[2:], skip=skip, initial_state=initial_state)
+        return _checks.as_layout(y, layout), state
+    state, pieces = initial_state, []
+    for piece in zip(*(stream.split(chunk_size, dim=-1) for stream in streams), strict=True):
+        y, state = checkpoint(  # type: ignore[misc]
+            run, *piece[:2], decay, *piece[2:], skip=skip, initial_state=state, use_reentrant=False
+        )
+        pieces.append(y)
+    assert state is not None
+    return _checks.as_layout(torch.cat(pieces, dim=-1), layout), state
 
 
 def _channel_first(
@@ -85,10 +169,18 @@ def describe(
     output_weights: Tensor,
     *,
     skip: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
     batch, channels, length = _checks.channel_first(x, layout).shape
+    in_chunks = chunk_size is not None and chunk_size < length
+    named = {
+        "skip": skip is not None,
+        "initial_state": in_chunks or initial_state is not None,
+        "final_state": in_chunks,
+    }
     return dispatch.Call(
         operator="selective_scan",
         dtype=x.dtype,
@@ -97,8 +189,8 @@ def describe(
         channels=channels,
         length=length,
         taps=decay.shape[1],
-        options=frozenset({"skip"} if skip is not None else ()),
-        gradient=dispatch.gradient_wanted(x, step_size, decay, input_weights, output_weights, skip),
+        options=frozenset(name for name, used in named.items() if used),
+        gradient=dispatch.gradient_wanted(x, step_size, decay, input_weights, output_weights, skip, initial_state),
         capturing=dispatch.capturing(x),
     )
 
@@ -112,18 +204,20 @@ def compute_in_torch(
     output_weights: Tensor,
     *,
     skip: Tensor | None,
-) -> Tensor:
-    """Computes the checked call in plain torch."""
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Computes the checked call in plain torch; returns y and the new state."""
     wide = _checks.accumulation_dtype(x)
     repeat = x.shape[1] // input_weights.shape[1]
     delta, samples = step_size.to(wide).permute(2, 0, 1), x.to(wide).permute(2, 0, 1)
     into = input_weights.to(wide).permute(3, 0, 1, 2).repeat_interleave(repeat, dim=2)
     out = output_weights.to(wide).permute(3, 0, 1, 2).repeat_interleave(repeat, dim=2)
+    initial = x.new_zeros(*x.shape[:2], decay.shape[1]) if initial_state is None else initial_state
+    initial = initial.to(wide)
     if x.numel() == 0:
-        return x * step_size.to(x.dtype)
-    initial = x.new_zeros(*x.shape[:2], decay.shape[1], dtype=wide)
-    states, _ = scan_selective(delta[..., None] * decay.to(wide), (delta * samples)[..., None] * into, initial)
+        return x * step_size.to(x.dtype), initial
+    states, last = scan_selective(delta[..., None] * decay.to(wide), (delta * samples)[..., None] * into, initial)
     y = (out * states).sum(dim=-1)
     if skip is not None:
         y = y + skip.to(wide) * samples
-    return y.permute(1, 2, 0).to(x.dtype)
+    return y.permute(1, 2, 0).to(x.dtype), last.clone()

@@ -1,0 +1,148 @@
+// Two-dimensional Fourier transforms of real images inside one thread block.
+//
+// Two rows of an image become the real and the imaginary part of one complex row, so the rows of a transform of M x M take
+// M / 2 complex rows at most, and only those that hold samples are stored. A row keeps its frequencies in the order in
+// which the first pass leaves them; slots k and M - k of it hold what columns k and M - k need, so a column replaces what
+// it has read and nothing is ever moved. A transform of M = FIRST * SECOND takes two passes: FIRST values SECOND apart in a
+// thread's registers, then SECOND neighbours. The inverse undoes the passes in turn.
+#ifndef SUBQUAD_OPS_IMAGE_FFT_CUH_
+#define SUBQUAD_OPS_IMAGE_FFT_CUH_
+
+#include "packages/ops/csrc/numeric.cuh"
+#include "packages/ops/csrc/register_dft.cuh"
+
+namespace subquad {
+
+template <int FIRST, int SECOND>
+struct ImagePlan {
+  static constexpr int kFirst = FIRST, kSecond = SECOND, kSize = FIRST * SECOND, kColumns = kSize / 2 + 1;
+  static constexpr int kStep = SECOND % 4 == 0 ? SECOND + 1 : SECOND;  // neighbours of a block in different banks
+  static constexpr int kRow = FIRST * kStep + 1;                      // odd, so that rows are too
+  static_assert(FIRST % 2 == 0, "a thread holds both rows of a pair");
+
+  __host__ __device__ static constexpr int slot(int frequency) {
+    return frequency % FIRST * kStep + frequency / FIRST;
+  }
+  // Blocks of 2 * SECOND rows that hold `rows` rows, and the pairs of rows in them.
+  __host__ __device__ static constexpr int blocks(int rows) { return (rows + 2 * SECOND - 1) / (2 * SECOND); }
+  __host__ __device__ static constexpr int pairs(int rows) { return blocks(rows) * SECOND; }
+  // Row `pair` of the stored ones is made of this row of the image and of the one SECOND below it.
+  __device__ static int upper_row(int pair) { return pair + pair / SECOND * SECOND; }
+};
+
+// Where the samples of one axis lie in the transform: sample s at s + shift, up to extent; with a period also at
+// s + shift +- period.
+struct ImageAxis {
+  int size, extent, shift, period;
+
+  // The sample at a place, or -1.
+  __device__ __forceinline__ int sample(int place) const {
+    int s = place - shift;
+    s = s < 0 ? s + period : s >= size ? s - period : s;
+    return place < extent && s >= 0 && s < size ? s : -1;
+  }
+};
+
+// Images of one type: image i starts at element i * stride.
+struct Images {
+  const void* base;
+  int64_t stride;
+  int32_t dtype;
+
+  __device__ __forceinline__ float at(int64_t start, int sample) const {
+    return start >= 0 && sample >= 0 ? load_parameter(base, start + sample, dtype) : 0.f;
+  }
+};
+
+// Transforms the rows of the images from, from + step, … (`count` of them) into `rows` [image, pair, kRow].
+template <class P>
+__device__ void transform_rows(float2* rows, const float2* roots, Images source, int64_t from, int64_t step, int count,
+                               ImageAxis height, ImageAxis width) {
+  const int pairs = P::pairs(height.extent);
+  for (int item = threadIdx.x; item < count * pairs * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, row = item / P::kSecond, image = row / pairs;
+    const int upper = P::upper_row(row - image * pairs), a = height.sample(upper),
+              b = height.sample(upper + P::kSecond);
+    const int64_t start = (from + image * step) * source.stride;
+    const int64_t first = a < 0 ? -1 : start + static_cast<int64_t>(a) * width.size;
+    const int64_t second = b < 0 ? -1 : start + static_cast<int64_t>(b) * width.size;
+    float2 v[P::kFirst];
+    unroll<P::kFirst>([&](auto q) {
+      const int sample = width.sample(j + q * P::kSecond);
+      v[q] = make_float2(source.at(first, sample), source.at(second, sample));
+    });
+    dft<P::kFirst, false>(v);
+    float2* to = rows + row * P::kRow + j;
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = times<false>(v[q], roots[j * q]); });
+  }
+  __syncthreads();
+  if constexpr (P::kSecond > 1) {
+    for (int item = threadIdx.x; item < count * pairs * P::kFirst; item += blockDim.x) {
+      float2* at = rows + item / P::kFirst * P::kRow + item % P::kFirst * P::kStep;
+      float2 v[P::kSecond];
+      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+      dft<P::kSecond, false>(v);
+      unroll<P::kSecond>([&](auto j) { at[j] = v[j]; });
+    }
+    __syncthreads();
+  }
+}
+
+// Undoes the second pass over `rows` complex rows.
+template <class P>
+__device__ void invert_second_pass(float2* rows, const float2* roots, int count) {
+  if constexpr (P::kSecond > 1) {
+    for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
+      const int p = item % P::kFirst;
+      float2* at = rows + item / P::kFirst * P::kRow + p * P::kStep;
+      float2 v[P::kSecond];
+      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+      dft<P::kSecond, true>(v);
+      unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
+    }
+    __syncthreads();
+  }
+}
+
+// The first pass of column `frequency` over the rows j, j + SECOND, … of an image: reads their pairs apart and transforms.
+template <class P>
+__device__ __forceinline__ void read_column(float2 (&v)[P::kFirst], const float2* rows, const float2* roots, int frequency,
+                                            int j, int blocks) {
+  const float2* own = rows + j * P::kRow + P::slot(frequency);
+  const float2* mirrored = rows + j * P::kRow + P::slot(frequency == 0 ? 0 : P::kSize - frequency);
+  unroll<P::kFirst / 2>([&](auto s) {
+    float2 a = make_float2(0.f, 0.f), b = a;
+    if (s < blocks) {
+      a = own[s * P::kSecond * P::kRow];
+      b = mirrored[s * P::kSecond * P::kRow];
+    }
+    v[2 * s] = make_float2(a.x + b.x, a.y - b.y);      // twice the upper row's transform
+    v[2 * s + 1] = make_float2(a.y + b.y, b.x - a.x);  // twice the lower row's
+  });
+  dft<P::kFirst, false>(v);
+  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = times<false>(v[q], roots[j * q]); });
+}
+
+// Undoes read_column, but for the factor 2.
+template <class P>
+__device__ __forceinline__ void write_column(float2 (&v)[P::kFirst], float2* rows, int frequency, int j, int blocks) {
+  float2* own = rows + j * P::kRow + P::slot(frequency);
+  float2* mirrored = rows + j * P::kRow + P::slot(frequency == 0 ? 0 : P::kSize - frequency);
+  dft<P::kFirst, true>(v);
+  unroll<P::kFirst / 2>([&](auto s) {
+    if (s < blocks) {
+      const float2 a = v[2 * s], b = v[2 * s + 1];
+      own[s * P::kSecond * P::kRow] = make_float2(a.x - b.y, a.y + b.x);
+      mirrored[s * P::kSecond * P::kRow] = make_float2(a.x + b.y, b.x - a.y);
+    }
+  });
+}
+
+template <class P>
+__device__ void copy_roots(float2* roots, const Root* table) {
+  for (int k = threadIdx.x; k < P::kSize; k += blockDim.x) roots[k] = make_float2(table[k].re, table[k].im);
+}
+
+}  // namespace subquad
+
+#endif  // SUBQUAD_OPS_IMAGE_FFT_CUH_

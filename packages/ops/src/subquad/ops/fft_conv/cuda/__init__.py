@@ -1,0 +1,1 @@
+"""fft_conv over the CUDA library."""
