@@ -131,3 +131,16 @@ def test_calls_compile_without_a_break() -> None:
 
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, w, z, p), both(x, w, z, p))
+
+
+@needs_fft
+@pytest.mark.parametrize(("shape", "taps"), [((2, 8, 512), (8, 300)), ((2, 8, 20, 20), (8, 7, 7))], ids=str)
+def test_fft_calls_compile_without_a_break(shape: tuple[int, ...], taps: tuple[int, ...]) -> None:
+    x, w = _random(*shape, dtype=torch.float32), _random(*taps, dtype=torch.float32)
+
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        y = ops.fft_conv(x, w, backend="vendor")
+        return y + ops.fft_conv(x, w, causal=True, backend="vendor") if x.dim() == 3 else y
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, w), run(x, w))
