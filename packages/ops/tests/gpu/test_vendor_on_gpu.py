@@ -23,7 +23,7 @@ def _random(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
 
 
 def _error(got: Tensor, exact: Tensor) -> float:
-    return float((got.double() - exact).norm() / exact.norm())
+    return float((got.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
 def _hold(name: str, call, *tensors: Tensor, gradients: bool = True) -> None:
