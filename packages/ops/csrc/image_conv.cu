@@ -38,8 +38,6 @@ int32_t with_setting(int size, Body&& body) {
       return body(ImageSetting<16, 12, 224, 17, 1>{});
     case 224:
       return body(ImageSetting<16, 14, 416, 29, 1>{});
-    case 256:
-      return body(ImageSetting<16, 16, 512, 32, 1>{});
     default:
       return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   }

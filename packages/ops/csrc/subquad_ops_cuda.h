@@ -130,7 +130,7 @@ typedef struct SubquadOpsImages {
   void* output;
   int64_t batch, channel;
   int32_t height[4], width[4], other_height[4], other_width[4];
-  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224 or 256
+  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192 or 224
   int32_t dtype, skip_dtype, per_sample, conjugate;
   int32_t parts;  // of subquad_ops_image_correlate
 } SubquadOpsImages;

@@ -115,6 +115,14 @@ def _greedy_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _scan_refusal(call: Call) -> str | None:
+    from subquad.ops.selective_scan.triton.launch import MOST_STATES
+
+    if call.taps > MOST_STATES:
+        return f"{call.taps} states; accepted: up to {MOST_STATES}"
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
     from subquad.ops.attention_step.triton.launch import run as attention_step
@@ -132,6 +140,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.modal_step.triton.launch import run as modal_step
     from subquad.ops.rms_norm.triton.launch import run as rms_norm
     from subquad.ops.rotary.triton.launch import run as rotary
+    from subquad.ops.selective_scan.triton.launch import run as selective_scan
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("attention_step", _attention_refusal, attention_step),
@@ -149,5 +158,6 @@ def implementations() -> tuple[Implementation, ...]:
         ("modal_step", _modal_refusal, modal_step),
         ("rms_norm", _norm_refusal, rms_norm),
         ("rotary", _refusal, rotary),
+        ("selective_scan", _scan_refusal, selective_scan),
     ]
     return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)

@@ -80,10 +80,10 @@ class Call:
     length: int
     taps: int  # filter taps, or the state size of a modal filter
     projection_taps: int = 0
-    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
+    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""fft_conv of images over the CUDA library."""
