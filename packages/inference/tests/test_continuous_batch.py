@@ -157,7 +157,10 @@ def test_freed_rows_are_full_of_nan_and_acquired_ones_are_clean():
 def test_memory_of_a_long_score_is_that_of_one_chunk(fresh_network):
     seen = []
     encode = fresh_network.encode
-    fresh_network.encode = lambda ids, state=None: (seen.append(tuple(ids.shape)), encode(ids, state))[1]
+    fresh_network.encode = lambda ids, state=None, **known: (
+        seen.append(tuple(ids.shape)),
+        encode(ids, state, **known),
+    )[1]
     Engine(fresh_network, ByteTokenizer(), prefill_chunk=32).score(["ACGT" * 25])
     assert seen == [(1, 32), (1, 32), (1, 32), (1, 3)]
 

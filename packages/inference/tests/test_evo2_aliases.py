@@ -83,7 +83,7 @@ def test_infer_samples_as_its_flags_say(checkpoint, flags, options):
     assert row["completion"] == expected.text
     assert row["finish_reason"] == "length"
     assert row["usage"] == {"prompt_tokens": 6, "completion_tokens": 9, "total_tokens": 15}
-    assert row["logprobs"]["completion_logprobs"] == pytest.approx(expected.logprobs, abs=1e-5)
+    assert row["logprobs"]["completion_logprobs"] == pytest.approx(expected.logprobs, abs=1e-4)  # float32, other batch
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,10 @@ def test_infer_starts_from_a_tag_by_default(checkpoint):
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--tensor-parallel-size", 2], "--tensor-parallel-size is 2; accepted: 1; this command runs on one device"),
-        (["--pipeline-model-parallel-size", 2], "--pipeline-model-parallel-size is 2"),
+        (
+            ["--pipeline-model-parallel-size", 2],
+            "1; several devices share every layer; see --tensor-parallel",
+        ),
         (["--context-parallel-size", 2], "--context-parallel-size is 2"),
         (["--mixed-precision-recipe", "bf16_with_fp8_delayed_scaling_mixed"], "accepted: 'bf16_mixed'"),
         (["--vortex-style-fp8"], "this checkpoint has no FP8 projections"),
@@ -188,9 +190,12 @@ def test_predict_writes_hidden_states_by_batch_in_folders(checkpoint, fasta, tmp
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--devices", 2], "--devices is 2; accepted: 1; this command runs on one device"),
+        (["--devices", 2], "--devices is 2; accepted: 1; this command runs on one machine"),
         (["--num-nodes", 2], "--num-nodes is 2"),
-        (["--pipeline-model-parallel-size", 2], "--pipeline-model-parallel-size is 2"),
+        (
+            ["--pipeline-model-parallel-size", 2],
+            "1; several devices share every layer; see --tensor-parallel",
+        ),
         (["--hybrid-override-pattern", "SDH*"], "the checkpoint says it"),
         (["--num-layers", 4], "the checkpoint says it"),
         (["--seq-len-interpolation-factor", 4], "the checkpoint says it"),

@@ -305,8 +305,8 @@ class Faulty:
         self._encode, self._step, self._unembed = network.encode, network.step, network.unembed
         network.encode, network.step = self.encode, self.step
 
-    def encode(self, ids, state=None):
-        hidden = self._encode(ids, state)
+    def encode(self, ids, state=None, *, starts=None):
+        hidden = self._encode(ids, state, starts=starts)
         if self._token in ids.tolist()[0]:
             if self._effect == "raise":
                 raise RuntimeError("boom")

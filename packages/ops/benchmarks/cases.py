@@ -15,6 +15,7 @@ SHAPES = {
     "c": (8, 1920, 8192),
     "a7": (1, 4096, 8192),
     "c7": (8, 4096, 8192),
+    "m": (1, 256, 1048576),
     "cpu": (1, 256, 8192),
     "tiny": (2, 8, 256),
 }
@@ -107,10 +108,27 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
         x = _random(batch, channels, length, dtype=dtype, device=device)
         w = _random(channels, length, dtype=dtype, device=device, mean=0.0) / length**0.5
         yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size, part=_last_rows)
+    elif op == "fft_conv2d":
+        yield from _image_cases(dtype, device)
     elif op in ("rms_norm", "gated_product", "rotary"):
         yield from _pointwise_cases(op, shape, dtype, device)
     elif op in ("fir_step", "modal_step"):
         yield from _step_cases(op, channels, dtype, device)
+
+
+def _image_cases(dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """Yields images with filters of their size: sizes of the peer's benchmarks and some that are no power of two."""
+    images = ((8, 768, 14), (8, 384, 32), (4, 384, 56), (4, 384, 64), (4, 384, 96), (4, 384, 128), (2, 192, 224))
+    for batch, channels, side in images if device == "cuda" else ((1, 4, 14), (1, 4, 32)):
+        x = _random(batch, channels, side, side, dtype=dtype, device=device)
+        w = _random(channels, side, side, dtype=dtype, device=device, mean=0.0) / side
+        moved = (2 * x.numel() + w.numel()) * dtype.itemsize
+        yield Case(f"{batch} x {channels} x {side}²", (x, w), _image, moved, part=_last_channels)
+
+
+def _last_channels(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """What the last channels of images have."""
+    return x[:1, -_CHECKED_CHANNELS:], w[-_CHECKED_CHANNELS:]
 
 
 def _step_cases(op: str, channels: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
@@ -167,6 +185,7 @@ OPERATORS = (
     "gated_modal_conv",
     "modal_conv",
     "fft_conv",
+    "fft_conv2d",
     "fir_step",
     "modal_step",
     "rms_norm",
@@ -193,6 +212,10 @@ def _modal(x: Tensor, poles: Tensor, residues: Tensor, backend: str) -> Tensor:
 
 def _fft(x: Tensor, w: Tensor, backend: str) -> Tensor:
     return ops.fft_conv(x, w, causal=True, backend=backend)
+
+
+def _image(x: Tensor, w: Tensor, backend: str) -> Tensor:
+    return ops.fft_conv(x, w, backend=backend)
 
 
 def _fir_step(x: Tensor, w: Tensor, ring: Tensor, position: Tensor, backend: str) -> Tensor:

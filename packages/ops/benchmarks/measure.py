@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from cases import Case
-from timing import graph_microseconds, median_microseconds
+from rivals import Rival
+from timing import graph_microseconds, host_microseconds, median_microseconds
 from torch import Tensor
 
 _LARGEST_ERROR = {torch.float32: 2e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}
+_RIVALS_ERROR = 4.0  # times as much is allowed of a competitor, whose chains round between stages
 _CHECKED_ELEMENTS = 1 << 28  # of an input up to which the error is taken on the whole call where it has no part
 _GRAPH_BELOW = 1500.0  # microseconds: a longer call does not feel its launch
 
@@ -22,8 +24,9 @@ class Row:
     shape: str
     dtype: str
     backend: str
-    microseconds: float | None = None  # with a cold cache, launch included
-    graph_microseconds: float | None = None
+    microseconds: float | None = None  # alone, with a cold cache
+    graph_microseconds: float | None = None  # one of 20 in a graph
+    host_microseconds: float | None = None  # Python's part, hidden behind the GPU's in the others
     floor: float | None = None
     times_floor: float | None = None
     error: float | None = None
@@ -45,39 +48,46 @@ def _gradients(case: Case, inputs: tuple[Tensor, ...], backend: str) -> tuple[Te
     return torch.autograd.grad(y, [t for t in leaves if t.requires_grad], upstream.to(y.dtype))
 
 
-def errors_of(case: Case, backend: str, backward: bool) -> tuple[float | None, float | None]:
-    """Relative errors of the output and of the worst gradient against float64 torch, None where it would not fit."""
+def errors_of(case: Case, backend: str, backward: bool, own: Case | None = None) -> tuple[float | None, float | None]:
+    """Relative errors of the output and of the worst gradient against float64 torch, None where it would not fit.
+
+    ``own`` is the case as it is done where that is not the backend's doing.
+    """
+    own = case if own is None else own
     inputs = case.inputs if case.part is None else case.part(*case.inputs)
     if max(t.numel() for t in inputs) > _CHECKED_ELEMENTS:
         return None, None
     wide = tuple(t.double() if t.is_floating_point() else t for t in inputs)
-    got = case.run(*[t.clone() if case.in_place else t for t in inputs], backend=backend)
+    got = own.run(*[t.clone() if case.in_place else t for t in inputs], backend=backend)
     error = _relative(got, case.run(*wide, backend="torch"))
     if not backward or not case.differentiable:
         return error, None
-    pairs = zip(_gradients(case, inputs, backend), _gradients(case, wide, "torch"), strict=True)
+    pairs = zip(_gradients(own, inputs, backend), _gradients(case, wide, "torch"), strict=True)
     return error, max(_relative(a, b) for a, b in pairs)
 
 
-def measure(row: Row, case: Case, bandwidth: float, backward: bool) -> Row:
-    """Checks, then times one case on the row's backend."""
+def measure(row: Row, case: Case, bandwidth: float, backward: bool, rival: Rival | None = None) -> Row:
+    """Checks, then times one case on the row's backend, or as a competitor does it."""
     device, dtype = case.inputs[0].device.type, case.inputs[0].dtype
     row.floor = case.bytes / bandwidth * 1e6
     backward = backward and case.differentiable
     if backward and case.backward_bytes is not None:
         row.backward_floor = case.backward_bytes / bandwidth * 1e6
     try:
-        row.error, row.backward_error = errors_of(case, row.backend, backward)
-        if row.error is not None and not row.error <= _LARGEST_ERROR[dtype]:
+        own = case if rival is None else rival.whole(case)
+        row.error, row.backward_error = errors_of(case, row.backend, backward, own)
+        allowed = _LARGEST_ERROR[dtype] * (1.0 if rival is None else _RIVALS_ERROR)
+        if row.error is not None and not row.error <= allowed:
             row.problem = f"error {row.error:.1e} is too large; not timed"
             return row
+        timed = case if rival is None else rival.prepared(case)
         with torch.no_grad():
-            row.microseconds, row.graph_microseconds = _times(
-                lambda: case.run(*case.inputs, backend=row.backend), device, row.backend
+            row.microseconds, row.graph_microseconds, row.host_microseconds = times(
+                lambda: timed.run(*timed.inputs, backend=row.backend), device
             )
         row.times_floor = (row.graph_microseconds or row.microseconds) / row.floor
         if backward:
-            row.backward_microseconds = _backward(case, row, device)
+            row.backward_microseconds = _backward(timed, row, device)
             if row.backward_floor is not None:
                 row.backward_times_floor = row.backward_microseconds / row.backward_floor
     except Exception as error:  # a competitor may raise anything; the other rows must still be measured
@@ -86,11 +96,13 @@ def measure(row: Row, case: Case, bandwidth: float, backward: bool) -> Row:
     return row
 
 
-def _times(call: Callable[[], object], device: str, backend: str) -> tuple[float, float | None]:
-    """Returns the time of a call by itself and, where it is short and can be captured, in a graph."""
+def times(call: Callable[[], object], device: str) -> tuple[float, float | None, float | None]:
+    """Returns the time of a call by itself, in a graph where it is short and can be captured, and of its launching."""
     alone = median_microseconds(call, device)
-    captured = device == "cuda" and alone < _GRAPH_BELOW and backend != "vendor"
-    return alone, graph_microseconds(call) if captured else None
+    if device != "cuda":
+        return alone, None, None
+    captured = graph_microseconds(call) if alone < _GRAPH_BELOW else None
+    return alone, captured, host_microseconds(call)
 
 
 def _backward(case: Case, row: Row, device: str) -> float:
@@ -104,5 +116,5 @@ def _backward(case: Case, row: Row, device: str) -> float:
     def forward() -> object:
         return case.run(*leaves, backend=row.backend)
 
-    (alone, captured), (ahead, ahead_captured) = (_times(call, device, row.backend) for call in (both, forward))
+    (alone, captured, _), (ahead, ahead_captured, _) = (times(call, device) for call in (both, forward))
     return alone - ahead if captured is None or ahead_captured is None else captured - ahead_captured

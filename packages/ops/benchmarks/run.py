@@ -1,11 +1,12 @@
 """Times the operators against the copy floor and prints their error against float64 in the same row.
 
-usage: run.py [--op OP ...] [--shape a|b|c|a7|c7|cpu|tiny ...] [--dtype bfloat16|float32 ...] [--backend NAME ...]
-              [--backward] [--published] [--json FILE]
+usage: run.py [--op OP ...] [--shape a|b|c|a7|c7|m|cpu|tiny ...] [--dtype bfloat16|float32 ...] [--backend NAME ...]
+              [--case NAME ...] [--backward] [--against] [--rival NAME ...] [--published] [--json FILE]
 
 "x floor" is the time over that of the fewest bytes at this device's copy bandwidth, measured in the same run. A row
 whose error is too large prints no time. ``--op all`` and no shape mean everything that fits the device; ``--published``
-means the rows of the convolutions that docs/benchmarks holds, forward and backward, each with what competes with it.
+means the rows of the convolutions that docs/benchmarks holds, forward and backward. ``--against`` adds the vendor's
+operators, called directly and timed the same way, and how many times as fast as the best of them ours is.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -23,8 +25,11 @@ import torch
 from cases import OPERATORS, SHAPES, cases
 from chain import chain_rows
 from measure import Row, measure
+from ratios import Ratio, print_ratio, ratios
+from rivals import rivals
 from timing import copy_bytes_per_second
 
+from subquad.ops import _vendor_libraries as libraries
 from subquad.ops.dispatch import load_backend
 
 with contextlib.suppress(ModuleNotFoundError):  # a bare GPU machine may not have it; the table needs no progress bar
@@ -47,7 +52,7 @@ _PUBLISHED_CASES = ("3 taps", "4 taps", "7 taps", "128 taps", "length taps", "16
 
 def print_row(row: Row) -> None:
     """Prints a row as one line, so that a log is as readable as a screen."""
-    name = f"{row.op:17s} {row.case:20s} {row.shape:4s} {row.dtype:9s} {row.backend:7s}"
+    name = f"{row.op:17s} {row.case:24s} {row.shape:4s} {row.dtype:9s} {row.backend:17s}"
     if row.microseconds is None:
         print(f"{name} {row.problem}", flush=True)
         return
@@ -57,7 +62,8 @@ def print_row(row: Row) -> None:
     back = "" if row.backward_microseconds is None else f"  backward {row.backward_microseconds:9.1f} us"
     if row.backward_times_floor is not None:
         back += f" x{row.backward_times_floor:6.2f} error {row.backward_error or float('nan'):8.1e}"
-    print(f"{name} {row.microseconds:10.1f} us  in a graph {graph} us{floor}  error {error}{back}", flush=True)
+    host = "" if row.host_microseconds is None else f"  host {row.host_microseconds:6.1f} us"
+    print(f"{name} {row.microseconds:10.1f} us  in a graph {graph} us{host}{floor}  error {error}{back}", flush=True)
 
 
 Step = tuple[str, str, str, tuple[str, ...], bool]  # operator, shape, dtype, backends, backward
@@ -84,6 +90,9 @@ def main() -> None:
     )
     parser.add_argument("--backend", nargs="+", default=["cuda", "triton", "torch"] if on_gpu else ["torch"])
     parser.add_argument("--backward", action="store_true", help="also time the backward pass")
+    parser.add_argument("--case", nargs="+", help="cases of these names alone, such as '128 taps'")
+    parser.add_argument("--against", action="store_true", help="also time what competes, and compare")
+    parser.add_argument("--rival", nargs="+", help="of what competes, these alone, such as 'subq fft'")
     parser.add_argument("--published", action="store_true", help="the rows of docs/benchmarks, nothing else")
     parser.add_argument("--json", type=Path, help="write the rows and the machine to this file")
     options = parser.parse_args()
@@ -96,30 +105,44 @@ def main() -> None:
     print(f"{machine}, torch {torch.__version__}, copy {bandwidth / 1e9:.0f} GB/s", flush=True)
     rows: list[Row] = []
     for step in with_progress(_plan(options)):
-        for row in _rows(step, options.published, bandwidth, device):
+        for row in _rows(step, options, bandwidth, device):
             rows.append(row)
             print_row(row)
         if on_gpu:
             torch.cuda.empty_cache()
         if options.json is not None:  # after each step, so that a run that is cut short leaves what it has
-            options.json.write_text(json.dumps(_record(machine, bandwidth, rows), indent=1) + "\n")
+            options.json.write_text(json.dumps(_record(machine, bandwidth, rows, options), indent=1) + "\n")
+    if options.against:
+        for ratio in ratios(rows):
+            print_ratio(ratio)
 
 
-def _record(machine: str, bandwidth: float, rows: list[Row]) -> dict[str, object]:
+def _record(machine: str, bandwidth: float, rows: list[Row], options: argparse.Namespace) -> dict[str, object]:
     """What a file under docs/benchmarks holds."""
+    against, title = options.against, "The operators against the copy floor"
+    compared: list[Ratio] = ratios(rows) if against else []
+    plot: dict[str, object] = {"y": "times_floor", "where": {"backend": "cuda"}}
+    if against:
+        title = f"{', '.join(options.op)} and the best competitor, shape {', '.join(options.shape)}"
+        timed = "graph" if any(ratio.timed == "graph" for ratio in compared) else "cold"
+        plot = {"y": ["ratio", "target"], "table": "compared", "where": {"timed": timed}, "log": False}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        versions["triton"] = importlib.metadata.version("triton")
-    options = ["--json FILE" if name == "--json" else name for name in sys.argv[1:] if not name.endswith(".json")]
+    for name in ("triton", *(("nvidia-cudnn-frontend", "subquadratic-ops-torch-cu13", "warp-lang") if against else ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    if against and libraries.without_cudnn() is None:
+        versions["cudnn"] = str(libraries.cudnn().backend_version())
+    typed = ["FILE" if name.endswith(".json") else name for name in sys.argv[1:]]
     return {
-        "title": "The operators against the copy floor",
-        "plot": {"y": "times_floor", "label": ["op", "case", "shape", "dtype"], "where": {"backend": "cuda"}},
+        "title": title,
+        "plot": {**plot, "label": ["op", "case", "shape", "dtype", *(["direction"] if against else [])]},
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": " ".join(["python packages/ops/benchmarks/run.py", *options]),
+        "command": f"python packages/ops/benchmarks/run.py {shlex.join(typed)}",
         "device": machine,
         "versions": versions,
         "copy_bytes_per_second": bandwidth,
         "rows": [asdict(row) for row in rows],
+        **({"compared": [asdict(ratio) for ratio in compared]} if compared else {}),
     }
 
 
@@ -137,16 +160,24 @@ def _plan(options: argparse.Namespace) -> list[Step]:
     return plan
 
 
-def _rows(step: Step, published: bool, bandwidth: float, device: str) -> Iterator[Row]:
+def _rows(step: Step, options: argparse.Namespace, bandwidth: float, device: str) -> Iterator[Row]:
     op, shape, name, backends, backward = step
     dtype = getattr(torch, name)
     offered = [backend for backend in backends if backend == "torch" or not load_backend(backend)[0]]
     for case in cases(op, SHAPES[shape], dtype, device):
-        if not published or case.name in _PUBLISHED_CASES or case.in_place:
-            for backend in offered if published else backends:
-                yield measure(Row(op, case.name, shape, name, backend), case, bandwidth, backward)
-    if published and op == "gated_modal_conv":
-        yield from chain_rows(shape, SHAPES[shape], dtype, device)
+        if options.case is not None and case.name not in options.case:
+            continue
+        if options.published and case.name not in _PUBLISHED_CASES and not case.in_place:
+            continue
+        for backend in offered if options.published else backends:
+            yield measure(Row(op, case.name, shape, name, backend), case, bandwidth, backward)
+        if options.against:
+            for rival in rivals(op, case):
+                if options.rival is not None and rival.name not in options.rival:
+                    continue
+                yield measure(Row(op, case.name, shape, name, rival.name), case, bandwidth, backward, rival)
+        if options.against and op == "gated_modal_conv":
+            yield from chain_rows(shape, case)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ def test_short_convolution_correlates_as_conv1d_does() -> None:
     )  # fmt: skip
 
 
+def test_short_convolution_takes_channels_last() -> None:
+    y = vendor_names.causal_conv1d(X.mT, W.mT, torch.ones(4).double(), "silu", True)
+    assert_close(y.mT, vendor_names.causal_conv1d(X, W, torch.ones(4).double(), "silu"), 1e-12)
+
+
 def test_fft_convolution_takes_the_current_sample_first() -> None:
     expected = functional.conv1d(functional.pad(X, (4, 0)), W.flip(-1)[:, None], groups=4)
     assert_close(vendor_names.fft_causal_conv1d(X, W), expected, 1e-12)

@@ -16,6 +16,7 @@ from subquad.modules import (
     QKVConditionMixer,
     ResidualNetwork,
     RMSNorm,
+    StripedHyena2,
     UNetConvNeXt,
     ViT5,
 )
@@ -53,6 +54,12 @@ NETWORKS: dict[str, tuple[Config[Any], tuple[int, ...]]] = {
         ),
         IMAGE,
     ),
+    "striped_hyena2": (
+        LazyConfig(StripedHyena2)(
+            pattern="SDH*SDH*", hidden_size=WIDTH, num_heads=2, inner_size=2 * WIDTH, filter_groups=4, vocab_size=64
+        ),
+        (2, 96),
+    ),
 }  # fmt: skip
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -61,7 +68,7 @@ def build(name: str, *, gradient_checkpointing: bool) -> tuple[nn.Module, Tensor
     torch.manual_seed(0)
     cfg, shape = NETWORKS[name]
     model = instantiate(cfg, gradient_checkpointing=gradient_checkpointing)
-    return model, torch.randn(shape)
+    return model, torch.randint(64, shape) if isinstance(model, StripedHyena2) else torch.randn(shape)
 
 
 def gradients(name: str, *, gradient_checkpointing: bool) -> dict[str, Tensor]:

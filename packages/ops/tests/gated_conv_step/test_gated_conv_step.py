@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from subquad.ops import ShapeMismatch, StepNorm, StepProjection, gated_conv_step
+from subquad.ops import (
+    RoundedWeight,
+    ShapeMismatch,
+    StepNorm,
+    StepProjection,
+    gated_conv_step,
+    round_to_e4m3,
+    row_scales,
+)
 from subquad.ops.gated_conv_step.reference import gated_conv_step_reference
 from subquad.ops.linear_step.reference import linear_step_reference
 from tools.testing.oracle import assert_close
@@ -30,8 +38,11 @@ def test_steps_from_the_first_token_on_equal_the_convolution_of_the_stream(taps:
         assert_close(y, gated_conv_step_reference(z[..., : t + 1], short, w, skip), 1e-12)
 
 
-def test_a_projection_makes_the_rows_first() -> None:
+@pytest.mark.parametrize("one_byte", [False, True])
+def test_a_projection_makes_the_rows_first(one_byte: bool) -> None:
     x, weight = torch.randn(2, 10).double(), torch.randn(3 * CHANNELS, 10).double()
+    if one_byte:
+        weight = RoundedWeight(round_to_e4m3(weight, row_scales(weight)), row_scales(weight)[:, 0])
     norm = StepNorm(torch.randn(10).double(), 1e-3, "standard")
     short, w, position = torch.randn(3 * CHANNELS, 3).double(), torch.randn(6, 7).double(), torch.tensor([0, 9])
     start = [torch.randn_like(ring) for ring in rings(2, 7)]

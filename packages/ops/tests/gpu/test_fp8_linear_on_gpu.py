@@ -1,6 +1,6 @@
 """fp8_linear on the 8-bit tensor cores of an H100 against its definition."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -82,3 +82,21 @@ def test_a_captured_call_replays_with_new_input() -> None:
     arguments["x"].normal_()
     graph.replay()
     torch.testing.assert_close(y, run(arguments), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8000, 4096, 12288), (2, 48, 1920, 5760), (3, 21, 70, 33)], ids=str)
+@pytest.mark.parametrize("layout", ["BLH", "BHL"])
+def test_rounded_rows_give_what_their_numbers_give_in_both_layouts(
+    shape: tuple[int, int, int, int], layout: Literal["BLH", "BHL"]
+) -> None:
+    batch, length, channels, outputs = shape
+    arguments = case(batch * length, channels, outputs, torch.bfloat16)
+    weight, bias = arguments["weight"], torch.randn(outputs, device="cuda").bfloat16()
+    scale = ops.row_scales(weight)[:, 0]
+    rows = ops.rounded_rows(arguments["x"].unflatten(0, (batch, length)))
+    got = ops.fp8_linear(
+        rows, weight, weight_scale=scale, bias=bias, layout=layout, dtype=torch.bfloat16, backend="scaled_mm"
+    )
+    exact = fp8_linear_reference(arguments["x"], weight, None, scale).unflatten(0, (batch, length)) + bias.double()
+    assert got.dtype == torch.bfloat16
+    assert error(got, exact if layout == "BLH" else exact.transpose(1, 2)) < 5e-3

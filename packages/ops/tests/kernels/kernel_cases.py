@@ -1,6 +1,6 @@
 """Compares every kernel of a backend with its operator's float64 torch form; prints a line a case.
 
-usage: kernel_cases.py cpu|cuda triton|cuda
+usage: kernel_cases.py cpu|cuda triton|cuda [CASE ...]
 
 On ``cpu`` Triton's kernels run in its interpreter (``TRITON_INTERPRET=1``) at small shapes; on ``cuda`` as they are,
 with larger ones too. A program, so that no checker is on.
@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from packages.ops.tests.kernels.rounded_cases import rounded_rows
 from subquad import ops
 from tools.testing.oracle import assert_as_exact_as, assert_close
 
@@ -44,7 +45,9 @@ def decaying(channels: int, states: int, fastest: float = 0.5) -> Tensor:
 
 
 def wide(value: object) -> object:
-    """The same in float64, inside tuples too."""
+    """The same in float64, inside tuples too; rounded weights stay as they are."""
+    if isinstance(value, ops.RoundedWeight):
+        return value
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     return type(value)(*map(wide, value)) if isinstance(value, tuple) else value
@@ -329,6 +332,12 @@ def _norms(size: int, dtype: torch.dtype) -> Iterator[ops.StepNorm | None]:
     yield ops.StepNorm(random(size, dtype=dtype), 1e-3, "standard")
 
 
+def rounded(weight: Tensor) -> ops.RoundedWeight:
+    """The weight in one byte a number."""
+    scales = ops.row_scales(weight)
+    return ops.RoundedWeight(ops.round_to_e4m3(weight, scales), scales[:, 0].contiguous())
+
+
 def linear_step(dtype: torch.dtype) -> None:
     for rows in (1, 3, 8) if dtype == torch.float32 else (1, 3, 8, 9, 33):
         for inputs, outputs in ((96, 10), (1200, 33)):
@@ -337,6 +346,7 @@ def linear_step(dtype: torch.dtype) -> None:
             for norm in _norms(inputs, dtype):
                 compare(ops.linear_step, x, weight, norm=norm, bias=bias, residual=residual)
                 compare(ops.linear_step, x, weight, norm=norm)
+            compare(ops.linear_step, x, rounded(weight), norm=norm, bias=bias, residual=residual)
 
 
 def gated_linear_step(dtype: torch.dtype) -> None:
@@ -347,6 +357,7 @@ def gated_linear_step(dtype: torch.dtype) -> None:
             for norm in _norms(inputs, dtype):
                 compare(ops.gated_linear_step, x, gate, value, norm=norm, activation="gelu")
                 compare(ops.gated_linear_step, x, gate, value, norm=norm)
+            compare(ops.gated_linear_step, x, rounded(gate), rounded(value), norm=norm, activation="gelu")
 
 
 def gated_steps(dtype: torch.dtype) -> None:
@@ -369,6 +380,9 @@ def gated_steps(dtype: torch.dtype) -> None:
                 vectors = random(rows, inputs, dtype=dtype)
                 options = {"projection": ops.StepProjection(weight, norm), "skip": skip, "active": active}
                 _hold_step(step, (vectors, short, *parameters), (ring, memory), position, options)
+            # A norm rounds 16-bit vectors in the torch form alone, which a few largest errors would show.
+            options["projection"] = ops.StepProjection(rounded(weight), norm if dtype == torch.float32 else None)
+            _hold_step(step, (vectors, short, *parameters), (ring, memory), position, options)
             options = {"skip": skip, "active": active}
             _hold_step(step, (vectors @ weight.T, short, *parameters), (ring, memory), position, options)
 
@@ -378,7 +392,7 @@ def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, o
     got, plain, oracle = ([state.clone() for state in states] for _ in range(3))
     oracle = [state.double() for state in oracle]
     on, results = options["active"], []
-    for turn in range(4):  # tokens enough to compare largest errors by
+    for turn in range(12):  # tokens enough to compare largest errors by
         tokens = (inputs[0].roll(turn, 1), *inputs[1:])
         results.append(
             (
@@ -528,6 +542,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield from [
         ("fir_step", fir_step),
         ("fp8 rounding", fp8_rounding),
+        ("rounded rows", lambda: rounded_rows(DEVICE, BACKEND)),
         ("rings", rings),
         ("modal_step", modal_step),
         ("greedy_step", greedy_step),
@@ -555,9 +570,11 @@ def library_cases() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def main() -> None:
-    """Runs every case; the exit status is 1 if one failed."""
-    failed = False
+    """Runs the named cases, default all; the exit status is 1 if one failed."""
+    failed, wanted = False, sys.argv[3:]
     for name, case in cases():
+        if wanted and name not in wanted:
+            continue
         torch.manual_seed(0)
         try:
             case()

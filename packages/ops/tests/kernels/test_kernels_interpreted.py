@@ -37,6 +37,7 @@ NAMES = (
     "rotary far",
     "fir_step",
     "fp8 rounding",
+    "rounded rows",
     "rings",
     "modal_step",
     "greedy_step",

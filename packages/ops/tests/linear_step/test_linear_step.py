@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from subquad.ops import ArgumentOutOfRange, ShapeMismatch, StepNorm, linear_step
+from subquad.ops import (
+    ArgumentOutOfRange,
+    DtypeMismatch,
+    RoundedWeight,
+    ShapeMismatch,
+    StepNorm,
+    linear_step,
+    round_to_e4m3,
+    row_scales,
+)
 from subquad.ops.linear_step.reference import linear_step_reference
 from tools.testing.oracle import assert_close
 
@@ -25,6 +34,33 @@ def test_sixteen_bit_vectors_keep_their_type_and_are_normalised_in_float32() -> 
     y = linear_step(x, weight, norm=norm)
     assert y.dtype == torch.bfloat16
     assert_close(y, linear_step_reference(x, weight, norm), 1e-2)
+
+
+def rounded(weight: torch.Tensor) -> RoundedWeight:
+    scales = row_scales(weight)
+    return RoundedWeight(round_to_e4m3(weight, scales), scales[:, 0].contiguous())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_a_weight_of_one_byte_a_number_gives_what_its_numbers_give(rows: int) -> None:
+    x, weight = torch.randn(rows, 30, dtype=torch.float64), torch.randn(7, 30, dtype=torch.float64)
+    bias, norm = torch.randn(7, dtype=torch.float64), StepNorm(torch.randn(30, dtype=torch.float64), 1e-2, "vortex")
+    byte = rounded(weight)
+    y = linear_step(x, byte, norm=norm, bias=bias)
+    assert_close(y, linear_step_reference(x, byte, norm) + bias, 1e-12)
+    assert_close(y, linear_step_reference(x, weight, norm) + bias, 0.06)
+    assert_close(linear_step(x.bfloat16(), byte), linear_step_reference(x.bfloat16(), byte), 4e-3)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rounded_weights_that_do_not_fit_are_refused() -> None:
+    x, byte = torch.randn(2, 6), rounded(torch.randn(4, 6))
+    with pytest.raises(DtypeMismatch, match=r"weight\.codes is torch.float32; accepted: torch.float8_e4m3fn"):
+        linear_step(x, RoundedWeight(byte.codes.float(), byte.scale))
+    with pytest.raises(ShapeMismatch, match=r"weight\.scale has shape \(3,\); codes \(4, 6\) need one a row"):
+        linear_step(x, RoundedWeight(byte.codes, byte.scale[:3]))
+    with pytest.raises(ShapeMismatch, match=r"weight is torch.float8_e4m3fn \(4, 6\); x torch.float32 \(2, 5\) needs"):
+        linear_step(x[:, :5], byte)
 
 
 @pytest.mark.usefixtures("unchecked")

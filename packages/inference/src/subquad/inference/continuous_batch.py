@@ -253,19 +253,19 @@ class ContinuousBatch:
         stop = min(start + self._chunk, len(prompt))
         ids = id_rows([prompt[start:stop]], device=self._device)
         first = request.slots[0]
-        hidden = self._network.encode(ids, self.pool.row(first))
+        hidden = self._network.encode(ids, self.pool.row(first), starts=[start])
         request.next_token = stop
         if stop < len(prompt):
             return True
         self.counters.prefills += 1
         self.pool.copy(first, request.slots[1:])
-        request.prefilled = self._clock()
         streams = [request.streams[slot] for slot in request.slots]
         logits = self._network.unembed(hidden[:, -1:])[:, 0].expand(len(streams), -1)
         positions = torch.full((len(streams),), len(prompt), device=self._device)
         settings = SamplingTable(len(streams), self._device)
         settings.set([stream.settings for stream in streams])
         _, table = settings.draw(logits, positions)
+        request.prefilled = self._clock()
         drawn = Results(table).read()
         for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=True):
             if not finite:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from subquad.inference.network import Network
+from subquad.inference.network import Network, StepRows
 from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
-from subquad.inference.state_pool import StatePool
 from subquad.ops import greedy_step
 
 
@@ -41,11 +41,14 @@ class SamplingTable:
         """Takes over the settings of all rows."""
         self.greedy = all(s.is_greedy for s in settings)
         self.logprobs = any(s.logprobs for s in settings)
-        numbers = torch.tensor([[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64)
+        pinned = self._numbers.is_cuda  # a copy from other memory would wait for the device
+        numbers = torch.tensor(
+            [[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64, pin_memory=pinned
+        )
         seeds = [seed_words(s.seed) for s in settings]
         words = [[s.top_k for s in settings], [s.sample_index for s in settings], *map(list, zip(*seeds, strict=True))]
-        self._numbers.copy_(numbers)
-        self._words.copy_(torch.tensor(words))
+        self._numbers.copy_(numbers, non_blocking=True)
+        self._words.copy_(torch.tensor(words, pin_memory=pinned), non_blocking=True)
 
     def draw(self, logits: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Draws one token a row.
@@ -78,7 +81,7 @@ class DecodeProgram:
       eager_reason: Why steps do not run as a graph; None where they do, or will.
     """
 
-    def __init__(self, network: Network, pool: StatePool) -> None:
+    def __init__(self, network: Network, pool: StepRows) -> None:
         self._network, self._state, self._slots = network, pool.state, pool.slots
         self._device = pool.state.position.device
         self._ids = torch.zeros(pool.slots, dtype=torch.int64, device=self._device)
@@ -101,9 +104,9 @@ class DecodeProgram:
     def launch(self, slots: list[int]) -> "Results":
         """Launches a step of these rows."""
         if slots != self._active_slots:
-            active = torch.zeros(self._slots, dtype=torch.bool)
+            active = torch.zeros(self._slots, dtype=torch.bool, pin_memory=self._active.is_cuda)
             active[slots] = True
-            self._active.copy_(active)
+            self._active.copy_(active, non_blocking=True)
             self._active_slots = list(slots)
         if self.eager_reason is not None:
             return Results(self._compute())
@@ -140,6 +143,20 @@ class DecodeProgram:
         ids, table = self.settings.draw(logits, self._state.position)
         self._ids.copy_(torch.where(self._active, ids, self._ids))
         return table
+
+
+@runtime_checkable
+class OwnDecodeProgram(Protocol):
+    """A network that makes its decode steps itself."""
+
+    def decode_program(self, rows: StepRows) -> DecodeProgram:
+        """Makes the decode step of a pool of states."""
+        ...
+
+
+def decode_program(network: Network, rows: StepRows) -> DecodeProgram:
+    """Makes the decode step of a network over a pool of states."""
+    return network.decode_program(rows) if isinstance(network, OwnDecodeProgram) else DecodeProgram(network, rows)
 
 
 class Results:

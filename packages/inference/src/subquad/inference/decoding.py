@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from subquad.inference.decode_program import DecodeProgram, Results, RowSettings
+from subquad.inference.decode_program import Results, RowSettings, decode_program
 from subquad.inference.jobs import Finished, GenerateJob, Timing, Tokens
 from subquad.inference.network import Network
 from subquad.inference.options import FinishReason
@@ -87,7 +87,7 @@ class DecodeRows:
     """
 
     def __init__(self, network: Network, pool: StatePool) -> None:
-        self.program = DecodeProgram(network, pool)
+        self.program = decode_program(network, pool)
         self._streams: list[SampleStream | None] = [None] * pool.slots
         self._settings_changed = True
         self._flight: _Flight | None = None

@@ -37,7 +37,7 @@ def resolve_layer(name: str, model: nn.Module) -> str:
       model: The network.
 
     Raises:
-      InvalidOption: It has no such layer.
+      InvalidOption: It has no such layer, or it lies inside a block that several processes share.
     """
     depth = sum(1 for _ in model.get_submodule("blocks").children())
     match = _LAYER.fullmatch(name)
@@ -49,6 +49,9 @@ def resolve_layer(name: str, model: nn.Module) -> str:
         model.get_submodule(full)
     except AttributeError:
         raise InvalidOption("layer", name, accepted) from None
+    ranks = getattr(model, "ranks", 1)
+    if ranks > 1 and match[2]:
+        raise InvalidOption("layer", name, f"whole blocks such as blocks.0, since {ranks} processes share their inside")
     return full
 
 
@@ -241,7 +244,7 @@ def tensor_bytes(values: Tensor, dtype: str) -> bytes:
     """Returns the numbers of a tensor in memory order, little-endian, rounded to a type.
 
     Args:
-      values: One axis or more, on the CPU.
+      values: Of any shape, on the CPU; float32.
       dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     """
     return values.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().tobytes()

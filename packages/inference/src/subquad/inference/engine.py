@@ -97,11 +97,28 @@ class Engine:
         max_running: int = 8,
         prefill_chunk: int | None = None,
         use_subquadratic_ops: bool | None = None,
+        tensor_parallel: int = 1,
     ) -> "Engine":
-        """Loads a native checkpoint directory; see `load_checkpoint` and the class for the arguments and the errors."""
-        from subquad.inference.checkpoint import load_checkpoint
+        """Loads a native checkpoint directory; see `load_checkpoint` and the class for the arguments and the errors.
 
-        loaded = load_checkpoint(path, device=device, dtype=dtype, fp8_projections=fp8_projections, weights=weights)
+        ``tensor_parallel`` processes share every layer, each on a device of its own, for networks that do not fit on
+        one; this process is one of them and starts the others. See `load_shared_checkpoint`.
+        """
+        if tensor_parallel == 1:
+            from subquad.inference.checkpoint import load_checkpoint
+
+            loaded = load_checkpoint(path, device=device, dtype=dtype, fp8_projections=fp8_projections, weights=weights)
+        else:
+            from subquad.inference.tensor_parallel import load_shared_checkpoint
+
+            loaded = load_shared_checkpoint(
+                path,
+                ranks=tensor_parallel,
+                device=device,
+                dtype=dtype,
+                fp8_projections=fp8_projections,
+                weights=weights,
+            )
         return cls(
             loaded.model,
             loaded.tokenizer,
@@ -115,6 +132,11 @@ class Engine:
     def use_subquadratic_ops(self) -> bool | None:
         """What was asked of the fused operators: None (dispatch chooses), True or False."""
         return getattr(self.model, "use_subquadratic_ops", None)
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Processes that share the network."""
+        return getattr(self.model, "ranks", 1)
 
     @property
     def network(self) -> Network:
@@ -324,7 +346,12 @@ class Engine:
         batch_size: int = 1,
         names: Sequence[str] | None = None,
     ) -> list[Score]:
-        """Like `score`, with sum, count and (where kept) the value of each token; ``names`` are for errors."""
+        """Like `score`, with sum, count and (where kept) the value of each token; ``names`` are for errors.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: The network produced NaN or infinity.
+        """
         if batch_size < 1:
             raise InvalidOption("batch_size", batch_size, "an integer, 1 or more")
         ids = self._encode_all(sequences, "sequences", names)
@@ -445,6 +472,12 @@ class Engine:
         if self._eager_reason is None:
             return "decode steps run as one captured CUDA graph"
         return f"decode steps run eagerly: {self._eager_reason}"
+
+    def close(self) -> None:
+        """Gives states back and ends the other processes of a network that several share; nothing runs afterwards."""
+        self.free_states()
+        if self.tensor_parallel > 1:
+            self.model.close()  # type: ignore[operator]
 
     def free_states(self) -> None:
         """Gives back the memory of states, keys and values, and the captured steps, which calls keep for the next."""

@@ -24,6 +24,7 @@ __all__ = [
     "SchedulerClosed",
     "StepFailed",
     "UnencodableCharacter",
+    "WorkerFailed",
 ]
 
 COST_OF_EXACT_SUMS = "loss in nats a base: 40b 1.79 instead of 0.92"
@@ -128,6 +129,13 @@ class EngineStopped(InferenceError, RuntimeError):
 
 class StepFailed(InferenceError, RuntimeError):
     """A step of the network raised; only the requests of that step end."""
+
+
+class WorkerFailed(InferenceError, RuntimeError):
+    """A process that holds a part of the network has ended; the engine has to be loaded anew."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the tensor-parallel network has stopped: {problem}; load the engine again")
 
 
 class InputFileError(InferenceError, ValueError):

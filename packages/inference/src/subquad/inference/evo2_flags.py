@@ -8,11 +8,12 @@ import typer
 
 from subquad.inference.errors import InvalidOption
 
-ONE_DEVICE = "this command runs on one device"
+ONE_MACHINE = "this command runs on one machine"
+SHARED_LAYERS = "several devices share every layer; see --tensor-parallel-size"
 IN_THE_CHECKPOINT = "the checkpoint says it; leave the flag out"
 
 CheckpointFolder = Annotated[Path, typer.Option("--ckpt-dir", help="A native checkpoint directory.")]
-TensorParallel = Annotated[int, typer.Option("--tensor-parallel-size", help="1.")]
+TensorParallel = Annotated[int, typer.Option("--tensor-parallel-size", min=1, help="Processes that share every layer.")]
 PipelineParallel = Annotated[int, typer.Option("--pipeline-model-parallel-size", help="1.")]
 ContextParallel = Annotated[int, typer.Option("--context-parallel-size", help="1.")]
 PrecisionRecipe = Annotated[
@@ -35,15 +36,14 @@ def refuse_unless(flag: str, value: object, accepted: object, reason: str) -> No
         raise InvalidOption(flag, value, f"{accepted!r}; {reason}")
 
 
-def check_parallel(tensor: int, pipeline: int, context: int) -> None:
-    """Refuses more than one device.
+def check_parallel(pipeline: int, context: int) -> None:
+    """Refuses layers or sequences that are split over devices.
 
     Raises:
       InvalidOption: A size is not 1.
     """
-    names = ("--tensor-parallel-size", "--pipeline-model-parallel-size", "--context-parallel-size")
-    for flag, value in zip(names, (tensor, pipeline, context), strict=True):
-        refuse_unless(flag, value, 1, ONE_DEVICE)
+    for flag, value in (("--pipeline-model-parallel-size", pipeline), ("--context-parallel-size", context)):
+        refuse_unless(flag, value, 1, SHARED_LAYERS)
 
 
 def dtype_of(recipe: str | None) -> str:

@@ -25,4 +25,6 @@ def id_rows(
         flat.extend(row)
         flat.extend([pad_id] * (width - len(row)))
     rows = torch.frombuffer(flat, dtype=torch.int64) if flat else torch.zeros(0, dtype=torch.int64)
-    return rows.view(len(sequences), width).to(device, copy=True)
+    if device.type == "cuda":  # from pinned memory nothing waits for the device
+        rows = rows.pin_memory()
+    return rows.view(len(sequences), width).to(device, non_blocking=True, copy=True)

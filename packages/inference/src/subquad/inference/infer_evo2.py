@@ -88,7 +88,7 @@ def infer_evo2(
     Like the original it goes on after the end of a document, and so always ends by length.
     """
     with one_line_errors(traceback=traceback):
-        check_parallel(tensor_parallel_size, pipeline_model_parallel_size, context_parallel_size)
+        check_parallel(pipeline_model_parallel_size, context_parallel_size)
         dtype = dtype_of(mixed_precision_recipe)
         refuse_unless(
             "--cuda-graph-impl", cuda_graph_impl, "none", "whether decode steps are captured is no choice here"
@@ -123,6 +123,7 @@ def infer_evo2(
                 prefill_chunk=chunk,
                 use_subquadratic_ops=use_subquadratic_ops,
                 fp8_projections=fp8_projections.value,
+                tensor_parallel=tensor_parallel_size,
             )
             require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
             limit = _limit(max_seq_length, engine.max_sequence_tokens)

@@ -41,6 +41,20 @@ class RecurrentState(Protocol):
         ...
 
 
+class StepRows(Protocol):
+    """What a decode step runs over, such as a `StatePool`."""
+
+    @property
+    def state(self) -> Any:
+        """The state of all rows."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Number of rows."""
+        ...
+
+
 @runtime_checkable
 class Network(Protocol):
     """A causal network over token ids that can read a sequence in chunks and step by step."""
@@ -50,9 +64,16 @@ class Network(Protocol):
         ...
 
     def encode(
-        self, ids: Int[Tensor, "batch length"], state: RecurrentState | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        state: RecurrentState | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Returns the hidden states after the final norm, going on from ``state`` and updating it in place."""
+        """Returns the hidden states after the final norm, going on from ``state`` and updating it in place.
+
+        ``starts`` is ``state.position`` where the caller knows it, so that nobody has to wait for the device.
+        """
         ...
 
     def unembed(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:

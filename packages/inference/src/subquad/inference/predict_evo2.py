@@ -16,7 +16,7 @@ from subquad.inference.commands.settings import FP8, Chunk, Device, FP8Choice, T
 from subquad.inference.errors import InvalidOption
 from subquad.inference.evo2_flags import (
     IN_THE_CHECKPOINT,
-    ONE_DEVICE,
+    ONE_MACHINE,
     CheckpointFolder,
     ContextParallel,
     FusedOperators,
@@ -103,10 +103,10 @@ def predict_evo2(
     Sequences of like length are read together; seq_idx in a file and seq_idx_map.json say which is which.
     """
     with one_line_errors(traceback=traceback):
-        check_parallel(tensor_parallel_size, pipeline_model_parallel_size, context_parallel_size)
+        check_parallel(pipeline_model_parallel_size, context_parallel_size)
         for flag, value, accepted, reason in (
-            ("--num-nodes", num_nodes, 1, ONE_DEVICE),
-            ("--devices", devices, 1, ONE_DEVICE),
+            ("--num-nodes", num_nodes, 1, ONE_MACHINE),
+            ("--devices", devices, 1, ONE_MACHINE),
             ("--hybrid-override-pattern", hybrid_override_pattern, None, IN_THE_CHECKPOINT),
             ("--num-layers", num_layers, None, IN_THE_CHECKPOINT),
             ("--seq-len-interpolation-factor", seq_len_interpolation_factor, None, IN_THE_CHECKPOINT),
@@ -139,6 +139,7 @@ def predict_evo2(
             prefill_chunk,
             use_subquadratic_ops=use_subquadratic_ops,
             fp8_projections=fp8_projections.value,
+            tensor_parallel=tensor_parallel_size,
         )
         reading = Reading(str(fasta), "error", uppercase=True)
         found = survey(

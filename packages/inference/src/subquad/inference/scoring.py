@@ -150,7 +150,9 @@ class ScoringPass:
           NonFiniteLogits: The network produced NaN or infinity.
         """
         start, stop = self._next, min(self._next + self._chunk, self._inputs)
-        logits = self._network.unembed(self._network.encode(self._aligned(start, stop), self._state))[:, : stop - start]
+        starts = None if self._state is None else [start] * len(self._ids)
+        hidden = self._network.encode(self._aligned(start, stop), self._state, starts=starts)
+        logits = self._network.unembed(hidden)[:, : stop - start]
         if logits.dtype != torch.float64:
             logits = logits.float()
         targets = self._ids[:, start + 1 : stop + 1]

@@ -41,6 +41,7 @@ class StatePool:
         self._free = list(range(slots))
         self._free_pages = list(range(self.page_count))
         self._pages: dict[int, list[int]] = {}
+        self._views: dict[int, RecurrentState] = {}
         self._poison = poison_freed
         if poison_freed:
             for slot, page in zip(range(slots), range(self.page_count), strict=False):
@@ -85,7 +86,9 @@ class StatePool:
 
     def row(self, slot: int) -> RecurrentState:
         """Returns one row as a batch of one that shares its storage."""
-        return self.state.row(slot)
+        if slot not in self._views:
+            self._views[slot] = self.state.row(slot)
+        return self._views[slot]
 
     def reset(self, rows: list[int]) -> None:
         """Sets rows to the state before the first token."""

@@ -6,6 +6,8 @@ from subquad.modules.blocks.residual import ResidualBlock as ResidualBlock
 from subquad.modules.blocks.sequence_mixer import QKVSequenceMixer as QKVSequenceMixer
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock as AttentionBlock
 from subquad.modules.blocks.striped_hyena2 import HyenaBlock as HyenaBlock
+from subquad.modules.channel_shards import ChannelShards as ChannelShards
+from subquad.modules.channel_shards import WholeChannels as WholeChannels
 from subquad.modules.errors import ConfigurationError as ConfigurationError
 from subquad.modules.errors import ExchangeUnsupported as ExchangeUnsupported
 from subquad.modules.errors import InputMismatch as InputMismatch

@@ -18,6 +18,7 @@ from subquad.ops.fir_step import fill_ring as fill_ring
 from subquad.ops.fir_step import fir_step as fir_step
 from subquad.ops.fir_step import history_from_ring as history_from_ring
 from subquad.ops.fir_step import ring_from_history as ring_from_history
+from subquad.ops.fp8_linear import RoundedRows as RoundedRows
 from subquad.ops.fp8_linear import fp8_linear as fp8_linear
 from subquad.ops.fp8_linear import round_to_e4m3 as round_to_e4m3
 from subquad.ops.fp8_linear import row_scales as row_scales
@@ -33,6 +34,7 @@ from subquad.ops.gated_modal_conv import gated_modal_conv_with_state as gated_mo
 from subquad.ops.gated_modal_step import gated_modal_step as gated_modal_step
 from subquad.ops.gated_product import gated_product as gated_product
 from subquad.ops.greedy_step import greedy_step as greedy_step
+from subquad.ops.linear_step import RoundedWeight as RoundedWeight
 from subquad.ops.linear_step import StepNorm as StepNorm
 from subquad.ops.linear_step import linear_step as linear_step
 from subquad.ops.modal_conv import modal_conv as modal_conv
@@ -44,5 +46,8 @@ from subquad.ops.rms_norm import rms_norm as rms_norm
 from subquad.ops.rms_norm import rms_norm_of_sum as rms_norm_of_sum
 from subquad.ops.rotary import rotary as rotary
 from subquad.ops.rotary import rotary_into as rotary_into
+from subquad.ops.rounded_rows import rounded_norm as rounded_norm
+from subquad.ops.rounded_rows import rounded_product as rounded_product
+from subquad.ops.rounded_rows import rounded_rows as rounded_rows
 from subquad.ops.selective_scan import selective_scan as selective_scan
 from subquad.ops.selective_scan import selective_scan_with_state as selective_scan_with_state

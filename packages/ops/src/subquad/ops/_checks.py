@@ -9,6 +9,7 @@ from torch import Tensor
 from subquad.ops.axes import Activation, Layout
 from subquad.ops.errors import ArgumentOutOfRange, DeviceMismatch, DtypeMismatch, ShapeMismatch
 
+_LAYOUTS, _ACTIVATIONS = get_args(Layout), (None, *get_args(Activation))  # once: asking costs two microseconds
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -32,7 +33,7 @@ def same_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
 
 def channel_first(x: Tensor, layout: Layout, name: str = "x") -> Tensor:
     """Checks a sequence and returns it as ``[batch, channel, length]`` (a view)."""
-    one_of("layout", layout, get_args(Layout))
+    one_of("layout", layout, _LAYOUTS)
     floating(name, x)
     if x.dim() != 3:
         raise ShapeMismatch(f"{name} has {x.dim()} axes {tuple(x.shape)}; a sequence has 3 ({layout})")
@@ -85,7 +86,7 @@ def modes(
 
 def activation(value: Activation | None) -> None:
     """Checks the name of an activation."""
-    one_of("activation", value, (None, *get_args(Activation)))
+    one_of("activation", value, _ACTIVATIONS)
 
 
 def expand_groups(value: Tensor, channels: int) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from subquad.ops.dispatch import Call, Implementation
-from subquad.ops.fp8_linear.e4m3 import round_to_e4m3, row_scales
-from subquad.ops.fp8_linear.fp8_linear import as_codes
+from subquad.ops.fp8_linear.e4m3 import RoundedRows
+from subquad.ops.fp8_linear.fp8_linear import as_codes, finished, rounded_input
 from subquad.ops.fp8_linear.hopper_sums import hopper_product
 
 
@@ -23,9 +23,16 @@ def _refusal(call: Call) -> str | None:
     return f"dtype {str(call.dtype)[6:]}; its sums have 14 bits" if call.dtype == torch.float64 else None
 
 
-def _fp8_linear(x: Tensor, weight: Tensor, *, input_scale: Tensor | None, weight_scale: Tensor) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
-    scale = row_scales(rows) if input_scale is None else input_scale
-    y = hopper_product(round_to_e4m3(rows, scale), as_codes(weight, weight_scale))
-    y = y * (scale.reciprocal() * weight_scale.reciprocal())
-    return y.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+def _fp8_linear(
+    x: Tensor | RoundedRows,
+    weight: Tensor,
+    *,
+    input_scale: Tensor | None,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    layout: str = "BLH",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    codes, inverse = rounded_input(x, input_scale)
+    y = hopper_product(codes, as_codes(weight, weight_scale))
+    return finished(y * (inverse * weight_scale.reciprocal()), x, bias, layout, dtype)

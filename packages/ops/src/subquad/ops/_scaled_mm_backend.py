@@ -2,14 +2,15 @@
 
 import functools
 import importlib.util
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
-from subquad.ops.fp8_linear.e4m3 import round_to_e4m3, row_scales
-from subquad.ops.fp8_linear.fp8_linear import as_codes
+from subquad.ops.fp8_linear.e4m3 import RoundedRows, round_to_e4m3, row_scales
+from subquad.ops.fp8_linear.fp8_linear import as_codes, result_dtype, values_of
 
 _OLDEST_CAPABILITY = (9, 0)
 _ALIGNMENT = 16
@@ -60,24 +61,57 @@ def _refusal(call: Call) -> str | None:
     return None
 
 
-def _fp8_linear(x: Tensor, weight: Tensor, *, input_scale: Tensor | None, weight_scale: Tensor) -> Tensor:
+def _fp8_linear(
+    x: Tensor | RoundedRows,
+    weight: Tensor,
+    *,
+    input_scale: Tensor | None,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    layout: str = "BLH",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Multiplies with the scales applied inside; zeros fill every axis up to a multiple of 16, as the kernel wants."""
-    rows = x.reshape(-1, x.shape[-1])
-    codes, inverse = _rounded(rows, input_scale)
+    *outer, channels = values_of(x).shape
+    if isinstance(x, RoundedRows):
+        codes, inverse = _aligned(x.codes.reshape(-1, channels)), _down_to(x.inverse.reshape(-1, 1))
+    else:
+        codes, inverse = _rounded(x.reshape(-1, channels), input_scale)
+    kind, of_weight = result_dtype(x, dtype), weight_scale.reciprocal()
     weights = _aligned(as_codes(weight, weight_scale))
-    of_weight = weight_scale.reciprocal()
     if inverse.dim() or of_weight.dim():  # the product takes one scale each, or one a row each
         inverse = inverse.expand(len(codes), 1).contiguous()
-        of_weight = functional.pad(of_weight.expand(len(weight)), (0, len(weights) - len(weight)), value=1.0)[None]
-    product = torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
-        codes,
-        weights.t(),
-        scale_a=inverse,
-        scale_b=of_weight,
-        out_dtype=x.dtype,
+        of_weight = functional.pad(of_weight.expand(len(weight)), (0, len(weights) - len(weight)), value=1.0)[:, None]
+    if layout == "BHL" and outer[0] == 1:  # the weight on the left makes rows as long as the sequence, without a copy
+        product = _product(weights, codes, of_weight, inverse, None, kind)[: len(weight), : outer[1]]
+        return (product if bias is None else product + bias[:, None]).to(kind)[None]
+    own_bias = bias is not None and bias.dtype == kind and kind != torch.float32 and len(weights) == len(weight)
+    product = _product(codes, weights, inverse, of_weight, bias if own_bias else None, kind)
+    y = product[: math.prod(outer), : len(weight)]
+    if bias is not None and not own_bias:
+        y = (y + bias).to(kind)
+    y = y.reshape(*outer, len(weight))
+    return y if layout == "BLH" else y.transpose(1, 2)
+
+
+def _product(
+    left: Tensor, right: Tensor, left_scale: Tensor, right_scale: Tensor, bias: Tensor | None, kind: torch.dtype
+) -> Tensor:
+    """Computes ``left @ right.T``, each row of either times its scale."""
+    return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
+        left,
+        right.t(),
+        scale_a=left_scale,
+        scale_b=right_scale.t() if right_scale.dim() else right_scale,
+        bias=bias,
+        out_dtype=kind,
         use_fast_accum=True,
     )
-    return product[: len(rows), : len(weight)].reshape(*x.shape[:-1], len(weight))
+
+
+def _down_to(inverse: Tensor) -> Tensor:
+    """Appends inverse scales for the rows of zeros that an alignment adds."""
+    return functional.pad(inverse, (0, 0, 0, -len(inverse) % _ALIGNMENT), value=1.0)
 
 
 def _rounded(rows: Tensor, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -90,9 +124,7 @@ def _rounded(rows: Tensor, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:
         return codes, inverse if input_scale is None else input_scale.reciprocal()
     scale = row_scales(rows) if input_scale is None else input_scale
     codes, inverse = _aligned(round_to_e4m3(rows, scale)), scale.reciprocal()
-    if inverse.dim():
-        inverse = functional.pad(inverse, (0, 0, 0, len(codes) - len(rows)), value=1.0)
-    return codes, inverse
+    return codes, _down_to(inverse) if inverse.dim() else inverse
 
 
 def _aligned(matrix: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from subquad.ops.dispatch import Call, Implementation
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_OLDEST_CAPABILITY = (8, 0)
+_OLDEST_CAPABILITY, _OLDEST_E4M3 = (8, 0), (8, 9)
 
 
 @torch.compiler.assume_constant_result
@@ -88,7 +88,21 @@ def _product_refusal(call: Call) -> str | None:
     most = MOST_ROWS if call.dtype != torch.float32 else MOST_STREAMED_ROWS
     if call.batch > most:
         return f"{call.batch} rows of {str(call.dtype)[6:]}; accepted: up to {most}"
+    return _e4m3_refusal(call) if "rounded weight" in call.options else _refusal(call)
+
+
+def _e4m3_refusal(call: Call) -> str | None:
+    if not interpreting() and torch.cuda.get_device_capability() < _OLDEST_E4M3:
+        return "numbers of one byte; they want compute capability 8.9 or later"
     return _refusal(call)
+
+
+def _rounded_rows_refusal(call: Call) -> str | None:
+    from subquad.ops.rounded_rows.triton.launch import MOST_CHANNELS
+
+    if call.channels > MOST_CHANNELS:
+        return f"{call.channels} channels; accepted: 1 to {MOST_CHANNELS}"
+    return _e4m3_refusal(call)
 
 
 def _gated_step_refusal(call: Call) -> str | None:
@@ -140,6 +154,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.modal_step.triton.launch import run as modal_step
     from subquad.ops.rms_norm.triton.launch import run as rms_norm
     from subquad.ops.rotary.triton.launch import run as rotary
+    from subquad.ops.rounded_rows.triton.launch import run as rounded_rows
     from subquad.ops.selective_scan.triton.launch import run as selective_scan
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
@@ -158,6 +173,7 @@ def implementations() -> tuple[Implementation, ...]:
         ("modal_step", _modal_refusal, modal_step),
         ("rms_norm", _norm_refusal, rms_norm),
         ("rotary", _refusal, rotary),
+        ("rounded_rows", _rounded_rows_refusal, rounded_rows),
         ("selective_scan", _scan_refusal, selective_scan),
     ]
     return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)

@@ -6,9 +6,18 @@ from collections.abc import Iterator
 
 import torch
 
+from subquad.ops import _vendor_backend
 from subquad.ops.dispatch import BUILT_IN, load_backend, third_party_backends
 
-_DISTRIBUTIONS = ("torch", "triton", "subquad-ops", "subquadratic-ops-torch-cu13", "mamba-ssm")
+_DISTRIBUTIONS = (
+    "torch",
+    "triton",
+    "subquad-ops",
+    "subquadratic-ops-torch-cu13",
+    "nvidia-cudnn-frontend",
+    "nvidia-cudnn-cu13",
+    "mamba-ssm",
+)
 
 
 def diagnose() -> Iterator[str]:
@@ -48,4 +57,5 @@ def _usability(backend: str) -> str:
         return f"not usable: {type(error).__name__}: {error}"
     if problem is not None:
         return f"not usable: {problem}"
-    return f"usable ({', '.join(sorted(i.operator for i in implementations))})"
+    lacking = _vendor_backend.missing() if backend == "vendor" else ()
+    return "; ".join((f"usable ({', '.join(sorted(i.operator for i in implementations))})", *lacking))

@@ -39,6 +39,7 @@ OPERATORS = (
     "rearrange",
     "rms_norm",
     "rotary",
+    "rounded_rows",
     "selective_scan",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
@@ -63,9 +64,14 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),
+    "selective_scan": ("mamba", "triton"),
+    "rounded_rows": ("triton",),
 }
 # And the libraries of others that it tries after ours.
-LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {"selective_scan": ("mamba",)}
+LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {
+    "causal_conv": ("vendor",),
+    "fft_conv": ("vendor",),
+}
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,12 @@ class Call:
     length: int
     taps: int  # filter taps, or the state size of a modal filter
     projection_taps: int = 0
+    space: tuple[int, ...] = ()  # sizes of the axes of space, where an operator may have several
+    space_taps: tuple[int, ...] = ()  # and of the filter along them
+    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
-    transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,17 @@ class Implementation:
     """One backend's form of one operator.
 
     ``run`` takes the operator's arguments, already checked and channel-first, without ``layout`` and ``backend``, and
-    returns what the operator's ``_with_state`` form returns (the output alone where there is none).
+    returns what the operator's ``_with_state`` form returns (the output alone where there is none). ``output`` does the
+    same and returns the output alone, where the state would cost something. ``unmeasured`` says why "auto" leaves a
+    call that ``run`` could take to the next in its order.
     """
 
     backend: str
     operator: str
     refusal: Callable[[Call], str | None]
     run: Callable[..., Any]
+    output: Callable[..., Tensor] | None = None
+    unmeasured: Callable[[Call], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,8 @@ def _automatic(call: Call) -> tuple[Implementation | None, Explanation]:
     for name in (*AUTO_ON_CUDA.get(call.operator, ()), *LIBRARIES_ON_CUDA.get(call.operator, ())):
         offered, problem = _offers(name, call.operator)
         refusal = problem if offered is None else offered.refusal(call)
+        if offered is not None and refusal is None and offered.unmeasured is not None:
+            refusal = offered.unmeasured(call)
         if offered is not None and refusal is None:
             return offered, Explanation(name, "first in the measured order for CUDA that takes this call")
         reasons.append(f"{name}: {refusal}")
@@ -235,6 +249,10 @@ def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
       op_name: a public operator, such as ``"gated_modal_conv"``.
       tensors: its tensors, as in the call.
       arguments: its keyword arguments, as in the call.
+
+    Raises:
+      ArgumentOutOfRange: there is no such operator, or no backend of that name.
+      BackendUnavailable: a backend was named that cannot take this call; says why.
 
     Example:
       >>> explain("causal_conv", torch.zeros(1, 4, 8), torch.zeros(4, 3)).backend

@@ -16,10 +16,19 @@ from subquad.ops.modal_conv import modal_filter
 
 
 def causal_conv1d(
-    x: Sequence, weight: Taps, bias: PerChannel | None = None, activation: Literal["identity", "silu"] = "identity"
+    x: Sequence,
+    weight: Taps,
+    bias: PerChannel | None = None,
+    activation: Literal["identity", "silu"] = "identity",
+    channel_last: bool = False,
 ) -> Sequence:
-    """Correlates: ``y[b, c, t] = activation(sum(weight[c, k] * x[b, c, t - (tap - 1) + k] for k) + bias[c])``."""
-    return causal_conv(x, weight.flip(-1), bias=bias, activation=None if activation == "identity" else activation)
+    """Correlates: ``y[b, c, t] = activation(sum(weight[c, k] * x[b, c, t - (tap - 1) + k] for k) + bias[c])``.
+
+    With ``channel_last`` x is ``[batch, length, channel]`` and weight ``[tap, channel]``.
+    """
+    taps, layout = (weight.mT, "BLH") if channel_last else (weight, "BHL")
+    after = None if activation == "identity" else activation
+    return causal_conv(x, taps.flip(-1), bias=bias, activation=after, layout=layout)
 
 
 def fft_causal_conv1d(x: Sequence, weight: Taps) -> Sequence:

@@ -31,7 +31,8 @@ from subquad.inference.errors import CheckpointConfigError, CheckpointTensorErro
 from subquad.inference.tokenizer import ByteTokenizer, NucleotideTokenizer, tokenizer_of
 from subquad.lazy_config import Config, from_yaml, instantiate, to_yaml
 from subquad.lazy_config.errors import LazyConfigError
-from subquad.modules import round_linears
+from subquad.modules import ChannelShards, round_linears
+from subquad.parallel import own_part
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 ALLOWED_TARGETS = ("subquad.modules.",)
@@ -161,6 +162,7 @@ def load_checkpoint(
     fp8_projections: str = "auto",
     weights: str = "stored",
     allowed_targets: tuple[str, ...] = ALLOWED_TARGETS,
+    shards: ChannelShards | None = None,
 ) -> LoadedCheckpoint:
     """Reads a checkpoint directory after checking all of it: config, names, shapes, types, then digests.
 
@@ -174,6 +176,7 @@ def load_checkpoint(
         ``"exact"`` rounds as they do and adds exactly, ``"off"`` makes plain projections of them.
       weights: ``"fp8"`` rounds every linear layer to one byte a weight, see ``round_linears``; ``"stored"`` does not.
       allowed_targets: Beginnings of the class names that ``config.yaml`` may build.
+      shards: The ranks that share the network; of every tensor only this rank's part is read. None for all of it.
 
     Raises:
       CheckpointNotFound, CheckpointConfigError, CheckpointTensorError, CheckpointHashMismatch: See each.
@@ -195,13 +198,14 @@ def load_checkpoint(
     network = build(config, "meta", stored, summary.path)
     has_fp8 = bool(getattr(network, "fp8_projections", False))
     check_fp8_option(fp8_projections, place, used=has_fp8)
-    location = check_tensors(summary, expected_tensors(network))
+    expected = expected_tensors(network)
+    location = check_tensors(summary, expected)
     if verify:
         summary.verify_hashes()
     if has_fp8 and fp8_projections == "off":
         config = plain_config(config)
-    model = build(config, place, kind, summary.path)
-    fill(model, read_tensors(summary, location))
+    model = build(config, place, kind, summary.path, shards)
+    fill(model, read_tensors(summary, location, {} if shards is None else own_parts(model, expected, shards)))
     use_sums(model, fp8_projections)
     if weights == "fp8":
         round_linears(model)
@@ -223,15 +227,22 @@ def from_text(text: str, where: str, allowed: tuple[str, ...] = ("subquad.",)) -
     return config
 
 
-def build(config: Config[Any], device: str | torch.device, dtype: torch.dtype, where: Path | None = None) -> nn.Module:
-    """Builds the network of a config.
+def build(
+    config: Config[Any],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    where: Path | None = None,
+    shards: ChannelShards | None = None,
+) -> nn.Module:
+    """Builds the network of a config, or this rank's part of it.
 
     Raises:
       CheckpointConfigError: The values do not fit, or what is built is no network.
     """
     prefix = "the config" if where is None else str(where / CONFIG_FILE)
     try:
-        model = instantiate(config, device=torch.device(device), dtype=dtype)
+        shared = {} if shards is None else {"shards": shards}
+        model = instantiate(config, device=torch.device(device), dtype=dtype, **shared)
     except (LazyConfigError, ValueError, TypeError) as error:
         raise CheckpointConfigError(f"{prefix}: {_one_line(error)}") from error
     if not isinstance(model, nn.Module):
@@ -275,13 +286,35 @@ def check_tensors(summary: CheckpointSummary, expected: dict[str, tuple[torch.Si
     return location
 
 
-def read_tensors(summary: CheckpointSummary, location: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yields the disk name and the memory-mapped tensor of every entry of ``location``."""
+def own_parts(
+    model: nn.Module, expected: Mapping[str, tuple[torch.Size, torch.dtype]], shards: ChannelShards
+) -> dict[str, tuple[slice, ...]]:
+    """Returns by name on disk where a rank's part lies in each tensor of which it does not hold the whole.
+
+    What it does not hold at all is an empty part.
+    """
+    own, parts = expected_tensors(model), {}
+    for name, (whole, _) in expected.items():
+        if name not in own:
+            parts[name] = (slice(0, 0),)
+        elif own[name][0] != whole:
+            parts[name] = own_part(whole, own[name][0], rank=shards.rank)
+    return parts
+
+
+def read_tensors(
+    summary: CheckpointSummary, location: Mapping[str, Path], parts: Mapping[str, tuple[slice, ...]] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields the disk name and the memory-mapped tensor of every entry of ``location``, cut to its part if it has one.
+
+    Only what is yielded is read.
+    """
+    parts = parts or {}
     for file in (summary.path / name for name in summary.weight_files):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 if location.get(name) == file:
-                    yield name, tensors.get_tensor(name)
+                    yield name, tensors.get_slice(name)[parts[name]] if name in parts else tensors.get_tensor(name)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from subquad.inference.commands.settings import (
     Progress,
     StrandChoice,
     SubquadraticOps,
+    TensorParallel,
     Traceback,
     Weights,
     WeightsChoice,
@@ -61,6 +62,7 @@ def plot(
     dtype: Dtype = "auto",
     fp8_projections: FP8 = FP8Choice.auto,
     weights: Weights = WeightsChoice.stored,
+    tensor_parallel: TensorParallel = 1,
     overwrite: Overwrite = False,
     progress: Progress = None,
     traceback: Traceback = False,
@@ -83,6 +85,7 @@ def plot(
             use_subquadratic_ops=use_subquadratic_ops,
             fp8_projections=fp8_projections.value,
             weights=weights.value,
+            tensor_parallel=tensor_parallel,
         )
         reading = Reading(str(input_file), non_dna.value, uppercase)
         records = _chosen_records(input_file, file_format, reading, record or [], choice.token_limit())

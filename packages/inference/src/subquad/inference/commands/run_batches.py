@@ -30,6 +30,7 @@ class EngineChoice:
     use_subquadratic_ops: bool | None = None
     fp8_projections: str = "auto"
     weights: str = "stored"
+    tensor_parallel: int = 1
 
     def token_limit(self) -> int:
         """Returns the tokens that the network takes, without loading its weights."""
@@ -49,6 +50,7 @@ class EngineChoice:
             dtype=self.dtype,
             fp8_projections=self.fp8_projections,
             weights=self.weights,
+            tensor_parallel=self.tensor_parallel,
             max_running=self.max_running,
             prefill_chunk=self.prefill_chunk,
             use_subquadratic_ops=self.use_subquadratic_ops,
@@ -66,6 +68,7 @@ class EngineChoice:
             "--use-subquadratic-ops": self.use_subquadratic_ops,
             "--fp8-projections": self.fp8_projections,
             "--weights": self.weights,
+            "--tensor-parallel": self.tensor_parallel,
         }
 
 

@@ -101,6 +101,14 @@ Weights = Annotated[
         "--weights", help="fp8 rounds linear layers to one byte a weight: half the memory, a little less exact."
     ),
 ]
+TensorParallel = Annotated[
+    int,
+    typer.Option(
+        "--tensor-parallel",
+        min=1,
+        help="Processes that share every layer, one CUDA device each (or the CPU): for networks too large for one.",
+    ),
+]
 Chunk = Annotated[
     int | None,
     typer.Option(

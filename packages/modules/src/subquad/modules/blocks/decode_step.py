@@ -1,16 +1,29 @@
-"""One token through linears, norms and gated MLPs, fused where the linears are plain ones."""
+"""One token through linears, norms and gated MLPs, fused where the linears are plain or rounded ones."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.rms_norm import RMSNorm
-from subquad.ops import StepNorm, StepProjection, gated_linear_step, linear_step
+from subquad.modules.parts.rounded_linear import RoundedLinear
+from subquad.ops import RoundedWeight, StepNorm, StepProjection, gated_linear_step, linear_step
 
 
 def plain_weight(linear: nn.Module, x: Tensor) -> Tensor | None:
     """Returns the matrix of a linear that is nothing but ``weight @ x + bias``; None for any other module."""
     return linear.weight if type(linear) is nn.Linear and linear.weight.dtype == x.dtype else None
+
+
+def step_weight(linear: nn.Module, x: Tensor) -> Tensor | RoundedWeight | None:
+    """Returns the matrix of a linear as decode steps take it, of one byte a number too; None for any other module."""
+    if type(linear) is RoundedLinear:
+        return RoundedWeight(linear.weight, linear.weight_scale)
+    return plain_weight(linear, x)
+
+
+def next_weight(linear: nn.Module, x: Tensor) -> Tensor | None:
+    """Returns the numbers that a decode step of this linear will read."""
+    return linear.weight if type(linear) is RoundedLinear else plain_weight(linear, x)
 
 
 def step_norm(norm: RMSNorm) -> StepNorm:
@@ -19,8 +32,8 @@ def step_norm(norm: RMSNorm) -> StepNorm:
 
 
 def step_projection(linear: nn.Module, norm: RMSNorm, x: Tensor) -> StepProjection | None:
-    """Describes a norm and a linear behind it to an operator; None where the linear is not a plain one."""
-    weight = plain_weight(linear, x)
+    """Describes a norm and a linear behind it to an operator; None where the linear is neither plain nor rounded."""
+    weight = step_weight(linear, x)
     return (
         None if weight is None or getattr(linear, "bias", None) is not None else StepProjection(weight, step_norm(norm))
     )
@@ -35,9 +48,9 @@ def linear_through(
     upcoming: Tensor | None = None,
 ) -> Float[Tensor, "batch output"]:
     """Computes ``linear(norm(x)) + residual``; ``upcoming`` are the weights that are read next."""
-    weight = plain_weight(linear, x)
+    weight = step_weight(linear, x)
     if weight is not None:
-        assert isinstance(linear, nn.Linear)
+        assert isinstance(linear, nn.Linear | RoundedLinear)
         before = None if norm is None else step_norm(norm)
         return linear_step(x, weight, norm=before, bias=linear.bias, residual=residual, upcoming=upcoming)
     y = linear(x if norm is None else norm(x))
@@ -45,13 +58,19 @@ def linear_through(
 
 
 def mlp_through(
-    mlp: GatedMLP, x: Float[Tensor, "batch channel"], *, norm: RMSNorm, upcoming: Tensor | None = None
+    mlp: GatedMLP,
+    x: Float[Tensor, "batch channel"],
+    *,
+    norm: RMSNorm,
+    residual: Float[Tensor, "batch channel"] | None,
+    upcoming: Tensor | None = None,
 ) -> Float[Tensor, "batch channel"]:
-    """Computes ``mlp(norm(x)) + x``."""
-    gate, value = plain_weight(mlp.l1, x), plain_weight(mlp.l2, x)
+    """Computes ``mlp(norm(x)) + residual``."""
+    gate, value = step_weight(mlp.l1, x), step_weight(mlp.l2, x)
     if gate is None or value is None or mlp.l1.bias is not None or mlp.l2.bias is not None:
-        return mlp(norm(x)) + x
+        y = mlp(norm(x))
+        return y if residual is None else y + residual
     activation = "gelu" if mlp.activation == "gelu" else None
-    following = plain_weight(mlp.l3, x)
+    following = next_weight(mlp.l3, x)
     inner = gated_linear_step(x, gate, value, norm=step_norm(norm), activation=activation, upcoming=following)
-    return linear_through(mlp.l3, inner, residual=x, upcoming=upcoming)
+    return linear_through(mlp.l3, inner, residual=residual, upcoming=upcoming)

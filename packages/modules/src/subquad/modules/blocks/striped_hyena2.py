@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.modules.blocks.decode_step import linear_through, mlp_through, plain_weight, step_projection
+from subquad.modules.blocks.decode_step import linear_through, mlp_through, next_weight, step_projection
+from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_of
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
@@ -22,6 +23,8 @@ from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
+from subquad.modules.parts.rounded_linear import RoundedLinear
+from subquad.ops import RoundedRows, rounded_rows
 
 
 class BlockOptions(Placement):
@@ -32,6 +35,7 @@ class BlockOptions(Placement):
     eps: float
     norm_form: NormForm
     fp8_projections: NotRequired[bool]
+    shards: NotRequired[ChannelShards]
 
 
 class StripedHyena2Block(nn.Module, ABC):
@@ -45,7 +49,9 @@ class StripedHyena2Block(nn.Module, ABC):
         place = Placement(device=options["device"], dtype=options["dtype"])
         self.pre_norm = RMSNorm(channels, eps=options["eps"], form=options["norm_form"], **place)
         self.post_norm = RMSNorm(channels, eps=options["eps"], form=options["norm_form"], **place)
-        self.mlp = GatedMLP(channels, options["inner_size"], activation=options["activation"], **place)
+        self.shards: ChannelShards = options.get("shards", WholeChannels())
+        inner = share_of(options["inner_size"], "inner units of the MLP", self.shards)
+        self.mlp = GatedMLP(channels, inner, activation=options["activation"], **place)
 
     @property
     @abstractmethod
@@ -57,6 +63,12 @@ class StripedHyena2Block(nn.Module, ABC):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Mixes normalised input over the sequence."""
+
+    @abstractmethod
+    def mix_rounded(
+        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Mixes normalised input that is rounded, through linears with weights of one byte."""
 
     @property
     @abstractmethod
@@ -84,7 +96,14 @@ class StripedHyena2Block(nn.Module, ABC):
 
         ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
         """
-        normed, total = self.post_norm.of_sum(x, self.mix(self.pre_norm(x), state, starts))
+        if self._is_rounded(x):
+            rows, _ = self.pre_norm.rounded(x)
+            rows, total = self.post_norm.rounded(x, self.shards.total(self.mix_rounded(rows, x.dtype, state, starts)))
+            return total + self.shards.total(self.mlp.of_rounded(rows, dtype=x.dtype))
+        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts))
+        normed, total = self.post_norm.of_sum(x, mixed)
+        if self.shards.size > 1:
+            return total + self.shards.total(self.mlp(normed))
         return self.mlp.add_to(total, normed)
 
     def step(
@@ -97,8 +116,18 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch channel"]:
         """Transforms one more token per row; ``upcoming`` are the weights that are read behind this block."""
         y = self.mix_step(x, state, active)
-        x = linear_through(self.outward, y, residual=x, upcoming=plain_weight(self.mlp.l1, x))
-        return mlp_through(self.mlp, x, norm=self.post_norm, upcoming=upcoming)
+        once = self.shards.rank == 0
+        y = linear_through(self.outward, y, residual=x if once else None, upcoming=next_weight(self.mlp.l1, x))
+        x = self.shards.total(y)
+        y = mlp_through(self.mlp, x, norm=self.post_norm, residual=x if once else None, upcoming=upcoming)
+        return self.shards.total(y)
+
+    def _is_rounded(self, x: Tensor) -> bool:
+        """Says whether every linear of this block has weights of one byte, so that norms and gates round for them."""
+        linears = (self.inward, self.outward, self.mlp.l1, self.mlp.l2, self.mlp.l3)
+        return all(type(linear) is RoundedLinear for linear in linears) and not (
+            torch.is_grad_enabled() and x.requires_grad
+        )
 
     def reset_linears(
         self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None
@@ -119,7 +148,8 @@ class HyenaBlock(StripedHyena2Block):
 
     Args:
       channels: Size of the residual stream.
-      mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps; stored as ``filter``.
+      mixer: ``HyenaShort``, ``HyenaMedium`` or ``HyenaLong`` with projection taps, over this rank's channels; stored as
+        ``filter``.
       options: Sizes and forms of the rest.
 
     Attributes:
@@ -130,10 +160,10 @@ class HyenaBlock(StripedHyena2Block):
         super().__init__(channels, options)
         place = Placement(device=options["device"], dtype=options["dtype"])
         self.projections = linear_without_bias(
-            channels, 3 * channels, fp8=options.get("fp8_projections", False), place=place
+            channels, 3 * mixer.channels, fp8=options.get("fp8_projections", False), place=place
         )
         self.filter = mixer
-        self.out_filter_dense = nn.Linear(channels, channels, bias=True, **place)
+        self.out_filter_dense = nn.Linear(mixer.channels, channels, bias=self.shards.rank == 0, **place)
         self.use_subquadratic_ops: bool | None = None
 
     @property
@@ -151,16 +181,29 @@ class HyenaBlock(StripedHyena2Block):
         self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
     ) -> Float[Tensor, "batch length channel"]:
         """Projects, convolves, gates and filters."""
+        y = self._filtered(product_channels_first(self.projections, x), state, starts)
+        return product_of_channels_first(self.out_filter_dense, y)
+
+    def mix_rounded(
+        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Does the same with weights of one byte; what is filtered is not rounded."""
+        assert isinstance(self.projections, RoundedLinear)
+        y = self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts)
+        return self.out_filter_dense(rounded_rows(y, layout="BHL"), dtype=dtype)
+
+    def _filtered(
+        self, z: Float[Tensor, "batch rows length"], state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch channel length"]:
+        """Convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
-        z = product_channels_first(self.projections, x)
         if self.use_subquadratic_ops is False:
-            y = mix_one_by_one(self.filter, z, self.projection_taps, state)
-            return product_of_channels_first(self.out_filter_dense, y)
+            return mix_one_by_one(self.filter, z, self.projection_taps, state)
         if self.use_subquadratic_ops:
             self.require_subquadratic_ops(z)
         fresh = starts is not None and not any(starts)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
-        return product_of_channels_first(self.out_filter_dense, y)
+        return y
 
     def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:
         """Refuses projected input that no fused kernel takes.
@@ -189,7 +232,7 @@ class HyenaBlock(StripedHyena2Block):
         """Does the same for one token per row, as one operator where the projection is a plain one."""
         projection = step_projection(self.projections, self.pre_norm, x)
         z = x if projection is not None else self.projections(self.pre_norm(x))
-        following = plain_weight(self.out_filter_dense, x)
+        following = next_weight(self.out_filter_dense, x)
         if isinstance(self.filter, HyenaLong):
             assert isinstance(state, ModalState)
             return self.filter.step_projected(z, state, projection=projection, active=active, upcoming=following)
@@ -205,7 +248,8 @@ class HyenaBlock(StripedHyena2Block):
 class ProjectedAttention(Attention):
     """Attention together with its projections, under the names that checkpoints use.
 
-    The rows of ``Wqkv`` are head-major: ``[head, (q, k, v), size]``. Arguments are those of ``Attention``.
+    The rows of ``Wqkv`` are head-major: ``[head, (q, k, v), size]``. Arguments are those of ``Attention``, channels and
+    heads those of all ``shards`` together.
     """
 
     def __init__(
@@ -216,20 +260,24 @@ class ProjectedAttention(Attention):
         rotary_base: float = 1e4,
         rotary_scale: float = 1.0,
         exchange: SequenceExchange | None = None,
+        shards: ChannelShards | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         place = Placement(device=device, dtype=dtype)
+        shards = WholeChannels() if shards is None else shards
+        heads = share_of(num_heads, "attention heads", shards)
+        own = share_of(channels, "channels", shards)
         super().__init__(
-            channels,
-            num_heads=num_heads,
+            own,
+            num_heads=heads,
             rotary_base=rotary_base,
             rotary_scale=rotary_scale,
             exchange=exchange,
             **place,
         )
-        self.Wqkv = nn.Linear(channels, 3 * channels, bias=False, **place)
-        self.out_proj = nn.Linear(channels, channels, bias=True, **place)
+        self.Wqkv = nn.Linear(channels, 3 * own, bias=False, **place)
+        self.out_proj = nn.Linear(own, channels, bias=shards.rank == 0, **place)
 
     def project(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... head 3 size"]:
         """Makes queries, keys and values, not yet rotated."""
@@ -262,6 +310,15 @@ class AttentionBlock(StripedHyena2Block):
         y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
+    def mix_rounded(
+        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Does the same with weights of one byte; queries, keys and values are not rounded."""
+        assert state is None or isinstance(state, PagedKeyValueState)
+        attention = self.inner_mha_cls
+        qkv = attention.Wqkv(rows, dtype=dtype).unflatten(-1, (attention.num_heads, 3, attention.head_size))
+        return attention.out_proj(rounded_rows(attention.attend(qkv, state, starts).flatten(2)), dtype=dtype)
+
     @property
     def inward(self) -> nn.Module:
         """The linear that makes queries, keys and values."""
@@ -278,7 +335,7 @@ class AttentionBlock(StripedHyena2Block):
         """Does the same for one token per row."""
         assert isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
-        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=plain_weight(attention.out_proj, x))
+        rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=next_weight(attention.out_proj, x))
         qkv = rows.unflatten(-1, (attention.num_heads, 3, attention.head_size))
         return attention.step_heads(qkv, state, active=active).flatten(1)
 

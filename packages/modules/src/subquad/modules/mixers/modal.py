@@ -245,7 +245,10 @@ class HyenaLong(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
         upcoming: Tensor | None = None,
     ) -> Float[Tensor, "batch channel"]:
-        """Runs projection, projection convolution, gates and filter on one more token per row; see ``HyenaFIR``."""
+        """Runs projection, projection convolution, gates and filter on one more token per row; see ``HyenaFIR``.
+
+        ``upcoming`` are weights of any shape that the next operator reads.
+        """
         assert state.projection is not None
         assert self.projection_taps is not None
         if not (self.pregate and self.postgate):

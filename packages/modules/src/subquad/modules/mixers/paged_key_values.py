@@ -69,7 +69,7 @@ class PagedKeyValueState(MixerState):
     pages: PageTable
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the pool, which all rows share."""
+        """Returns the pool, ``[slot, head, size]`` each, which all rows share."""
         return {"keys": self.keys, "values": self.values}
 
     def append(

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from subquad.modules.blocks.decode_step import plain_weight, step_norm
+from subquad.modules.blocks.decode_step import next_weight, step_norm
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock, BlockOptions, HyenaBlock, ProjectedAttention
+from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_of
 from subquad.modules.errors import (
     ConfigurationError,
     ExchangeUnsupported,
@@ -57,7 +59,11 @@ class StripedHyena2(nn.Module):
         takes what is faster. Can be set later. Decode steps are the same for all three.
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
+      gradient_checkpointing: Whether a block keeps its input alone and is computed again in backward: the same
+        gradients, one more forward pass, memory for the inside of one block at a time. May be changed at any time.
       exchange: Where the rest of a split sequence is; None for sequences on one rank.
+      shards: The ranks that share every layer, of which this network is one; sizes are those of all ranks together.
+        Hyena filters go to the ranks in whole groups, attention in whole heads. None for a network on one rank.
 
     Raises:
       ConfigurationError: An argument is outside its range or does not fit another; the text names both.
@@ -86,7 +92,9 @@ class StripedHyena2(nn.Module):
         filter_parameters: FilterParameters = "poles",
         use_subquadratic_ops: bool | None = None,
         fp8_projections: bool = False,
+        gradient_checkpointing: bool = False,
         exchange: SequenceExchange | None = None,
+        shards: ChannelShards | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -97,15 +105,19 @@ class StripedHyena2(nn.Module):
         self.vocab_size = vocab_size
         self.filter_parameters: FilterParameters = filter_parameters
         self.fp8_projections = fp8_projections
+        self.gradient_checkpointing = gradient_checkpointing
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
+        self.shards: ChannelShards = WholeChannels() if shards is None else shards
+        own_groups = share_of(filter_groups, "filter groups", self.shards)
+        own_channels = share_of(hidden_size, "channels", self.shards)
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
 
         def mixer_of(letter: str) -> HyenaShort | HyenaMedium | HyenaLong:
             if letter == "S":
                 return HyenaShort(
-                    hidden_size,
-                    groups=filter_groups,
+                    own_channels,
+                    groups=own_groups,
                     filter_length=short_filter_length,
                     projection_filter_length=projection_filter_length,
                     exchange=exchange,
@@ -113,8 +125,8 @@ class StripedHyena2(nn.Module):
                 )
             if letter == "D":
                 return HyenaMedium(
-                    hidden_size,
-                    groups=filter_groups,
+                    own_channels,
+                    groups=own_groups,
                     filter_length=medium_filter_length,
                     projection_filter_length=projection_filter_length,
                     filter_parameters=filter_parameters,
@@ -122,7 +134,7 @@ class StripedHyena2(nn.Module):
                     **place,
                 )
             return HyenaLong(
-                hidden_size,
+                own_channels,
                 state_size=state_size,
                 projection_filter_length=projection_filter_length,
                 filter_parameters=filter_parameters,
@@ -133,7 +145,7 @@ class StripedHyena2(nn.Module):
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
             options = BlockOptions(inner_size=inner_size, activation=activation, eps=eps, norm_form=norm_form, **place)
-            options["fp8_projections"] = fp8_projections
+            options["fp8_projections"], options["shards"] = fp8_projections, self.shards
             if letter != "*":
                 return HyenaBlock(hidden_size, mixer_of(letter), options)
             attention = ProjectedAttention(
@@ -142,6 +154,7 @@ class StripedHyena2(nn.Module):
                 rotary_base=rotary_base,
                 rotary_scale=rotary_scale,
                 exchange=exchange,
+                shards=self.shards,
                 **place,
             )
             return AttentionBlock(hidden_size, attention, options)
@@ -196,7 +209,11 @@ class StripedHyena2(nn.Module):
         return self.unembed(self.encode(ids))
 
     def encode(
-        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        state: StripedHyena2State | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the residual stream after the final norm.
 
@@ -204,6 +221,7 @@ class StripedHyena2(nn.Module):
           ids: Tokens, ``0 <= id < vocab_size``; on a split sequence this rank's runs, concatenated.
           state: When given, its sequences are continued by these tokens, whatever their positions, and it is updated
             in place; a long prompt may so be read in chunks of any sizes.
+          starts: ``state.position`` where the caller knows it; reading it from a GPU waits for all that is under way.
 
         Raises:
           InputMismatch: ``ids`` is empty, cannot be cut into this rank's runs or does not fit ``state``.
@@ -214,14 +232,15 @@ class StripedHyena2(nn.Module):
             raise InputMismatch("ids hold no token; a sequence has at least one")
         if state is None:
             x = self.embedding_layer(self._fold(ids))
+            again = self.gradient_checkpointing and torch.is_grad_enabled()
             for block in self._blocks():
-                x = block(x)
+                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             return self.norm(self._unfold(x))
         if self.exchange.size > 1:
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        starts = state.require_room(ids.shape[0], ids.shape[1])
+        starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
         x = self.embedding_layer(ids)
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             x = block(x, layer, starts)
@@ -284,7 +303,7 @@ class StripedHyena2(nn.Module):
             state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
         blocks = list(self._blocks())
-        following = [plain_weight(block.inward, x) for block in blocks[1:]]
+        following = [next_weight(block.inward, x) for block in blocks[1:]]
         following.append(self.embedding_layer.weight)
         for block, layer, upcoming in zip(blocks, state.layers, following, strict=True):
             x = block.step(x, layer, active=active, upcoming=upcoming)

@@ -52,12 +52,13 @@ class StripedHyena2State:
 
     def reset(self, rows: Int[Tensor, " rows"] | slice | None = None) -> None:
         """Makes the given rows (all by default) as new: nothing seen. Keys and values are left; they are never read."""
-        index = slice(None) if rows is None else rows
-        self.position[index] = 0
-        for layer in self.layers:
-            if not isinstance(layer, PagedKeyValueState):
-                for tensor in layer.tensors().values():
-                    tensor[index] = 0
+        small = (layer for layer in self.layers if not isinstance(layer, PagedKeyValueState))
+        tensors = [self.position, *(tensor for layer in small for tensor in layer.tensors().values())]
+        for tensor in tensors:
+            if rows is None or isinstance(rows, slice):
+                tensor[slice(None) if rows is None else rows] = 0
+            else:
+                tensor.index_fill_(0, rows, 0)  # indexing would send the 0 to the device, and wait for it
 
     def fill_(self, value: float) -> None:
         """Overwrites all that the rows hold, rings, modal states, keys and values, with one number (for tests)."""
@@ -101,9 +102,16 @@ class StripedHyena2State:
         return next((layer.pages for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
 
     def require_room(
-        self, batch_size: int, length: int, active: Bool[Tensor, " batch"] | None = None
+        self,
+        batch_size: int,
+        length: int,
+        active: Bool[Tensor, " batch"] | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> list[int] | None:
-        """Refuses an input that does not fit, before any of the state is touched. Waits for the device.
+        """Refuses an input that does not fit, before any of the state is touched.
+
+        Without ``starts``, the position of each row as the caller knows it, it waits for the device.
 
         Returns:
           The position of each row where attention layers had to know it, for their use.
@@ -117,8 +125,9 @@ class StripedHyena2State:
             raise InputMismatch(f"ids have {batch_size} rows, the state has {self.batch_size}; they must agree")
         paged = next((layer for layer in self.layers if isinstance(layer, PagedKeyValueState)), None)
         if paged is None:
-            return None
-        starts: list[int] = self.position.tolist()
+            return starts
+        if starts is None:
+            starts = self.position.tolist()
         paged.require_room(starts, length, wanted_rows(batch_size, active))
         return starts
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.linear_layouts import add_product
-from subquad.ops import gated_product
+from subquad.ops import RoundedRows, gated_product, rounded_product
 
 
 class GatedMLP(nn.Module):
@@ -50,5 +50,14 @@ class GatedMLP(nn.Module):
         """Returns ``residual + forward(x)``; see ``add_product`` for who owns ``residual``."""
         return add_product(self.l3, residual, self._gated(x))
 
+    def of_rounded(self, x: RoundedRows, *, dtype: torch.dtype) -> Float[Tensor, "... channel"]:
+        """Returns ``forward`` of rows that are rounded; all three layers must be ``RoundedLinear``."""
+        inner = rounded_product(self.l1(x, dtype=dtype), self.l2(x, dtype=dtype), activation=self._gate_activation)
+        return self.l3(inner, dtype=dtype)
+
+    @property
+    def _gate_activation(self) -> Literal["gelu"] | None:
+        return "gelu" if self.activation == "gelu" else None
+
     def _gated(self, x: Tensor) -> Tensor:
-        return gated_product(self.l1(x), self.l2(x), activation="gelu" if self.activation == "gelu" else None)
+        return gated_product(self.l1(x), self.l2(x), activation=self._gate_activation)

@@ -51,11 +51,13 @@ def product_of_channels_first(
 ) -> Float[Tensor, "batch length rows"]:
     """Computes ``linear(x.transpose(1, 2))`` without making the transposed input where the linear is plain."""
     length = x.shape[2]
-    if length < _SHORT or not _is_plain(linear, x) or linear.bias is None:
+    if length < _SHORT or not _is_plain(linear, x):
         return linear(x.transpose(1, 2))
     x = _aligned(x, 2)
     weight = linear.weight.t()
-    if x.shape[0] == 1:
+    if linear.bias is None:
+        product = x.transpose(1, 2) @ weight
+    elif x.shape[0] == 1:
         product = torch.addmm(linear.bias, x[0].t(), weight).unsqueeze(0)
     elif x.is_cuda and length >= _LONG and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         product = torch.empty(x.shape[0], x.shape[2], weight.shape[1], dtype=x.dtype, device=x.device)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
-from subquad.ops import rms_norm, rms_norm_of_sum
+from subquad.ops import RoundedRows, StepNorm, rms_norm, rms_norm_of_sum, rounded_norm
 
 NormForm = Literal["vortex", "standard"]
 
@@ -53,3 +53,9 @@ class RMSNorm(nn.Module):
     ) -> tuple[Float[Tensor, "... channel"], Float[Tensor, "... channel"]]:
         """Returns ``forward(x + addend)`` and the sum, in one pass; the sum is a new tensor."""
         return rms_norm_of_sum(x, addend, self.scale, eps=self.eps, form=self.form)
+
+    def rounded(
+        self, x: Float[Tensor, "... channel"], addend: Float[Tensor, "... channel"] | None = None
+    ) -> tuple[RoundedRows, Float[Tensor, "... channel"]]:
+        """Returns ``forward(x + addend)`` rounded to one byte a number, and the sum (x itself where there is none)."""
+        return rounded_norm(x, StepNorm(self.scale, self.eps, self.form), addend=addend)

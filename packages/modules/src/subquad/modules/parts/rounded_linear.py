@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.parts.fp8_linear import FP8Linear
-from subquad.ops import fp8_linear, round_to_e4m3, row_scales
+from subquad.ops import RoundedRows, fp8_linear, round_to_e4m3, row_scales
 
 
 class RoundedLinear(nn.Module):
@@ -30,10 +30,17 @@ class RoundedLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         self.requires_grad_(False)
 
-    def forward(self, input: Float[Tensor, "... channel"]) -> Float[Tensor, "... row"]:
-        """Multiplies rows of input, each by itself."""
-        y = fp8_linear(input, self.weight, weight_scale=self.weight_scale)
-        return y if self.bias is None else y + self.bias
+    def forward(
+        self, input: Float[Tensor, "... channel"] | RoundedRows, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "... row"]:
+        """Multiplies rows of input, each by itself; ``dtype`` is that of the result for rows that are rounded."""
+        return fp8_linear(input, self.weight, weight_scale=self.weight_scale, bias=self.bias, dtype=dtype)
+
+    def channels_first(
+        self, input: Float[Tensor, "batch length channel"] | RoundedRows, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "batch row length"]:
+        """Returns ``forward(input).transpose(1, 2)`` with unit stride along the length where that costs nothing."""
+        return fp8_linear(input, self.weight, weight_scale=self.weight_scale, bias=self.bias, layout="BHL", dtype=dtype)
 
     def extra_repr(self) -> str:
         """Names sizes as ``nn.Linear`` does."""

@@ -105,10 +105,12 @@ def describe(
         channels=grid.shape[1],
         length=grid[0, 0].numel() if grid.shape[0] and grid.shape[1] else 0,
         taps=max(kernel.shape[2:]),
+        space=tuple(grid.shape[2:]),
+        space_taps=tuple(kernel.shape[2:]),
+        transform=_transform(grid, kernel, boundaries),
         options=frozenset(name for name, used in named.items() if used),
         gradient=dispatch.gradient_wanted(x, taps, skip),
         capturing=dispatch.capturing(x),
-        transform=_transform(grid, kernel, boundaries),
     )
 
 

@@ -1,10 +1,19 @@
 """Rounding to E4M3: four bits of exponent, three of mantissa, largest number 448, no infinity."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
+
+
+class RoundedRows(NamedTuple):
+    """``rows = codes * inverse[..., None]``: what ``fp8_linear`` takes in the place of its input."""
+
+    codes: Tensor  # [..., channel] in float8_e4m3fn
+    inverse: Tensor  # [...] in float32: one over the scale of each row
 
 
 def round_to_e4m3(x: Tensor, scale: Tensor) -> Tensor:

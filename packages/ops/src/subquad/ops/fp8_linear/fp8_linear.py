@@ -8,38 +8,45 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops.axes import Layout
 from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
-from subquad.ops.fp8_linear.e4m3 import E4M3, round_to_e4m3, row_scales
+from subquad.ops.fp8_linear.e4m3 import E4M3, RoundedRows, round_to_e4m3, row_scales
 
 
 def fp8_linear(
-    x: Float[Tensor, "... channel"],
+    x: Float[Tensor, "... channel"] | RoundedRows,
     weight: Tensor,
     *,
     input_scale: Float[Tensor, ""] | None = None,
     weight_scale: Float[Tensor, ""] | Float[Tensor, " row"],
+    bias: Float[Tensor, " row"] | None = None,
+    layout: Layout = "BLH",
+    dtype: torch.dtype | None = None,
     backend: str = "auto",
-) -> Float[Tensor, "... row"]:
+) -> Float[Tensor, "..."]:
     """Rounds input and weight to E4M3 under scales and multiplies them.
 
-    ``y = e4m3(x * input_scale) @ e4m3(weight * weight_scale).T / (input_scale * weight_scale)``
+    ``y = e4m3(x * input_scale) @ e4m3(weight * weight_scale).T / (input_scale * weight_scale) + bias``
 
     With two numbers as scales this is what a layer of TransformerEngine computes in inference, where the scales that
     delayed scaling has left stay as they are. Every row of x is rounded and multiplied by itself: rows added for
     alignment change no other.
 
     Args:
-      x: ``[..., channel]``.
+      x: ``[..., channel]``, or rows that are rounded already, which have scales of their own.
       weight: ``[row, channel]`` in any floating-point type, or already rounded by ``round_to_e4m3``.
       input_scale: one positive float32 number; None scales each row of x by 448 over its largest number.
       weight_scale: one positive float32 number, or one for each row of the weight.
+      bias: added last.
+      layout: ``"BHL"`` makes ``[batch, row, length]`` of ``[batch, length, channel]``.
+      dtype: that of the result; None for that of x, and for float32 where x is rounded already.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists. ``"scaled_mm"`` multiplies 8-bit numbers on the
         tensor cores of an H100 or later, in their fast accumulation; ``"torch"`` multiplies the same numbers
         anywhere, with float32 sums (float64 for float64); ``"hopper_sums"`` adds them anywhere as an H100 does, slowly.
 
     Returns:
-      ``[..., row]`` in the dtype of x. The gradients of x and weight are those of the product without rounding, none
-      where the weight is given rounded.
+      ``[..., row]``. The gradients of x and weight are those of the product without rounding, none for what is given
+      rounded.
 
     Raises:
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
@@ -48,42 +55,94 @@ def fp8_linear(
     Source: Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433.
     """
     _check(x, weight, input_scale, weight_scale)
+    _checks.one_of("layout", layout, ("BLH", "BHL"))
+    _checks.shaped("bias", bias, (weight.shape[0],), weight, "weight")
+    if layout == "BHL" and values_of(x).dim() != 3:
+        raise ShapeMismatch(f"x has shape {tuple(values_of(x).shape)}; layout BHL wants 3 axes")
     chosen, _ = dispatch.choose(describe(x, weight, input_scale=input_scale, weight_scale=weight_scale), backend)
     run = compute_in_torch if chosen is None else chosen.run
-    if dispatch.gradient_wanted(x, weight):
-        return _StraightThrough.apply(x, weight, input_scale, weight_scale, run)  # pyright: ignore[reportReturnType]
-    return run(x, weight, input_scale=input_scale, weight_scale=weight_scale)
+    if isinstance(x, Tensor) and dispatch.gradient_wanted(x, weight):
+        y = _StraightThrough.apply(x, weight, input_scale, weight_scale, run)
+        assert isinstance(y, Tensor)
+        y = (y if bias is None else y + bias).to(dtype or x.dtype)
+        return y if layout == "BLH" else y.transpose(1, 2)
+    return run(x, weight, input_scale=input_scale, weight_scale=weight_scale, bias=bias, layout=layout, dtype=dtype)
 
 
-def describe(x: Tensor, weight: Tensor, *, input_scale: Tensor | None = None, weight_scale: Tensor) -> dispatch.Call:
+def values_of(x: Tensor | RoundedRows) -> Tensor:
+    """Returns the numbers that lie in memory."""
+    return x.codes if isinstance(x, RoundedRows) else x
+
+
+def describe(
+    x: Tensor | RoundedRows,
+    weight: Tensor,
+    *,
+    input_scale: Tensor | None = None,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    layout: Layout = "BLH",
+    dtype: torch.dtype | None = None,
+) -> dispatch.Call:
     """Describes a call to the dispatcher."""
+    values = values_of(x)
     return dispatch.Call(
         operator="fp8_linear",
-        dtype=x.dtype,
-        device=x.device.type,
+        dtype=result_dtype(x, dtype),
+        device=values.device.type,
         batch=1,
         channels=weight.shape[0],
-        length=x.numel() // x.shape[-1],
-        taps=x.shape[-1],
+        length=values.numel() // values.shape[-1],
+        taps=values.shape[-1],
         options=frozenset({"row scales"} if input_scale is None or weight_scale.dim() else ()),
-        gradient=dispatch.gradient_wanted(x, weight),
-        capturing=dispatch.capturing(x),
+        gradient=isinstance(x, Tensor) and dispatch.gradient_wanted(x, weight),
+        capturing=dispatch.capturing(values),
     )
 
 
-@without_autocast
-def compute_in_torch(x: Tensor, weight: Tensor, *, input_scale: Tensor | None, weight_scale: Tensor) -> Tensor:
-    """Computes the checked call with products that are exact: E4M3 numbers have four significant bits."""
+def result_dtype(x: Tensor | RoundedRows, dtype: torch.dtype | None) -> torch.dtype:
+    """Returns the type of the result."""
+    return dtype or (torch.float32 if isinstance(x, RoundedRows) else x.dtype)
+
+
+def rounded_input(x: Tensor | RoundedRows, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns codes ``[row, channel]`` and the inverse of their one scale, or ``[row, 1]`` of theirs."""
+    if isinstance(x, RoundedRows):
+        return x.codes.reshape(-1, x.codes.shape[-1]), x.inverse.reshape(-1, 1)
     rows = x.reshape(-1, x.shape[-1])
     scale = row_scales(rows) if input_scale is None else input_scale
-    codes, weights = round_to_e4m3(rows, scale), as_codes(weight, weight_scale)
-    if x.is_cuda and x.dtype != torch.float64:  # bfloat16 holds every E4M3 number, and tensor cores multiply it
-        y = torch.mm(codes.bfloat16(), weights.bfloat16().t(), out_dtype=torch.float32)
-    else:
-        wide = _checks.accumulation_dtype(x)
-        y = codes.to(wide) @ weights.to(wide).t()
-    y = y * (scale.to(y.dtype).reciprocal() * weight_scale.to(y.dtype).reciprocal())
-    return y.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+    return round_to_e4m3(rows, scale), scale.to(_checks.accumulation_dtype(x)).reciprocal()
+
+
+def finished(y: Tensor, x: Tensor | RoundedRows, bias: Tensor | None, layout: str, dtype: torch.dtype | None) -> Tensor:
+    """Gives the product ``[row, output]`` its bias, type, shape and layout."""
+    y = (y if bias is None else y + bias.to(y.dtype)).to(result_dtype(x, dtype))
+    y = y.reshape(*values_of(x).shape[:-1], y.shape[-1])
+    return y if layout == "BLH" else y.transpose(1, 2)
+
+
+def compute_in_torch(
+    x: Tensor | RoundedRows,
+    weight: Tensor,
+    *,
+    input_scale: Tensor | None,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    layout: str = "BLH",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Computes the checked call with products that are exact: E4M3 numbers have four significant bits."""
+    (codes, inverse), weights = rounded_input(x, input_scale), as_codes(weight, weight_scale)
+    wide = torch.float64 if result_dtype(x, dtype) == torch.float64 else torch.float32
+    y = _product(codes, weights, wide) * (inverse.to(wide) * weight_scale.to(wide).reciprocal())
+    return finished(y, x, bias, layout, dtype)
+
+
+@without_autocast
+def _product(codes: Tensor, weights: Tensor, wide: torch.dtype) -> Tensor:
+    if codes.is_cuda and wide != torch.float64:  # bfloat16 holds every E4M3 number, and tensor cores multiply it
+        return torch.mm(codes.bfloat16(), weights.bfloat16().t(), out_dtype=torch.float32)
+    return codes.to(wide) @ weights.to(wide).t()
 
 
 def as_codes(weight: Tensor, weight_scale: Tensor) -> Tensor:
@@ -120,8 +179,12 @@ class _StraightThrough(torch.autograd.Function):
         return of_x, of_weight, None, None, None
 
 
-def _check(x: Tensor, weight: Tensor, input_scale: Tensor | None, weight_scale: Tensor) -> None:
-    _checks.floating("x", x)
+def _check(given: Tensor | RoundedRows, weight: Tensor, input_scale: Tensor | None, weight_scale: Tensor) -> None:
+    x = values_of(given)
+    if isinstance(given, RoundedRows):
+        _check_rounded(given, input_scale)
+    else:
+        _checks.floating("x", x)
     if weight.dtype != E4M3:
         _checks.floating("weight", weight)
     _checks.same_device("weight", weight, "x", x)
@@ -144,3 +207,14 @@ def _check(x: Tensor, weight: Tensor, input_scale: Tensor | None, weight_scale: 
             continue
         if not 0 < float(scale) < float("inf"):
             raise ArgumentOutOfRange(f"{name} is {float(scale)}; accepted: a positive number")
+
+
+def _check_rounded(x: RoundedRows, input_scale: Tensor | None) -> None:
+    if x.codes.dtype != E4M3:
+        raise DtypeMismatch(f"x.codes is {x.codes.dtype}; accepted: {E4M3}")
+    if x.inverse.shape != x.codes.shape[:-1]:
+        raise ShapeMismatch(
+            f"x.inverse has shape {tuple(x.inverse.shape)}; x.codes {tuple(x.codes.shape)} need one number a row"
+        )
+    if input_scale is not None:
+        raise ArgumentOutOfRange("input_scale is given for rounded rows; accepted: None, they have scales of their own")

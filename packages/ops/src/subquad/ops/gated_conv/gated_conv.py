@@ -53,8 +53,12 @@ def gated_conv(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    y, _ = _run(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
-    return _checks.as_layout(y, layout)
+    chosen, stream = _choose(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
+    arguments = {"skip": skip, "pregate": pregate, "postgate": postgate, "initial_state": initial_state}
+    if chosen is not None and chosen.output is not None:
+        return _checks.as_layout(chosen.output(stream, projection_taps, mixer_taps, **arguments), layout)
+    run = compute_in_torch if chosen is None else chosen.run
+    return _checks.as_layout(run(stream, projection_taps, mixer_taps, **arguments)[0], layout)
 
 
 def gated_conv_with_state(
@@ -70,12 +74,21 @@ def gated_conv_with_state(
     backend: str = "auto",
 ) -> tuple[Sequence, GatedConvState]:
     """Does gated_conv and also returns the state from which a later call continues, both parts in the dtype of z."""
-    y, state = _run(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
-    first, second = state
+    chosen, stream = _choose(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    y, (first, second) = run(
+        stream,
+        projection_taps,
+        mixer_taps,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=initial_state,
+    )
     return _checks.as_layout(y, layout), GatedConvState(_checks.own_copy(first), _checks.own_copy(second))
 
 
-def _run(
+def _choose(
     z: Tensor,
     projection_taps: Tensor,
     mixer_taps: Tensor,
@@ -85,8 +98,8 @@ def _run(
     initial_state: GatedConvState | None,
     layout: Layout,
     backend: str,
-) -> tuple[Tensor, GatedConvState]:
-    """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
+) -> tuple[dispatch.Implementation | None, Tensor]:
+    """Checks a call; returns what runs it (None: the torch form) and z channel-first."""
     stream = _checks.channel_first(z, layout, "z")
     projection, mixer = initial_state if initial_state is not None else (None, None)
     channels = check_projection(stream, projection_taps, projection)
@@ -102,17 +115,7 @@ def _run(
         postgate=postgate,
         initial_state=initial_state,
     )
-    chosen, _ = dispatch.choose(call, backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    return run(
-        stream,
-        projection_taps,
-        mixer_taps,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
-    )
+    return dispatch.choose(call, backend)[0], stream
 
 
 def describe(

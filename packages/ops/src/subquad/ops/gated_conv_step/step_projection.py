@@ -10,13 +10,14 @@ from subquad.ops.errors import ShapeMismatch
 from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
 from subquad.ops.linear_step.linear_step import check_product
 from subquad.ops.linear_step.linear_step import compute_in_torch as linear_step_in_torch
+from subquad.ops.linear_step.rounded_weight import RoundedWeight
 from subquad.ops.linear_step.step_norm import StepNorm
 
 
 class StepProjection(NamedTuple):
     """``z = weight @ norm(x)``, row ``3 * c + p`` stream p of channel c."""
 
-    weight: Tensor  # [3 * channel, input]
+    weight: Tensor | RoundedWeight  # [3 * channel, input]
     norm: StepNorm | None = None
 
 
@@ -31,8 +32,7 @@ def check_streams(
     """Checks what both gated steps have in common and returns the number of channels."""
     batch, rows = _checks.step(x)
     if projection is not None:
-        check_product(x, projection.weight, projection.norm, "projection.weight")
-        rows = projection.weight.shape[0]
+        rows = check_product(x, projection.weight, projection.norm, "projection.weight")
     if rows % 3 or not rows:
         raise ShapeMismatch(f"there are {rows} projected rows; a gated step has three for every channel")
     _checks.taps("projection_taps", projection_taps, x, rows)
@@ -48,6 +48,9 @@ def describe_step(
     operator: str, x: Tensor, projection_taps: Tensor, width: int, named: dict[str, object | None]
 ) -> dispatch.Call:
     """Describes a gated step to the dispatcher."""
+    projection = named["projection"]
+    if isinstance(projection, StepProjection) and isinstance(projection.weight, RoundedWeight):
+        named = {**named, "rounded weight": projection.weight}
     return dispatch.Call(
         operator=operator,
         dtype=x.dtype,

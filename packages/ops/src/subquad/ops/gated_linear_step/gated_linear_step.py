@@ -9,14 +9,16 @@ from torch.nn import functional
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Products, Vectors, Weight
+from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.linear_step import check_product
+from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of, product_in_torch
 from subquad.ops.linear_step.step_norm import StepNorm, normalised
 
 
 def gated_linear_step(
     x: Vectors,
-    gate_weight: Weight,
-    value_weight: Weight,
+    gate_weight: Weight | RoundedWeight,
+    value_weight: Weight | RoundedWeight,
     *,
     norm: StepNorm | None = None,
     activation: Literal["gelu"] | None = None,
@@ -29,8 +31,8 @@ def gated_linear_step(
 
     Args:
       x: ``[batch, input]``.
-      gate_weight: ``[output, input]`` in the dtype of x.
-      value_weight: ``[output, input]`` in the dtype of x.
+      gate_weight: ``[output, input]`` in the dtype of x, or rounded to one byte a number.
+      value_weight: likewise.
       norm: applied to x first; None takes x as it is.
       activation: ``"gelu"`` (exact, with erf) or None, which leaves the gate as it is.
       upcoming: weights that the next operator will read; a GPU brings the first megabytes of them to its cache while
@@ -44,8 +46,13 @@ def gated_linear_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    check_product(x, gate_weight, norm, "gate_weight")
-    _checks.shaped("value_weight", value_weight, tuple(gate_weight.shape), x)
+    outputs, values = (
+        check_product(x, gate_weight, norm, "gate_weight"),
+        check_product(x, value_weight, None, "value_weight"),
+    )
+    if values != outputs or isinstance(gate_weight, RoundedWeight) != isinstance(value_weight, RoundedWeight):
+        shapes = " and ".join(f"{tuple(m.shape)} of {m.dtype}" for m in map(matrix_of, (gate_weight, value_weight)))
+        raise ShapeMismatch(f"gate_weight and value_weight are {shapes}; they must agree")
     _checks.one_of("activation", activation, (None, "gelu"))
     call = describe(x, gate_weight, value_weight, norm=norm, activation=activation)
     chosen, _ = dispatch.choose(call, backend)
@@ -56,21 +63,22 @@ def gated_linear_step(
 
 def describe(
     x: Tensor,
-    gate_weight: Tensor,
-    value_weight: Tensor,
+    gate_weight: Tensor | RoundedWeight,
+    value_weight: Tensor | RoundedWeight,
     *,
     norm: StepNorm | None = None,
     activation: str | None = None,
     upcoming: Tensor | None = None,
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
-    named = {"norm": norm, "activation": activation}
+    rounded = gate_weight if isinstance(gate_weight, RoundedWeight) else None
+    named = {"norm": norm, "activation": activation, "rounded weight": rounded}
     return dispatch.Call(
         operator="gated_linear_step",
         dtype=x.dtype,
         device=x.device.type,
         batch=x.shape[0],
-        channels=gate_weight.shape[0],
+        channels=matrix_of(gate_weight).shape[0],
         length=1,
         taps=x.shape[1],
         options=frozenset(name for name, value in named.items() if value is not None),
@@ -81,8 +89,8 @@ def describe(
 @without_autocast
 def compute_in_torch(
     x: Tensor,
-    gate_weight: Tensor,
-    value_weight: Tensor,
+    gate_weight: Tensor | RoundedWeight,
+    value_weight: Tensor | RoundedWeight,
     *,
     norm: StepNorm | None,
     activation: str | None,
@@ -90,7 +98,7 @@ def compute_in_torch(
 ) -> Tensor:
     """Computes the checked call in plain torch."""
     x = normalised(x, norm)
-    gate = functional.linear(x, gate_weight)
+    gate = product_in_torch(x, gate_weight)
     if activation == "gelu":
         gate = functional.gelu(gate)
-    return gate * functional.linear(x, value_weight)
+    return gate * product_in_torch(x, value_weight)

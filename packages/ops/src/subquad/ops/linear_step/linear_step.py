@@ -2,18 +2,18 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.errors import ShapeMismatch
+from subquad.ops.linear_step.rounded_weight import RoundedWeight, check_rounded, matrix_of, product_in_torch
 from subquad.ops.linear_step.step_norm import StepNorm, check_norm, normalised
 
 
 def linear_step(
     x: Vectors,
-    weight: Weight,
+    weight: Weight | RoundedWeight,
     *,
     norm: StepNorm | None = None,
     bias: Tensor | None = None,
@@ -27,7 +27,7 @@ def linear_step(
 
     Args:
       x: ``[batch, input]``.
-      weight: ``[output, input]`` in the dtype of x.
+      weight: ``[output, input]`` in the dtype of x, or rounded to one byte a number.
       norm: applied to x first; None takes x as it is.
       bias: ``[output]``.
       residual: ``[batch, output]``.
@@ -42,31 +42,36 @@ def linear_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    check_product(x, weight, norm)
-    _checks.shaped("bias", bias, (weight.shape[0],), x)
-    _checks.shaped("residual", residual, (x.shape[0], weight.shape[0]), x)
+    outputs = check_product(x, weight, norm)
+    _checks.shaped("bias", bias, (outputs,), x)
+    _checks.shaped("residual", residual, (x.shape[0], outputs), x)
     chosen, _ = dispatch.choose(describe(x, weight, norm=norm, bias=bias, residual=residual), backend)
     run = compute_in_torch if chosen is None else chosen.run
     with torch.no_grad():
         return run(x, weight, norm=norm, bias=bias, residual=residual, upcoming=upcoming)
 
 
-def check_product(x: Tensor, weight: Tensor, norm: StepNorm | None, name: str = "weight") -> None:
-    """Raises unless ``weight @ norm(x)`` can be taken."""
+def check_product(x: Tensor, weight: Tensor | RoundedWeight, norm: StepNorm | None, name: str = "weight") -> int:
+    """Raises unless ``weight @ norm(x)`` can be taken; returns the outputs."""
     _checks.step(x)
-    _checks.floating(name, weight)
-    _checks.same_device(name, weight, "x", x)
-    if weight.dim() != 2 or weight.shape[1] != x.shape[1] or weight.dtype != x.dtype:
+    rounded, matrix = isinstance(weight, RoundedWeight), matrix_of(weight)
+    if isinstance(weight, RoundedWeight):
+        check_rounded(weight, name)
+    else:
+        _checks.floating(name, weight)
+    _checks.same_device(name, matrix, "x", x)
+    if matrix.dim() != 2 or matrix.shape[1] != x.shape[1] or (matrix.dtype != x.dtype and not rounded):
+        accepted = f"(output, {x.shape[1]})" + ("" if rounded else " in its dtype")
         raise ShapeMismatch(
-            f"{name} is {weight.dtype} {tuple(weight.shape)}; x {x.dtype} {tuple(x.shape)} needs (output, {x.shape[1]})"
-            " in its dtype"
+            f"{name} is {matrix.dtype} {tuple(matrix.shape)}; x {x.dtype} {tuple(x.shape)} needs {accepted}"
         )
     check_norm(norm, x)
+    return matrix.shape[0]
 
 
 def describe(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | RoundedWeight,
     *,
     norm: StepNorm | None = None,
     bias: Tensor | None = None,
@@ -74,13 +79,14 @@ def describe(
     upcoming: Tensor | None = None,
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
-    named = {"norm": norm, "bias": bias, "residual": residual}
+    rounded = weight if isinstance(weight, RoundedWeight) else None
+    named = {"norm": norm, "bias": bias, "residual": residual, "rounded weight": rounded}
     return dispatch.Call(
         operator="linear_step",
         dtype=x.dtype,
         device=x.device.type,
         batch=x.shape[0],
-        channels=weight.shape[0],
+        channels=matrix_of(weight).shape[0],
         length=1,
         taps=x.shape[1],
         options=frozenset(name for name, value in named.items() if value is not None),
@@ -91,7 +97,7 @@ def describe(
 @without_autocast
 def compute_in_torch(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | RoundedWeight,
     *,
     norm: StepNorm | None,
     bias: Tensor | None,
@@ -99,5 +105,5 @@ def compute_in_torch(
     upcoming: Tensor | None = None,
 ) -> Tensor:
     """Computes the checked call in plain torch."""
-    y = functional.linear(normalised(x, norm), weight, bias)
+    y = product_in_torch(normalised(x, norm), weight, bias)
     return y if residual is None else y + residual

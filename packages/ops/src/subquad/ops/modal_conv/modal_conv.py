@@ -68,7 +68,12 @@ def modal_conv_with_state(
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, ModalState]:
-    """Does modal_conv and also returns s after the last sample, ``[batch, channel, state]`` in float32 or float64."""
+    """Does modal_conv and also returns s after the last sample, ``[batch, channel, state]`` in float32 or float64.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
+      BackendUnavailable: the named backend cannot take this call; says why.
+    """
     stream = _checks.channel_first(x, layout)
     batch, channels, length = stream.shape
     _checks.modes(log_poles, residues, x, channels)

@@ -36,6 +36,12 @@ def serve(
     fp8_projections: Annotated[
         str, typer.Option(help="Of a checkpoint that has them: auto wants an H100 or H200; or emulate, exact, off.")
     ] = "auto",
+    weights: Annotated[
+        str, typer.Option(help="stored, or fp8: linear layers of one byte a weight, half the memory and less exact.")
+    ] = "stored",
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="Processes that share every layer, one CUDA device each, or the CPU.")
+    ] = 1,
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step.")] = 2048,
     use_subquadratic_ops: Annotated[
         bool | None,
@@ -114,6 +120,8 @@ def serve(
                 device=device,
                 dtype=dtype,
                 fp8_projections=fp8_projections,
+                weights=weights,
+                tensor_parallel=tensor_parallel,
                 use_subquadratic_ops=use_subquadratic_ops,
             )
             return _served(engine, model, prefill_chunk=prefill_chunk, settings=settings)

@@ -42,23 +42,26 @@ def causal_conv_short_kernel(
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tap_count"])
 def causal_conv_toeplitz_kernel(
     x, taps, bias, skip, history, y, length, channels, channels_per_row, x_batch, x_channel,
-    TAPS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, HISTORY: tl.constexpr, BIAS: tl.constexpr,
-    SKIP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    tap_count, DIAGONALS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, HISTORY: tl.constexpr,
+    BIAS: tl.constexpr, SKIP: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program: one channel, COUNT blocks of BLOCK samples as rows times one Toeplitz block a diagonal."""
+    """One program: one channel, COUNT blocks of BLOCK samples as rows times one Toeplitz block a diagonal.
+
+    Filters with equally many diagonals share one compiled kernel.
+    """
     channel, batch, tile = tl.program_id(1), tl.program_id(2), tl.program_id(0)
     stream = x + batch.to(tl.int64) * x_batch + channel.to(tl.int64) * x_channel
     row = batch.to(tl.int64) * channels + channel
     t = tile * COUNT * BLOCK + tl.arange(0, COUNT)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    weights = taps + (channel // channels_per_row) * TAPS
-    before = history + row * (TAPS - 1)
-    current = sample_at(stream, before, t, length, TAPS - 1, False, False)
-    total = tl.dot(current, toeplitz_at(weights, 0, TAPS, BLOCK), input_precision=PRECISION)
-    for d in tl.static_range(1, (TAPS - 1 + BLOCK - 1) // BLOCK + 1):
-        earlier = sample_at(stream, before, t - d * BLOCK, length, TAPS - 1, tile == 0, HISTORY)
-        total = tl.dot(earlier, toeplitz_at(weights, d, TAPS, BLOCK), total, input_precision=PRECISION)
+    weights = taps + (channel // channels_per_row) * tap_count
+    before = history + row * (tap_count - 1)
+    current = sample_at(stream, before, t, length, tap_count - 1, False, False)
+    total = tl.dot(current, toeplitz_at(weights, 0, tap_count, BLOCK), input_precision=PRECISION)
+    for d in tl.static_range(1, DIAGONALS):
+        earlier = sample_at(stream, before, t - d * BLOCK, length, tap_count - 1, tile == 0, HISTORY)
+        total = tl.dot(earlier, toeplitz_at(weights, d, tap_count, BLOCK), total, input_precision=PRECISION)
     total = finish(total, current, bias, skip, channel, BIAS, SKIP, ACTIVATION)
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)

@@ -3,6 +3,8 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 # Launch options such as num_warps are no parameters of a kernel.
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
@@ -32,10 +34,18 @@ def precision(x: Tensor) -> str:
     return "tf32x3" if x.dtype == torch.float32 else "tf32"
 
 
-def toeplitz_block(taps: int) -> tuple[int, int]:
-    """Returns the Toeplitz block and the number of blocks a program takes, for a filter of ``taps``."""
+class ToeplitzTiling(NamedTuple):
+    """How a filter becomes matrix products: the constants that a kernel is compiled for, in its order."""
+
+    diagonals: int  # of Toeplitz blocks
+    block: int  # rows and columns of one
+    count: int  # blocks of samples that a program takes
+
+
+def toeplitz_tiling(taps: int) -> ToeplitzTiling:
+    """Returns the tiling for a filter of ``taps``, more than one."""
     block = 16 if taps <= 17 else 32 if taps <= 33 else 64
-    return block, max(16, min(128, _TILE_SAMPLES // block))
+    return ToeplitzTiling(triton.cdiv(taps - 1, block) + 1, block, max(16, min(128, _TILE_SAMPLES // block)))
 
 
 @torch.library.custom_op("subquad::causal_conv_triton", mutates_args=())
@@ -66,7 +76,6 @@ def causal_conv_triton(
         stream.stride(1),
     )
     flags = {
-        "TAPS": size,
         "HISTORY": initial_state is not None and size > 1,
         "BIAS": bias is not None,
         "SKIP": skip is not None,
@@ -74,13 +83,11 @@ def causal_conv_triton(
     }
     if size <= SHORT_TAPS:
         grid = (triton.cdiv(length, _SHORT_TILE), channels, batch)
-        causal_conv_short_kernel[grid](*arguments, TILE=_SHORT_TILE, num_warps=4, **flags)
+        causal_conv_short_kernel[grid](*arguments, TAPS=size, TILE=_SHORT_TILE, num_warps=4, **flags)
     else:
-        block, count = toeplitz_block(size)
-        grid = (triton.cdiv(length, block * count), channels, batch)
-        causal_conv_toeplitz_kernel[grid](
-            *arguments, BLOCK=block, COUNT=count, PRECISION=precision(x), num_warps=4, **flags
-        )
+        tiling = toeplitz_tiling(size)
+        grid = (triton.cdiv(length, tiling.block * tiling.count), channels, batch)
+        causal_conv_toeplitz_kernel[grid](*arguments, size, *tiling, PRECISION=precision(x), num_warps=4, **flags)
     return y
 
 

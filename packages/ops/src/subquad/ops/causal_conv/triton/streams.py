@@ -34,8 +34,8 @@ def project_at(
 
 
 @triton.jit
-def toeplitz_at(taps, diagonal, TAPS: tl.constexpr, BLOCK: tl.constexpr):
+def toeplitz_at(taps, diagonal, tap_count, BLOCK: tl.constexpr):
     """Loads the block ``M[j, i] = taps[diagonal * BLOCK + i - j]``, zero outside the taps, in float32."""
     j = tl.arange(0, BLOCK)
     lag = diagonal * BLOCK + j[None, :] - j[:, None]
-    return tl.load(taps + lag, mask=(lag >= 0) & (lag < TAPS), other=0.0).to(tl.float32)
+    return tl.load(taps + lag, mask=(lag >= 0) & (lag < tap_count), other=0.0).to(tl.float32)

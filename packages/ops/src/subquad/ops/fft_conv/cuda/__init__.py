@@ -1,1 +1,1 @@
-"""fft_conv of images over the CUDA library."""
+"""fft_conv over the CUDA library."""

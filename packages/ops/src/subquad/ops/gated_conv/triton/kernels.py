@@ -66,35 +66,39 @@ def gated_conv_short_kernel(
     tl.store(y + row * length + t, total.to(y.dtype.element_ty), mask=t < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["mixer_size"])
 def gated_conv_toeplitz_kernel(
     z, projection_taps, mixer_taps, skip, history, mixer_history, y, tail, length, channels, channels_per_row,
     z_batch, z_channel, tail_size,
-    PROJECTION: tl.constexpr, MIXER: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, HISTORY: tl.constexpr,
-    SKIP: tl.constexpr, PREGATE: tl.constexpr, POSTGATE: tl.constexpr, PRECISION: tl.constexpr,
+    mixer_size, DIAGONALS: tl.constexpr, BLOCK: tl.constexpr, COUNT: tl.constexpr, PROJECTION: tl.constexpr,
+    HISTORY: tl.constexpr, SKIP: tl.constexpr, PREGATE: tl.constexpr, POSTGATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program: one channel, COUNT blocks of BLOCK gated samples as rows times one Toeplitz block a diagonal."""
+    """One program: one channel, COUNT blocks of BLOCK gated samples as rows times one Toeplitz block a diagonal.
+
+    Filters with equally many diagonals share one compiled kernel.
+    """
     channel, batch, tile = tl.program_id(1), tl.program_id(2), tl.program_id(0)
     row = batch.to(tl.int64) * channels + channel
     stream = z + batch.to(tl.int64) * z_batch + (3 * channel).to(tl.int64) * z_channel
     before = history + 3 * row * (PROJECTION - 1)
-    gated_before = mixer_history + row * (MIXER - 1)
+    gated_before = mixer_history + row * (mixer_size - 1)
     weights = projection_taps + 3 * channel * PROJECTION
-    mixer = mixer_taps + (channel // channels_per_row) * MIXER
+    mixer = mixer_taps + (channel // channels_per_row) * mixer_size
     t = tile * COUNT * BLOCK + tl.arange(0, COUNT)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     first = tile == 0
     current = gated_at(
-        stream, z_channel, before, weights, gated_before, t, length, MIXER - 1, first, 0, PROJECTION, HISTORY, PREGATE
-    )
+        stream, z_channel, before, weights, gated_before, t, length, mixer_size - 1, first,
+        0, PROJECTION, HISTORY, PREGATE,
+    )  # fmt: skip
     last = (t >= length - tail_size) & (t < length)
     tl.store(tail + row * tail_size + (t - (length - tail_size)), current.to(tail.dtype.element_ty), mask=last)
-    total = tl.dot(current, toeplitz_at(mixer, 0, MIXER, BLOCK), input_precision=PRECISION)
-    for d in tl.static_range(1, (MIXER - 1 + BLOCK - 1) // BLOCK + 1):
+    total = tl.dot(current, toeplitz_at(mixer, 0, mixer_size, BLOCK), input_precision=PRECISION)
+    for d in tl.static_range(1, DIAGONALS):
         g = gated_at(
-            stream, z_channel, before, weights, gated_before, t, length, MIXER - 1, first,
+            stream, z_channel, before, weights, gated_before, t, length, mixer_size - 1, first,
             d * BLOCK, PROJECTION, HISTORY, PREGATE,
         )  # fmt: skip
-        total = tl.dot(g, toeplitz_at(mixer, d, MIXER, BLOCK), total, input_precision=PRECISION)
+        total = tl.dot(g, toeplitz_at(mixer, d, mixer_size, BLOCK), total, input_precision=PRECISION)
     if SKIP:
         total += tl.load(skip + channel).to(tl.float32) * current
     if POSTGATE:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from subquad.ops._checks import expand_groups
 from subquad.ops.causal_conv.causal_filter import next_history
-from subquad.ops.causal_conv.triton.launch import SHORT_TAPS, precision, time_contiguous, toeplitz_block
+from subquad.ops.causal_conv.triton.launch import SHORT_TAPS, precision, time_contiguous, toeplitz_tiling
 from subquad.ops.dispatch import gradients_by_recomputing
 from subquad.ops.gated_conv.gated_conv import GatedConvState, compute_in_torch
 from subquad.ops.gated_conv.triton.kernels import gated_conv_short_kernel, gated_conv_toeplitz_kernel
@@ -53,7 +53,6 @@ def gated_conv_triton(
     )
     flags = {
         "PROJECTION": projection_taps.shape[1],
-        "MIXER": size,
         "HISTORY": before is not None,
         "SKIP": skip is not None,
         "PREGATE": pregate,
@@ -61,13 +60,11 @@ def gated_conv_triton(
     }
     if size <= SHORT_TAPS:
         grid = (triton.cdiv(length, _SHORT_TILE), channels, batch)
-        gated_conv_short_kernel[grid](*arguments, TILE=_SHORT_TILE, num_warps=4, **flags)
+        gated_conv_short_kernel[grid](*arguments, MIXER=size, TILE=_SHORT_TILE, num_warps=4, **flags)
     else:
-        block, count = toeplitz_block(size)
-        grid = (triton.cdiv(length, block * count), channels, batch)
-        gated_conv_toeplitz_kernel[grid](
-            *arguments, BLOCK=block, COUNT=count, PRECISION=precision(z), num_warps=8, **flags
-        )
+        tiling = toeplitz_tiling(size)
+        grid = (triton.cdiv(length, tiling.block * tiling.count), channels, batch)
+        gated_conv_toeplitz_kernel[grid](*arguments, size, *tiling, PRECISION=precision(z), num_warps=8, **flags)
     return y, tail
 
 

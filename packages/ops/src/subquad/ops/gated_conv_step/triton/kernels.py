@@ -156,11 +156,11 @@ def gated_step_kernel(
 
 @triton.jit
 def projected_gated_step_kernel(
-    x, scale, weight, short_taps, projection, first, second, memory, position, skip, active, y,
+    x, scale, weight, weight_scale, short_taps, projection, first, second, memory, position, skip, active, y,
     channels, channels_per_row, size, short_past, inputs, eps,
     upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines,
     CHANNELS: tl.constexpr, IN: tl.constexpr, NORM: tl.constexpr, SHORT: tl.constexpr, WIDTH: tl.constexpr,
-    MODAL: tl.constexpr, SKIP: tl.constexpr, ACTIVE: tl.constexpr, DEPENDENT: tl.constexpr,
+    SCALED: tl.constexpr, MODAL: tl.constexpr, SKIP: tl.constexpr, ACTIVE: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Makes the projected rows of CHANNELS channels of the one vector, then takes them through filters and gates."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -201,6 +201,10 @@ def projected_gated_step_kernel(
     q_sum, k_sum, v_sum, factor = _three_products(
         x, scale, q_rows, k_rows, v_rows, q_tile, k_tile, v_tile, present, inputs, eps, CHANNELS, IN, NORM
     )
+    if SCALED:
+        q_sum /= tl.load(weight_scale + row, mask=present, other=1.0)
+        k_sum /= tl.load(weight_scale + row + 1, mask=present, other=1.0)
+        v_sum /= tl.load(weight_scale + row + 2, mask=present, other=1.0)
     element = y.dtype.element_ty
     zq = (q_sum * factor).to(element)
     zk = (k_sum * factor).to(element)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from subquad.ops.gated_conv_step.step_projection import StepProjection
 from subquad.ops.gated_conv_step.triton.kernels import gated_step_kernel, projected_gated_step_kernel
+from subquad.ops.linear_step.rounded_weight import matrix_of, scale_of
 from subquad.ops.linear_step.triton.launch import norm_arguments, padded, upcoming_arguments
 from subquad.ops.linear_step.triton.launch import run as linear_step
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
@@ -17,6 +18,7 @@ _TILE = 2048  # ring samples or modes a program
 
 
 _PROJECTED_TILE = (4, 512, 4)  # channels and inputs of a tile of each of their three rows, and warps; measured
+_ROUNDED_TILE = (4, 1024, 4)  # the same for weights of one byte
 
 
 @torch.library.custom_op("subquad::gated_step_triton", mutates_args=("ring", "memory"))
@@ -72,6 +74,7 @@ def _(z, short_taps, first, second, ring, memory, position, skip, active):
 def projected_gated_step_triton(
     x: Tensor,
     weight: Tensor,
+    weight_scale: Tensor | None,
     scale: Tensor | None,
     norm: int,
     eps: float,
@@ -88,12 +91,13 @@ def projected_gated_step_triton(
     """Makes the rows of one vector; the rest as in ``gated_step_triton``."""
     _, channels, size = memory.shape
     inputs = x.shape[1]
-    own, columns, warps = _PROJECTED_TILE
+    own, columns, warps = _PROJECTED_TILE if weight_scale is None else _ROUNDED_TILE
     y = torch.empty((1, channels), dtype=x.dtype, device=x.device)
     projected_gated_step_kernel[(triton.cdiv(channels, own),)](
         x,
         x if scale is None else scale,
         weight,
+        x if weight_scale is None else weight_scale,
         short_taps,
         ring,
         first,
@@ -112,6 +116,7 @@ def projected_gated_step_triton(
         CHANNELS=own,
         IN=min(columns, padded(inputs)),
         NORM=norm,
+        SCALED=weight_scale is not None,
         SHORT=padded(ring.shape[2]),
         WIDTH=padded(size),
         MODAL=second is not None,
@@ -125,7 +130,9 @@ def projected_gated_step_triton(
 
 
 @projected_gated_step_triton.register_fake
-def _(x, weight, scale, norm, eps, upcoming, short_taps, first, second, ring, memory, position, skip, active):
+def _(
+    x, weight, weight_scale, scale, norm, eps, upcoming, short_taps, first, second, ring, memory, position, skip, active
+):
     return x.new_empty(memory.shape[:2])
 
 
@@ -151,7 +158,14 @@ def run_step(
     if projection is not None and x.shape[0] == 1:
         scale, form, eps = norm_arguments(projection.norm)
         y = torch.ops.subquad.projected_gated_step_triton(
-            x.contiguous(), projection.weight.contiguous(), scale, form, eps, upcoming, *shared
+            x.contiguous(),
+            matrix_of(projection.weight).contiguous(),
+            scale_of(projection.weight),
+            scale,
+            form,
+            eps,
+            upcoming,
+            *shared,
         )
     else:
         if projection is not None:

@@ -11,6 +11,7 @@ from subquad.ops.linear_step.triton.pieces import (
     await_previous,
     bring_to_cache,
     inverse_root_mean_square,
+    unscaled,
     vector_tile,
     weight_tile,
 )
@@ -25,10 +26,10 @@ def _gated(gate, value, GELU: tl.constexpr):
 
 @triton.jit
 def gated_linear_step_kernel(
-    x, scale, gate_weight, value_weight, y, outputs, inputs, eps,
+    x, scale, gate_weight, value_weight, gate_scale, value_scale, y, outputs, inputs, eps,
     upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines,
     ROWS: tl.constexpr, PADDED: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
-    NORM: tl.constexpr, GELU: tl.constexpr, DEPENDENT: tl.constexpr,
+    NORM: tl.constexpr, SCALED: tl.constexpr, GELU: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Computes OUT outputs of every vector."""
     output = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -78,6 +79,8 @@ def gated_linear_step_kernel(
         factor = inverse_root_mean_square(squares, inputs, eps, NORM)[:, None]
         gates = gates * factor
         values = values * factor
+    gates = unscaled(gates, gate_scale, output, present, SCALED)
+    values = unscaled(values, value_scale, output, present, SCALED)
     inside = (vector < ROWS)[:, None] & present[None, :]
     result = _gated(gates, values, GELU)
     tl.store(y + vector[:, None] * outputs + output[None, :], result.to(y.dtype.element_ty), mask=inside)
@@ -85,9 +88,9 @@ def gated_linear_step_kernel(
 
 @triton.jit
 def wide_gated_linear_step_kernel(
-    x, gate_weight, value_weight, y, vectors, outputs, inputs,
+    x, gate_weight, value_weight, gate_scale, value_scale, y, vectors, outputs, inputs,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, STAGES: tl.constexpr,
-    GELU: tl.constexpr, DEPENDENT: tl.constexpr,
+    SCALED: tl.constexpr, GELU: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Computes OUT outputs of up to ROWS vectors on tensor cores, weights as the left matrices."""
     output = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -108,8 +111,11 @@ def wide_gated_linear_step_kernel(
         )
         gate = tl.load(gate_weight + place + (start + column)[None, :], mask=mask, other=0.0)
         value = tl.load(value_weight + place + (start + column)[None, :], mask=mask, other=0.0)
-        gates = tl.dot(gate, right, gates)
-        values = tl.dot(value, right, values)
+        gates = tl.dot(gate.to(right.dtype), right, gates)
+        values = tl.dot(value.to(right.dtype), right, values)
+    if SCALED:
+        gates = gates / tl.load(gate_scale + output, mask=present, other=1.0)[:, None]
+        values = values / tl.load(value_scale + output, mask=present, other=1.0)[:, None]
     inside = (vector < vectors)[None, :] & present[:, None]
     result = _gated(gates, values, GELU)
     tl.store(y + vector[None, :] * outputs + output[:, None], result.to(y.dtype.element_ty), mask=inside)

@@ -11,16 +11,17 @@ from subquad.ops.linear_step.triton.pieces import (
     bring_to_cache,
     inverse_root_mean_square,
     row_products,
+    unscaled,
     weight_tile,
 )
 
 
 @triton.jit
 def linear_step_kernel(
-    x, scale, weight, bias, residual, y, outputs, inputs, eps,
+    x, scale, weight, weight_scale, bias, residual, y, outputs, inputs, eps,
     upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines,
     ROWS: tl.constexpr, PADDED: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
-    NORM: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, DEPENDENT: tl.constexpr,
+    NORM: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Computes OUT outputs of every vector."""
     output = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -30,6 +31,7 @@ def linear_step_kernel(
     await_previous(DEPENDENT)
     bring_to_cache(upcoming, upcoming_rows, upcoming_row_bytes, upcoming_lines, DEPENDENT)
     sums = row_products(x, scale, rows, present, inputs, eps, first, ROWS, PADDED, OUT, IN, NORM)
+    sums = unscaled(sums, weight_scale, output, present, SCALED)
     vector = tl.arange(0, PADDED)
     inside = (vector < ROWS)[:, None] & present[None, :]
     place = vector[:, None] * outputs + output[None, :]
@@ -57,9 +59,9 @@ def normalised_rows_kernel(
 
 @triton.jit
 def wide_linear_step_kernel(
-    x, weight, bias, residual, y, vectors, outputs, inputs,
+    x, weight, weight_scale, bias, residual, y, vectors, outputs, inputs,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, STAGES: tl.constexpr,
-    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, DEPENDENT: tl.constexpr,
+    SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Computes OUT outputs of up to ROWS vectors on tensor cores, weights as the left matrix."""
     output = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -77,7 +79,9 @@ def wide_linear_step_kernel(
             mask=(vector < vectors)[None, :] & within[:, None],
             other=0.0,
         )
-        sums = tl.dot(left, right, sums)
+        sums = tl.dot(left.to(right.dtype), right, sums)
+    if SCALED:
+        sums = sums / tl.load(weight_scale + output, mask=present, other=1.0)[:, None]
     inside = (vector < vectors)[None, :] & present[:, None]
     place = vector[None, :] * outputs + output[:, None]
     if BIAS:

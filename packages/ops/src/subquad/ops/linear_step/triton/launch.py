@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of, scale_of
 from subquad.ops.linear_step.step_norm import StepNorm
 from subquad.ops.linear_step.triton.kernels import (
     linear_step_kernel,
@@ -61,10 +62,17 @@ def streamed_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
     return tile[0], min(tile[1], padded(inputs)), tile[2]
 
 
+def rounded_tile(outputs: int, inputs: int) -> tuple[int, int, int]:
+    """Returns the same for weights of one byte."""
+    out, columns, warps = streamed_tile(outputs, inputs)
+    return out, min(2 * columns, padded(inputs)), warps
+
+
 @torch.library.custom_op("subquad::linear_step_triton", mutates_args=())
 def linear_step_triton(
     x: Tensor,
     weight: Tensor,
+    weight_scale: Tensor | None,
     scale: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
@@ -74,12 +82,13 @@ def linear_step_triton(
 ) -> Tensor:
     """Vectors that are ``streamed``; everything contiguous."""
     (rows, inputs), outputs = x.shape, weight.shape[0]
-    out, columns, warps = streamed_tile(outputs, inputs)
+    out, columns, warps = (streamed_tile if weight_scale is None else rounded_tile)(outputs, inputs)
     y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
     linear_step_kernel[(triton.cdiv(outputs, out),)](
         x,
         x if scale is None else scale,
         weight,
+        x if weight_scale is None else weight_scale,
         x if bias is None else bias,
         x if residual is None else residual,
         y,
@@ -91,6 +100,7 @@ def linear_step_triton(
         OUT=out,
         IN=columns,
         NORM=norm,
+        SCALED=weight_scale is not None,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         num_warps=warps,
@@ -101,7 +111,7 @@ def linear_step_triton(
 
 
 @linear_step_triton.register_fake
-def _(x, weight, scale, bias, residual, norm, eps, upcoming):
+def _(x, weight, weight_scale, scale, bias, residual, norm, eps, upcoming):
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 
@@ -121,13 +131,16 @@ def _(x, scale, norm, eps):
 
 
 @torch.library.custom_op("subquad::wide_linear_step_triton", mutates_args=())
-def wide_linear_step_triton(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+def wide_linear_step_triton(
+    x: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
     """Up to ``MOST_ROWS`` vectors of a 16-bit type, on tensor cores."""
     (rows, inputs), outputs = x.shape, weight.shape[0]
     y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
     wide_linear_step_kernel[(triton.cdiv(outputs, _WIDE_OUTPUTS),)](
         x,
         weight,
+        x if weight_scale is None else weight_scale,
         x if bias is None else bias,
         x if residual is None else residual,
         y,
@@ -138,6 +151,7 @@ def wide_linear_step_triton(x: Tensor, weight: Tensor, bias: Tensor | None, resi
         OUT=_WIDE_OUTPUTS,
         IN=128,
         STAGES=4,
+        SCALED=weight_scale is not None,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         num_warps=4,
@@ -147,7 +161,7 @@ def wide_linear_step_triton(x: Tensor, weight: Tensor, bias: Tensor | None, resi
 
 
 @wide_linear_step_triton.register_fake
-def _(x, weight, bias, residual):
+def _(x, weight, weight_scale, bias, residual):
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 
@@ -161,7 +175,7 @@ def normalised_rows(x: Tensor, norm: StepNorm | None) -> Tensor:
 
 def run(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | RoundedWeight,
     *,
     norm: StepNorm | None,
     bias: Tensor | None,
@@ -169,13 +183,14 @@ def run(
     upcoming: Tensor | None,
 ) -> Tensor:
     """Does what linear_step's torch form does."""
+    matrix, weight_scale = matrix_of(weight).contiguous(), scale_of(weight)
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else residual.contiguous()
     if streamed(x):
         scale, form, eps = norm_arguments(norm)
         return torch.ops.subquad.linear_step_triton(
-            x.contiguous(), weight.contiguous(), scale, bias, residual, form, eps, upcoming
+            x.contiguous(), matrix, weight_scale, scale, bias, residual, form, eps, upcoming
         )
     return torch.ops.subquad.wide_linear_step_triton(
-        normalised_rows(x, norm).contiguous(), weight.contiguous(), bias, residual
+        normalised_rows(x, norm).contiguous(), matrix, weight_scale, bias, residual
     )

@@ -54,6 +54,14 @@ def weight_tile(rows, present, start, column, inputs):
 
 
 @triton.jit
+def unscaled(sums, weight_scale, output, present, SCALED: tl.constexpr):
+    """Divides sums, a column an output, by what the rows of rounded weights were multiplied by."""
+    if SCALED:
+        sums = sums / tl.load(weight_scale + output, mask=present, other=1.0)[None, :]
+    return sums
+
+
+@triton.jit
 def vector_tile(x, scale, start, column, inputs, NORM: tl.constexpr):
     """Loads columns of a vector in float32: as it is, and times the scale of the norm."""
     inside = start + column < inputs

@@ -1,0 +1,230 @@
+"""A network of which this process holds a part and leads the rest: every call goes to all ranks."""
+
+import itertools
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from subquad.inference.decode_program import DecodeProgram, Results, RowSettings, SamplingTable
+from subquad.inference.network import Network, RecurrentState, StepRows
+from subquad.inference.tensor_parallel.following import StateName, StateRows
+
+
+class Followers(Protocol):
+    """What is asked of the workers here; see ``ShardWorkers``."""
+
+    size: int
+
+    def together(self, name: str, *arguments: Any) -> AbstractContextManager[None]:
+        """Lets the workers do what this process does inside the block."""
+        ...
+
+    def drop_state(self, number: int) -> None:
+        """Gives a state back."""
+        ...
+
+    def close(self) -> None:
+        """Ends the workers."""
+        ...
+
+
+class LeadingState:
+    """This rank's part of a state; what is done to it is done to the others too. See ``RecurrentState``."""
+
+    def __init__(self, own: RecurrentState, name: StateName, workers: Followers) -> None:
+        self.own, self.name, self._workers = own, name, workers
+
+    @property
+    def position(self) -> Tensor:
+        """Tokens already seen by each row."""
+        return self.own.position
+
+    def row(self, index: int) -> "LeadingState":
+        """Returns one row as a batch of one that shares its storage."""
+        assert self.name.row is None, "a row has no rows"
+        row = LeadingState(self.own.row(index), StateName(self.name.number, index), self._workers)
+        row._whole = self  # type: ignore[attr-defined]  # so that the state lives as long as its rows
+        return row
+
+    def reset(self, rows: Tensor) -> None:
+        """Sets rows to the state before the first token."""
+        with self._workers.together("reset", self.name, rows.tolist()):
+            self.own.reset(rows)
+
+    def copy_(self, source: "LeadingState") -> None:
+        """Takes over another state of the same shape."""
+        with self._workers.together("copy", self.name, source.name):
+            self.own.copy_(source.own)
+
+    def fill_(self, value: float) -> None:
+        """Overwrites all that the rows hold with one number."""
+        with self._workers.together("fill", self.name, value):
+            self.own.fill_(value)
+
+    def hold_pages(self, row: int, pages: Sequence[int]) -> None:
+        """Gives a row the pages that its tokens go to, in order."""
+        with self._workers.together("hold_pages", self.name, row, list(pages)):
+            self.own.hold_pages(row, pages)
+
+
+class LeadingTable(SamplingTable):
+    """The settings of the rows, on every rank."""
+
+    def __init__(self, rows: int, device: torch.device, number: int, workers: Followers) -> None:
+        super().__init__(rows, device)
+        self._number, self._workers = number, workers
+
+    def set(self, settings: Sequence[RowSettings]) -> None:
+        """Takes over the settings of all rows."""
+        with self._workers.together("settings", self._number, list(settings)):
+            super().set(settings)
+
+
+class LeadingProgram(DecodeProgram):
+    """The decode step, on every rank: each captures its own graph, draws the same tokens and feeds them to itself."""
+
+    def __init__(self, network: Network, rows: StateRows, number: int, workers: Followers) -> None:
+        super().__init__(network, rows)
+        self._number, self._workers = number, workers
+        self.settings = LeadingTable(rows.slots, self._device, number, workers)
+
+    def set_id(self, slot: int, token_id: int) -> None:
+        """Sets the token that a row is fed next."""
+        with self._workers.together("set_id", self._number, slot, token_id):
+            super().set_id(slot, token_id)
+
+    def launch(self, slots: list[int]) -> Results:
+        """Launches a step of these rows."""
+        with self._workers.together("launch", self._number, slots):
+            return super().launch(slots)
+
+
+class LeadingNetwork(nn.Module):
+    """Looks like the whole network to the engine: the same calls and results, every layer shared by all ranks.
+
+    Its modules are those of this rank's part, so that its parameters and states are what this device holds.
+
+    Args:
+      part: This rank's part.
+      workers: The other ranks.
+    """
+
+    def __init__(self, part: nn.Module, workers: Followers) -> None:
+        super().__init__()
+        assert isinstance(part, Network)
+        for name, child in part.named_children():
+            self.add_module(name, child)
+        self._held: tuple[Any] = (part,)  # a tuple, so that its modules are not counted twice
+        self._workers = workers
+        self._numbers = itertools.count()
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share the network."""
+        return self._workers.size
+
+    @property
+    def part(self) -> Any:
+        """This rank's part."""
+        return self._held[0]
+
+    @property
+    def fp8_projections(self) -> bool:
+        """Whether the input projections of Hyena layers are FP8 ones."""
+        return bool(getattr(self.part, "fp8_projections", False))
+
+    @property
+    def use_subquadratic_ops(self) -> bool | None:
+        """What is asked of the fused operators; setting it changes every rank."""
+        return self.part.use_subquadratic_ops
+
+    @use_subquadratic_ops.setter
+    def use_subquadratic_ops(self, value: bool | None) -> None:
+        with self._workers.together("use_subquadratic_ops", value):
+            self.part.use_subquadratic_ops = value
+
+    def require_subquadratic_ops(self) -> None:
+        """Asks this rank's layers whether a fused kernel runs; the others are like them."""
+        self.part.require_subquadratic_ops()
+
+    def close(self) -> None:
+        """Ends the other ranks."""
+        self._workers.close()
+
+    def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Returns the logits of every position."""
+        return self.unembed(self.encode(ids))
+
+    @torch.no_grad()
+    def encode(
+        self,
+        ids: Int[Tensor, "batch length"],
+        state: LeadingState | None = None,
+        *,
+        starts: list[int] | None = None,
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the hidden states after the final norm, going on from ``state`` and updating it in place."""
+        with self._workers.together("encode", ids.cpu(), _name(state), starts):
+            return self.part.encode(ids, _own(state), starts=starts)
+
+    @torch.no_grad()
+    def encode_blocks(
+        self, ids: Int[Tensor, "batch length"], count: int, state: LeadingState | None = None
+    ) -> Float[Tensor, "batch length channel"]:
+        """Returns the residual stream after the first ``count`` blocks."""
+        with self._workers.together("encode_blocks", ids.cpu(), count, _name(state)):
+            return self.part.encode_blocks(ids, count, _own(state))
+
+    def unembed(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Returns the logits of hidden states; every rank has the whole embedding, so that nobody is asked."""
+        return self.part.unembed(hidden)
+
+    @torch.no_grad()
+    def step(
+        self, ids: Int[Tensor, " batch"], state: LeadingState, *, active: Bool[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Feeds one token a row; rows that are not active keep their state."""
+        with self._workers.together("step", ids.cpu(), state.name, None if active is None else active.cpu()):
+            return self.part.step(ids, state.own, active=active)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int,
+        page_count: int | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Any:
+        """Returns an empty state on every rank; on the meta device, this rank's part alone."""
+        if device is not None and device.type == "meta":
+            return self.part.init_state(
+                batch_size, max_length=max_length, page_count=page_count, device=device, dtype=dtype
+            )
+        number = next(self._numbers)
+        with self._workers.together("init_state", number, batch_size, max_length, page_count, dtype):
+            own = self.part.init_state(batch_size, max_length=max_length, page_count=page_count, dtype=dtype)
+        state = LeadingState(own, StateName(number), self._workers)
+        weakref.finalize(state, self._workers.drop_state, number).atexit = False
+        return state
+
+    def decode_program(self, rows: StepRows) -> DecodeProgram:
+        """Makes the decode step of a pool of states, on every rank."""
+        state = rows.state
+        assert isinstance(state, LeadingState)
+        number = state.name.number
+        with self._workers.together("decode_program", number, rows.slots):
+            return LeadingProgram(self.part, StateRows(state.own, rows.slots), number, self._workers)
+
+
+def _name(state: LeadingState | None) -> StateName | None:
+    return None if state is None else state.name
+
+
+def _own(state: LeadingState | None) -> RecurrentState | None:
+    return None if state is None else state.own

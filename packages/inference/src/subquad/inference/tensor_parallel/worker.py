@@ -1,0 +1,52 @@
+"""A process that follows: ``python -m subquad.inference.tensor_parallel.worker FILE_DESCRIPTOR``."""
+
+import os
+import pickle
+import queue
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from subquad.inference.tensor_parallel.following import Follower
+from subquad.inference.tensor_parallel.workers import HOST, join
+from subquad.modules import ModulesError
+
+
+def main() -> None:
+    """Builds this rank's part, then does what comes, until the end is asked for or the leader is gone."""
+    connection = Connection(int(sys.argv[1]))
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, messages), daemon=True).start()
+    try:
+        first = messages.get()
+        store = dist.TCPStore(HOST, first["port"], is_master=False)
+        shards, device = join(store, first["rank"], first["size"], first["device"])
+        follower = Follower(first["build"](shards, device).eval())
+        dist.barrier(**({"device_ids": [device.index]} if device.type == "cuda" else {}))
+        while (message := messages.get())[0] != "end":
+            try:
+                with torch.inference_mode():
+                    follower.obey(*message)
+            except ModulesError:
+                pass  # the leader refuses alike and says so
+    except BaseException as error:
+        connection.send_bytes(pickle.dumps(f"{type(error).__name__}: {error}"))
+        os._exit(1)  # whatever this rank was waiting for
+    os._exit(0)  # with no word from the process group, which the leader takes down too
+
+
+def _receive(connection: Connection, messages: "queue.SimpleQueue[Any]") -> None:
+    """Passes messages on; a rank whose leader has gone ends, even inside a sum."""
+    try:
+        while True:
+            messages.put(pickle.loads(connection.recv_bytes()))
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

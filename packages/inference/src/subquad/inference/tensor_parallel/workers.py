@@ -1,0 +1,197 @@
+"""The processes that follow: started, given their part of the network, told what to do, and ended."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from subquad.inference.errors import InvalidOption, WorkerFailed
+from subquad.inference.tensor_parallel.leading import LeadingNetwork
+from subquad.modules import ChannelShards, ModulesError
+from subquad.parallel import TensorShards
+
+PartBuilder = Callable[[ChannelShards, torch.device], nn.Module]
+_WORKER = "subquad.inference.tensor_parallel.worker"
+HOST = "127.0.0.1"
+_PATIENCE = 20.0  # seconds that a worker is given to end
+
+
+class ShardWorkers:
+    """The workers of one network, ranks 1 to ``size - 1``; rank 0 is this process.
+
+    What is sent is done by every worker in the order of sending, beside what this process does itself; only the sums of
+    the layers' outputs keep the ranks together. A worker that ends unasked, or a call that failed on this rank alone,
+    ends them all: the ranks would no longer be at the same place.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._lock = threading.Lock()
+        self._dropped: deque[int] = deque()
+        self.failure: str | None = None
+        self._closing = False
+        self._connections: list[Connection] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, message: dict[str, Any]) -> None:
+        """Starts the processes; each first gets ``message`` with its rank."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        for rank in range(1, self.size):
+            ours, theirs = multiprocessing.Pipe()
+            command = [sys.executable, "-m", _WORKER, str(theirs.fileno())]
+            process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+            threading.Thread(target=self._watch, args=(rank, process, ours), daemon=True).start()
+        for rank in range(1, self.size):
+            self._put(self._connections[rank - 1], {**message, "rank": rank})
+
+    def send(self, name: str, *arguments: Any) -> None:
+        """Tells every worker to do something.
+
+        Raises:
+          WorkerFailed: A worker has ended.
+        """
+        with self._lock:
+            self.require_alive()
+            while self._dropped:
+                self._put_all(("drop_state", self._dropped.popleft()))
+            self._put_all((name, *arguments))
+
+    def drop_state(self, number: int) -> None:
+        """Gives a state back before anything else is done; called by the collector of garbage, at any moment."""
+        self._dropped.append(number)
+
+    def require_alive(self) -> None:
+        """Raises unless all workers are at work.
+
+        Raises:
+          WorkerFailed: One is not; says what it said last.
+        """
+        if self.failure is not None:
+            raise WorkerFailed(self.failure)
+
+    @contextlib.contextmanager
+    def together(self, name: str, *arguments: Any) -> Iterator[None]:
+        """Lets the workers do what this process does inside the block."""
+        self.send(name, *arguments)
+        try:
+            yield
+        except ModulesError:
+            raise  # every rank refuses alike, before anything was summed
+        except BaseException as error:
+            failure = self.failure or f"rank 0 failed in {name}: {type(error).__name__}: {error}"
+            self.end(failure)
+            if isinstance(error, Exception):
+                raise WorkerFailed(failure) from error
+            raise
+
+    def end(self, failure: str) -> None:
+        """Ends all workers at once, so that no later call can meet a rank that is somewhere else."""
+        self.failure = self.failure or failure
+        self._closing = True
+        for process in self._processes:
+            process.kill()
+
+    def close(self) -> None:
+        """Lets the workers finish and ends them, and leaves the process group."""
+        with self._lock:
+            if self.failure is None and not self._closing:
+                self._closing = True
+                with contextlib.suppress(WorkerFailed):
+                    self._put_all(("end",))
+            self.failure = self.failure or "the network was closed"
+        for process in self._processes:
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for connection in self._connections:
+            connection.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _put_all(self, message: object) -> None:
+        for connection in self._connections:
+            self._put(connection, message)
+
+    def _put(self, connection: Connection, message: object) -> None:
+        try:
+            connection.send_bytes(pickle.dumps(message))
+        except OSError as error:
+            self.failure = self.failure or f"a worker cannot be reached: {error}"
+            raise WorkerFailed(self.failure) from None
+
+    def _watch(self, rank: int, process: "subprocess.Popen[bytes]", connection: Connection) -> None:
+        """Waits for the end of a worker; an unasked one ends the others, and every sum that waits for them."""
+        said = ""
+        with contextlib.suppress(EOFError, OSError):
+            said = pickle.loads(connection.recv_bytes())
+        status = process.wait()
+        if self._closing:
+            return
+        self.end(f"rank {rank} of {self.size} ended{f' with {said}' if said else ''} (status {status})")
+        if dist.is_initialized() and dist.get_backend() == "nccl":
+            dist.distributed_c10d._abort_process_group()  # gloo sees for itself that the other end has gone
+
+
+def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
+    """Builds a network over ``size`` processes and returns it as it is used in this one, which is rank 0.
+
+    Args:
+      build: Makes a rank's part from its place among the ranks and its device; it is pickled, so that it must be
+        importable: a function of a module, or a ``functools.partial`` of one.
+      size: Processes, 2 or more.
+      device: ``cuda`` for one CUDA device each, from 0 on, or ``cpu``.
+
+    Raises:
+      InvalidOption: There are fewer CUDA devices, or this process belongs to a process group already.
+      WorkerFailed: A worker could not build its part.
+      Whatever ``build`` raises.
+    """
+    if device.type == "cuda" and (size > torch.cuda.device_count() or device.index not in (None, 0)):
+        accepted = f"up to {torch.cuda.device_count()}, the CUDA devices that torch sees, of which the first are taken"
+        raise InvalidOption("tensor_parallel", size, accepted)
+    if dist.is_initialized():
+        raise InvalidOption("tensor_parallel", size, "1 in a process that belongs to a torch.distributed group already")
+    store = dist.TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
+    workers = ShardWorkers(size)
+    workers.start({"build": build, "size": size, "device": device.type, "port": store.port})
+    try:
+        shards, own = join(store, 0, size, device.type)
+        part = build(shards, own).eval()
+        dist.barrier(**({"device_ids": [own.index]} if own.type == "cuda" else {}))  # until every rank has its part
+    except BaseException as error:
+        failure = workers.failure
+        workers.end(failure or f"rank 0 failed: {error}")
+        workers.close()
+        if failure is not None:
+            raise WorkerFailed(failure) from error
+        raise
+    network = LeadingNetwork(part, workers)
+    weakref.finalize(network, workers.close)
+    return network
+
+
+def join(store: dist.Store, rank: int, size: int, kind: str) -> tuple[TensorShards, torch.device]:
+    """Joins the process group as a rank; returns its place among the shards, and its device."""
+    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    assert dist.group.WORLD is not None
+    return TensorShards(dist.group.WORLD), device
