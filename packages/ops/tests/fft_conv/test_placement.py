@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops.fft_conv.placement import PASSES, SIZES, Axis, place
+from subquad.ops.fft_conv.placement import LARGE_SIZES, PASSES, SIZES, Axis, place
 from subquad.ops.fft_conv.reference import fft_conv_reference
 from subquad.ops.fft_conv.spectral import reaching_taps
 from tools.testing.oracle import assert_close
@@ -59,7 +59,7 @@ def test_the_circular_product_is_the_convolution_and_its_gradients(
 
 
 def test_no_transform_is_shorter_than_what_it_holds() -> None:
-    for side, taps in itertools.product((1, 14, 56, 100, 112, 224, 300), (1, 7, 111, 223)):
+    for side, taps in itertools.product((1, 14, 56, 100, 112, 224, 300, 500), (1, 7, 111, 223)):
         size, placements = place((side, side), (taps, taps), (taps // 2, taps // 2), ("zero", "zero"))
         needed = side + taps // 2
         assert size == next((s for s in SIZES if s >= needed), 0)
@@ -77,4 +77,8 @@ def test_the_passes_are_those_of_the_cuda_library() -> None:
     source = (Path(__file__).parents[2] / "csrc" / "image_conv.cu").read_text()
     found = re.findall(r"case (\d+):\s+return body\(ImageSetting<(\d+), (\d+),", source)
     assert {int(n): (int(first), int(second)) for n, first, second in found} == PASSES
+    source = (Path(__file__).parents[2] / "csrc" / "image_large.cu").read_text()
+    found = re.findall(r"case (\d+):\s+return body\(LargeSetting<(\d+), (\d+)>", source)
+    assert [int(n) for n, *_ in found] == list(LARGE_SIZES)
+    assert all(int(first) * int(second) == int(n) for n, first, second in found)
     assert all(first * second == n for n, (first, second) in PASSES.items())
