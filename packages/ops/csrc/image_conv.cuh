@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(S::kThreads) convolve_images_kernel(ImageCall 
         dft<P::kSecond, false>(v);
         filter_column<P>(v, filter_of(image, frequency) + p, call.conjugate);
         dft<P::kSecond, true>(v);
-        unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
+        unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
       }
       __syncthreads();
       for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {

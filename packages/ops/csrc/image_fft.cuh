@@ -43,6 +43,12 @@ struct ImageAxis {
   }
 };
 
+// v times the root of `step` turns of 1 / M for every INDEX, or its conjugate.
+template <bool CONJUGATE, int INDEX>
+__device__ __forceinline__ float2 twiddled(float2 v, const float2* roots, int step, Number<INDEX>) {
+  return INDEX == 0 ? v : times<CONJUGATE>(v, roots[INDEX * step]);
+}
+
 // Images of one type: image i starts at element i * stride.
 struct Images {
   const void* base;
@@ -70,7 +76,7 @@ __device__ void transform_pairs(float2* rows, const float2* roots, const Images&
     });
     dft<P::kFirst, false>(v);
     float2* to = rows + pair * P::kRow + j;
-    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = times<false>(v[q], roots[j * q]); });
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots, j, q); });
   }
   __syncthreads();
   if constexpr (P::kSecond > 1) {
@@ -109,7 +115,7 @@ __device__ void invert_second_pass(float2* rows, const float2* roots, int count)
       float2 v[P::kSecond];
       unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
       dft<P::kSecond, true>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
+      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
     }
     __syncthreads();
   }
@@ -131,7 +137,7 @@ __device__ __forceinline__ void read_column(float2 (&v)[P::kFirst], const float2
     v[2 * s + 1] = make_float2(a.y + b.y, b.x - a.x);  // twice the lower row's
   });
   dft<P::kFirst, false>(v);
-  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = times<false>(v[q], roots[j * q]); });
+  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = twiddled<false>(v[q], roots, j, q); });
 }
 
 // Undoes read_column, but for the factor 2.

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(S::kThreads) large_columns_kernel(LargeCall la
     });
     dft<P::kFirst, false>(v);
     float2* to = work + column * P::kRow + j;
-    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = times<false>(v[q], roots[j * q]); });
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots, j, q); });
   }
   __syncthreads();
   const int64_t own = FILTER && !call.per_sample ? image % call.channel : image;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(S::kThreads) large_columns_kernel(LargeCall la
     if constexpr (FILTER) {
       filter_column<P>(v, call.spectrum + place + column * P::kSize + p, call.conjugate);
       dft<P::kSecond, true>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
+      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
     } else {
       float2* to = static_cast<float2*>(call.output) + place + column * P::kSize + p;
       unroll<P::kSecond>([&](auto j) { to[j * P::kFirst] = make_float2(0.5f * v[j].x, 0.5f * v[j].y); });

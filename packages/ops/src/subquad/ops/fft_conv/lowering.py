@@ -96,7 +96,7 @@ class FftConvLowering:
             raise _Skipped("the transforms have different lengths")
         causal = _alignment(x, taps, starts)
         with module.graph.inserting_before(crop):
-            options = {"causal": causal, "backend": self._backend}
+            options: dict[str, Any] = {"causal": causal, "backend": self._backend}
             call = module.graph.call_function(fft_conv, (x.source, taps.source), options)
         call.meta = dict(crop.meta)
         crop.replace_all_uses_with(call)
@@ -139,7 +139,7 @@ def _transform(node: Node, *, of_result: bool = False) -> _Transform:
     if not of_result and node.target not in _FORWARD:
         raise _Skipped("a factor is not a transform of real values")
     source = _input(node)
-    given = dict(zip(("input", "length", "dim", "norm"), node.args, strict=False)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(zip(("input", "length", "dim", "norm"), node.args, strict=False)) | dict(node.kwargs)
     if given.get("norm") not in (None, "backward"):
         raise _Skipped("a transform is scaled")
     real = _value(node if of_result else source)
@@ -168,7 +168,8 @@ def _crop(inverse: Node, rank: int) -> tuple[Node, list[int]]:
     users = list(inverse.users)
     if len(users) != 1 or users[0].target is not operator.getitem:
         raise _Skipped("the result is not cropped by slices, or is used more than once")
-    index = users[0].args[1] if isinstance(users[0].args[1], tuple) else (users[0].args[1],)
+    given: Any = users[0].args[1]
+    index: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)
     axes = _value(inverse).dim()
     if Ellipsis in index:
         at = index.index(Ellipsis)

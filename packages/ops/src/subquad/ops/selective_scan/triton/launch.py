@@ -19,8 +19,8 @@ _COUNT = 8  # blocks of channels that a program of the backward kernel adds up
 
 def _tile(states: int, repeat: int, elements: int) -> tuple[int, int]:
     """Returns the padded number of states and the channels of a program."""
-    padded = triton.next_power_of_2(states)
-    return padded, max(1, min(4, elements // (padded * _BLOCK), triton.next_power_of_2(repeat)))
+    padded = 1 << (states - 1).bit_length()
+    return padded, max(1, min(4, elements // (padded * _BLOCK), 1 << (repeat - 1).bit_length()))
 
 
 def _streams(x: Tensor, step_size: Tensor, into: Tensor, out: Tensor) -> tuple[list[Tensor], list[int]]:
