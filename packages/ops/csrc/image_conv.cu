@@ -4,8 +4,6 @@
 namespace subquad {
 namespace {
 
-constexpr int kMostSharedBytes = 227 * 1024;  // of a block on compute capability 9.0
-
 // The smaller the group, the more blocks fit beside each other; the larger, the fewer barriers.
 template <class Body>
 int32_t with_setting(int size, Body&& body) {
@@ -38,43 +36,9 @@ int32_t with_setting(int size, Body&& body) {
       return body(ImageSetting<16, 12, 224, 17, 1>{});
     case 224:
       return body(ImageSetting<16, 14, 416, 29, 1>{});
-    case 256:
-      return body(ImageSetting<16, 16, 512, 32, 1>{});
     default:
       return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   }
-}
-
-ImageAxis axis(const int32_t (&of)[4]) { return {of[0], of[1], of[2], of[3]}; }
-
-ImageCall call_of(const SubquadOpsImages& given) {
-  const int64_t area = static_cast<int64_t>(given.height[0]) * given.width[0];
-  const int64_t other_area = static_cast<int64_t>(given.other_height[0]) * given.other_width[0];
-  return {{given.input, area, given.dtype},
-          {given.other, other_area, given.dtype},
-          static_cast<const float2*>(given.spectrum),
-          given.skip,
-          given.output,
-          static_cast<int>(given.batch),
-          static_cast<int>(given.channel),
-          given.skip_dtype,
-          given.per_sample,
-          given.conjugate,
-          1,
-          1,
-          axis(given.height),
-          axis(given.width),
-          axis(given.other_height),
-          axis(given.other_width)};
-}
-
-int32_t check(const SubquadOpsImages& given) {
-  if (given.input == nullptr || given.output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
-  if (given.batch < 1 || given.channel < 1 || given.batch * given.channel >= int64_t{1} << 31)
-    return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
-  if (given.height[1] > given.size || given.width[1] > given.size) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
-  if (given.dtype < SUBQUAD_OPS_FLOAT32 || given.dtype > SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
-  return SUBQUAD_OPS_OK;
 }
 
 // Starts a kernel whose shared memory holds the roots, `rows` rows and as many groups as asked for.

@@ -36,6 +36,41 @@ struct ImageCall {
   ImageAxis height, width, other_height, other_width;
 };
 
+constexpr int kMostSharedBytes = 227 * 1024;  // of a block on compute capability 9.0
+
+inline ImageAxis axis(const int32_t (&of)[4]) { return {of[0], of[1], of[2], of[3]}; }
+
+inline ImageCall call_of(const SubquadOpsImages& given) {
+  const int64_t area = static_cast<int64_t>(given.height[0]) * given.width[0];
+  const int64_t other_area = static_cast<int64_t>(given.other_height[0]) * given.other_width[0];
+  return {{given.input, area, given.dtype},
+          {given.other, other_area, given.dtype},
+          static_cast<const float2*>(given.spectrum),
+          given.skip,
+          given.output,
+          static_cast<int>(given.batch),
+          static_cast<int>(given.channel),
+          given.skip_dtype,
+          given.per_sample,
+          given.conjugate,
+          1,
+          1,
+          axis(given.height),
+          axis(given.width),
+          axis(given.other_height),
+          axis(given.other_width)};
+}
+
+// Says what is wrong with a call.
+inline int32_t check(const SubquadOpsImages& given) {
+  if (given.input == nullptr || given.output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (given.batch < 1 || given.channel < 1 || given.batch * given.channel >= int64_t{1} << 31)
+    return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  if (given.height[1] > given.size || given.width[1] > given.size) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  if (given.dtype < SUBQUAD_OPS_FLOAT32 || given.dtype > SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
+  return SUBQUAD_OPS_OK;
+}
+
 // A block's images: `first`, `first + stride`, … . Those of one channel are neighbours, so that they share its filter.
 struct BlockImages {
   int64_t first, stride;
@@ -50,27 +85,28 @@ __device__ __forceinline__ BlockImages images_of_block(const ImageCall& call) {
   return {channel + static_cast<int64_t>(from) * outer, outer, along - from < S::kImages ? along - from : S::kImages};
 }
 
-// Stores the real rows of `rows` [image, pair, kRow] where the axes place them.
-template <class P>
-__device__ void store_rows(const float2* rows, const ImageCall& call, const BlockImages& block) {
+// Transforms `count` pairs of rows back, the second pass being undone, and stores their samples; `rows_of` gives the image
+// and the places of a pair's two rows.
+template <class P, class Rows>
+__device__ void store_pairs(const float2* rows, const ImageCall& call, int count, Rows&& rows_of) {
   constexpr float kScale = 0.5f / (static_cast<float>(P::kSize) * P::kSize);
-  const int pairs = P::pairs(call.height.extent);
   const int64_t area = static_cast<int64_t>(call.height.size) * call.width.size;
-  for (int item = threadIdx.x; item < block.count * pairs * P::kSecond; item += blockDim.x) {
-    const int j = item % P::kSecond, row = item / P::kSecond, image = row / pairs;
-    const int upper = P::upper_row(row - image * pairs) - call.height.shift, lower = upper + P::kSecond;
-    const int64_t index = block.first + image * block.stride;
-    const float skip = call.skip == nullptr ? 0.f : load_parameter(call.skip, index % call.channel, call.skip_dtype);
+  for (int item = threadIdx.x; item < count * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, pair = item / P::kSecond;
+    int64_t image;
+    int upper, lower;
+    rows_of(pair, image, upper, lower);
+    const float skip = call.skip == nullptr ? 0.f : load_parameter(call.skip, image % call.channel, call.skip_dtype);
     float2 v[P::kFirst];
-    unroll<P::kFirst>([&](auto q) { v[q] = rows[row * P::kRow + q * P::kStep + j]; });
+    unroll<P::kFirst>([&](auto q) { v[q] = rows[pair * P::kRow + q * P::kStep + j]; });
     dft<P::kFirst, true>(v);
-    const int64_t start = index * area;
     unroll<P::kFirst>([&](auto q) {
       const int column = j + q * P::kSecond - call.width.shift;
       if (column < 0 || column >= call.width.size) return;
-      auto store = [&](int at, float value) {
-        if (at < 0 || at >= call.height.size) return;
-        const int64_t element = start + static_cast<int64_t>(at) * call.width.size + column;
+      auto store = [&](int place, float value) {
+        const int row = place - call.height.shift;
+        if (row < 0 || row >= call.height.size) return;
+        const int64_t element = image * area + static_cast<int64_t>(row) * call.width.size + column;
         value *= kScale;
         if (call.skip != nullptr) value += skip * load_parameter(call.input.base, element, call.input.dtype);
         store_sample(call.output, element, call.input.dtype, value);
@@ -101,8 +137,7 @@ __global__ void __launch_bounds__(S::kThreads) convolve_images_kernel(ImageCall 
   float2* work = rows + S::kImages * pairs * P::kRow;
   copy_roots<P>(roots, kRoots<P::kSize>.values);
   __syncthreads();
-  Images source = call.input;
-  transform_rows<P>(rows, roots, source, block.first, block.stride, block.count, call.height, call.width);
+  transform_rows<P>(rows, roots, call.input, block.first, block.stride, block.count, call.height, call.width);
   const int columns = block.count * P::kColumns;
   for (int start = 0; start < columns; start += call.group) {
     const int group = columns - start < call.group ? columns - start : call.group;
@@ -146,7 +181,7 @@ __global__ void __launch_bounds__(S::kThreads) convolve_images_kernel(ImageCall 
         dft<P::kSecond, false>(v);
         filter_column<P>(v, filter_of(image, frequency) + p, call.conjugate);
         dft<P::kSecond, true>(v);
-        unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
+        unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
       }
       __syncthreads();
       for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
@@ -161,7 +196,12 @@ __global__ void __launch_bounds__(S::kThreads) convolve_images_kernel(ImageCall 
     }
   }
   invert_second_pass<P>(rows, roots, block.count * pairs);
-  store_rows<P>(rows, call, block);
+  store_pairs<P>(rows, call, block.count * pairs, [&](int pair, int64_t& image, int& upper, int& lower) {
+    const int index = pair / pairs;
+    image = block.first + index * block.stride;
+    upper = P::upper_row(pair - index * pairs);
+    lower = upper + P::kSecond;
+  });
 }
 
 // Writes the spectra of images; `scale` halves what read_column doubles.

@@ -43,6 +43,12 @@ struct ImageAxis {
   }
 };
 
+// v times the root of `step` turns of 1 / M for every INDEX, or its conjugate.
+template <bool CONJUGATE, int INDEX>
+__device__ __forceinline__ float2 twiddled(float2 v, const float2* roots, int step, Number<INDEX>) {
+  return INDEX == 0 ? v : times<CONJUGATE>(v, roots[INDEX * step]);
+}
+
 // Images of one type: image i starts at element i * stride.
 struct Images {
   const void* base;
@@ -54,30 +60,27 @@ struct Images {
   }
 };
 
-// Transforms the rows of the images from, from + step, … (`count` of them) into `rows` [image, pair, kRow].
-template <class P>
-__device__ void transform_rows(float2* rows, const float2* roots, Images source, int64_t from, int64_t step, int count,
-                               ImageAxis height, ImageAxis width) {
-  const int pairs = P::pairs(height.extent);
-  for (int item = threadIdx.x; item < count * pairs * P::kSecond; item += blockDim.x) {
-    const int j = item % P::kSecond, row = item / P::kSecond, image = row / pairs;
-    const int upper = P::upper_row(row - image * pairs), a = height.sample(upper),
-              b = height.sample(upper + P::kSecond);
-    const int64_t start = (from + image * step) * source.stride;
-    const int64_t first = a < 0 ? -1 : start + static_cast<int64_t>(a) * width.size;
-    const int64_t second = b < 0 ? -1 : start + static_cast<int64_t>(b) * width.size;
+// Transforms `count` pairs of rows into `rows` [pair, kRow]; `starts_of` gives the elements at which the two rows of a pair
+// start, -1 for a row of zeros.
+template <class P, class Starts>
+__device__ void transform_pairs(float2* rows, const float2* roots, const Images& source, ImageAxis width, int count,
+                                Starts&& starts_of) {
+  for (int item = threadIdx.x; item < count * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, pair = item / P::kSecond;
+    int64_t upper, lower;
+    starts_of(pair, upper, lower);
     float2 v[P::kFirst];
     unroll<P::kFirst>([&](auto q) {
       const int sample = width.sample(j + q * P::kSecond);
-      v[q] = make_float2(source.at(first, sample), source.at(second, sample));
+      v[q] = make_float2(source.at(upper, sample), source.at(lower, sample));
     });
     dft<P::kFirst, false>(v);
-    float2* to = rows + row * P::kRow + j;
-    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = times<false>(v[q], roots[j * q]); });
+    float2* to = rows + pair * P::kRow + j;
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots, j, q); });
   }
   __syncthreads();
   if constexpr (P::kSecond > 1) {
-    for (int item = threadIdx.x; item < count * pairs * P::kFirst; item += blockDim.x) {
+    for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
       float2* at = rows + item / P::kFirst * P::kRow + item % P::kFirst * P::kStep;
       float2 v[P::kSecond];
       unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
@@ -86,6 +89,20 @@ __device__ void transform_rows(float2* rows, const float2* roots, Images source,
     }
     __syncthreads();
   }
+}
+
+// Transforms the rows of the images from, from + step, … (`count` of them) into `rows` [image, pair, kRow].
+template <class P>
+__device__ void transform_rows(float2* rows, const float2* roots, const Images& source, int64_t from, int64_t step,
+                               int count, ImageAxis height, ImageAxis width) {
+  const int pairs = P::pairs(height.extent);
+  transform_pairs<P>(rows, roots, source, width, count * pairs, [&](int pair, int64_t& first, int64_t& second) {
+    const int image = pair / pairs, upper = P::upper_row(pair - image * pairs);
+    const int a = height.sample(upper), b = height.sample(upper + P::kSecond);
+    const int64_t start = (from + image * step) * source.stride;
+    first = a < 0 ? -1 : start + static_cast<int64_t>(a) * width.size;
+    second = b < 0 ? -1 : start + static_cast<int64_t>(b) * width.size;
+  });
 }
 
 // Undoes the second pass over `rows` complex rows.
@@ -98,7 +115,7 @@ __device__ void invert_second_pass(float2* rows, const float2* roots, int count)
       float2 v[P::kSecond];
       unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
       dft<P::kSecond, true>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
+      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
     }
     __syncthreads();
   }
@@ -120,7 +137,7 @@ __device__ __forceinline__ void read_column(float2 (&v)[P::kFirst], const float2
     v[2 * s + 1] = make_float2(a.y + b.y, b.x - a.x);  // twice the lower row's
   });
   dft<P::kFirst, false>(v);
-  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = times<false>(v[q], roots[j * q]); });
+  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = twiddled<false>(v[q], roots, j, q); });
 }
 
 // Undoes read_column, but for the factor 2.

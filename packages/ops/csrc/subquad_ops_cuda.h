@@ -130,9 +130,11 @@ typedef struct SubquadOpsImages {
   void* output;
   int64_t batch, channel;
   int32_t height[4], width[4], other_height[4], other_width[4];
-  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224 or 256
+  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192 or 224; large 256, 288, 320, 384, 400, 448 or 512
   int32_t dtype, skip_dtype, per_sample, conjugate;
-  int32_t parts;  // of subquad_ops_image_correlate
+  int32_t parts;           // of subquad_ops_image_correlate
+  int32_t scratch_images;  // of the large ones: so many are transformed at a time
+  float* scratch;          // of the large ones: [scratch_images, height extent, size / 2 + 1] pairs of float32
 } SubquadOpsImages;
 
 // output[b, c] = spectrum of input[b, c]. Like the next two it returns SUBQUAD_OPS_SIZE_OUT_OF_RANGE where the rows that
@@ -145,6 +147,10 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_convolve(const SubquadOpsImages* im
 
 // output[p, c] = sum(conj(spectrum of input[b, c]) * (spectrum of other[b, c]) for b in p, p + parts, … below batch).
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_correlate(const SubquadOpsImages* images, void* stream);
+
+// The same as subquad_ops_image_spectra and _convolve for transforms that no block holds.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_spectra(const SubquadOpsImages* images, void* stream);
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_convolve(const SubquadOpsImages* images, void* stream);
 
 #ifdef __cplusplus
 }

@@ -12,13 +12,21 @@ from torch import Tensor
 
 from subquad.ops._cuda_interface import DTYPE_CODES, ImagesArguments, address
 from subquad.ops._cuda_library import load_cuda_library
-from subquad.ops.fft_conv.placement import PASSES, Axis
+from subquad.ops.fft_conv.placement import LARGE_SIZES, PASSES, Axis
 
 _SHARED_BYTES = 227 * 1024  # of a block on compute capability 9.0
+_SCRATCH_BYTES = 24 << 20  # half of the level-2 cache of an H100, where the rows' transforms then stay
 _BLOCKS = 1056  # so many fill a GPU: eight for each of 132 multiprocessors
 
 
 def _start(name: str, x: Tensor, arguments: ImagesArguments) -> None:
+    scratch = None
+    if arguments.size in LARGE_SIZES:
+        name = name.replace("ops_image", "ops_large_image")
+        image = arguments.height[1] * (arguments.size // 2 + 1)
+        count = max(1, min(x.shape[0] * x.shape[1], _SCRATCH_BYTES // (8 * image)))
+        scratch = torch.empty(count * image, dtype=torch.complex64, device=x.device)
+        arguments.scratch_images, arguments.scratch = count, address(scratch)
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
         load_cuda_library().call(name, ctypes.byref(arguments), stream)
@@ -33,6 +41,8 @@ def _arguments(x: Tensor, output: Tensor, size: int, height: Axis, width: Axis) 
 
 def _fit(size: int, *rows: int) -> bool:
     """Says whether a block's shared memory holds so many rows of each of several images, and a column of each."""
+    if size in LARGE_SIZES:
+        return False
     first, second = PASSES[size]
     row = first * (second + 1 if second % 4 == 0 else second) + 1
     pairs = sum(-(-count // (2 * second)) * second for count in rows)

@@ -42,6 +42,8 @@ class ImagesArguments(ctypes.Structure):
         *((name, _LONG) for name in ("batch", "channel")),
         *((name, _INTEGER * 4) for name in ("height", "width", "other_height", "other_width")),
         *((name, _INTEGER) for name in ("size", "dtype", "skip_dtype", "per_sample", "conjugate", "parts")),
+        ("scratch_images", _INTEGER),
+        ("scratch", _POINTER),
     )
 
 
@@ -55,6 +57,8 @@ _SIGNATURES = {
     "subquad_ops_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_image_convolve": [_IMAGES, _POINTER],
     "subquad_ops_image_correlate": [_IMAGES, _POINTER],
+    "subquad_ops_large_image_spectra": [_IMAGES, _POINTER],
+    "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
 }
 
 

@@ -20,7 +20,8 @@ PASSES = {
     192: (16, 12),
     224: (16, 14),
 }
-SIZES = tuple(PASSES)
+LARGE_SIZES = (256, 288, 320, 384, 400, 448, 512)  # that no block's shared memory holds, as in image_large.cu
+SIZES = (*PASSES, *LARGE_SIZES)
 
 
 class Axis(NamedTuple):
