@@ -19,6 +19,7 @@ struct ImagePlan {
   static constexpr int kStep = SECOND % 4 == 0 ? SECOND + 1 : SECOND;  // neighbours of a block in different banks
   static constexpr int kRow = FIRST * kStep + 1;                      // odd, so that rows are too
   static_assert(FIRST % 2 == 0, "a thread holds both rows of a pair");
+  static_assert(SECOND > 1, "two passes");
 
   __host__ __device__ static constexpr int slot(int frequency) {
     return frequency % FIRST * kStep + frequency / FIRST;
@@ -43,10 +44,10 @@ struct ImageAxis {
   }
 };
 
-// v times the root of `step` turns of 1 / M for every INDEX, or its conjugate.
+// v times a root of those of INDEX, all 1 for the first, or its conjugate.
 template <bool CONJUGATE, int INDEX>
-__device__ __forceinline__ float2 twiddled(float2 v, const float2* roots, int step, Number<INDEX>) {
-  return INDEX == 0 ? v : times<CONJUGATE>(v, roots[INDEX * step]);
+__device__ __forceinline__ float2 twiddled(float2 v, const float2& root, Number<INDEX>) {
+  return INDEX == 0 ? v : times<CONJUGATE>(v, root);
 }
 
 // Images of one type: image i starts at element i * stride.
@@ -54,11 +55,20 @@ struct Images {
   const void* base;
   int64_t stride;
   int32_t dtype;
-
-  __device__ __forceinline__ float at(int64_t start, int sample) const {
-    return start >= 0 && sample >= 0 ? load_parameter(base, start + sample, dtype) : 0.f;
-  }
 };
+
+// A sample of a row that starts at an element, 0 where there is none. WIDE: float32, else one of the types of 16 bits.
+template <bool WIDE>
+__device__ __forceinline__ float sample_of(const Images& images, int64_t start, int sample) {
+  if (start < 0 || sample < 0) return 0.f;
+  if constexpr (WIDE) {
+    return static_cast<const float*>(images.base)[start + sample];
+  } else {
+    const uint16_t bits = static_cast<const uint16_t*>(images.base)[start + sample];
+    return images.dtype == SUBQUAD_OPS_BFLOAT16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
+                                                : __half2float(__ushort_as_half(bits));
+  }
+}
 
 // Transforms `count` pairs of rows into `rows` [pair, kRow]; `starts_of` gives the elements at which the two rows of a pair
 // start, -1 for a row of zeros.
@@ -70,25 +80,30 @@ __device__ void transform_pairs(float2* rows, const float2* roots, const Images&
     int64_t upper, lower;
     starts_of(pair, upper, lower);
     float2 v[P::kFirst];
-    unroll<P::kFirst>([&](auto q) {
-      const int sample = width.sample(j + q * P::kSecond);
-      v[q] = make_float2(source.at(upper, sample), source.at(lower, sample));
-    });
+    if (source.dtype == SUBQUAD_OPS_FLOAT32) {
+      unroll<P::kFirst>([&](auto q) {
+        const int sample = width.sample(j + q * P::kSecond);
+        v[q] = make_float2(sample_of<true>(source, upper, sample), sample_of<true>(source, lower, sample));
+      });
+    } else {
+      unroll<P::kFirst>([&](auto q) {
+        const int sample = width.sample(j + q * P::kSecond);
+        v[q] = make_float2(sample_of<false>(source, upper, sample), sample_of<false>(source, lower, sample));
+      });
+    }
     dft<P::kFirst, false>(v);
     float2* to = rows + pair * P::kRow + j;
-    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots, j, q); });
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots[q * P::kStep + j], q); });
   }
   __syncthreads();
-  if constexpr (P::kSecond > 1) {
-    for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
-      float2* at = rows + item / P::kFirst * P::kRow + item % P::kFirst * P::kStep;
-      float2 v[P::kSecond];
-      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
-      dft<P::kSecond, false>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = v[j]; });
-    }
-    __syncthreads();
+  for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
+    float2* at = rows + item / P::kFirst * P::kRow + item % P::kFirst * P::kStep;
+    float2 v[P::kSecond];
+    unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+    dft<P::kSecond, false>(v);
+    unroll<P::kSecond>([&](auto j) { at[j] = v[j]; });
   }
+  __syncthreads();
 }
 
 // Transforms the rows of the images from, from + step, … (`count` of them) into `rows` [image, pair, kRow].
@@ -108,17 +123,15 @@ __device__ void transform_rows(float2* rows, const float2* roots, const Images& 
 // Undoes the second pass over `rows` complex rows.
 template <class P>
 __device__ void invert_second_pass(float2* rows, const float2* roots, int count) {
-  if constexpr (P::kSecond > 1) {
-    for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
-      const int p = item % P::kFirst;
-      float2* at = rows + item / P::kFirst * P::kRow + p * P::kStep;
-      float2 v[P::kSecond];
-      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
-      dft<P::kSecond, true>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
-    }
-    __syncthreads();
+  for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
+    const int p = item % P::kFirst;
+    float2* at = rows + item / P::kFirst * P::kRow + p * P::kStep;
+    float2 v[P::kSecond];
+    unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+    dft<P::kSecond, true>(v);
+    unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots[p * P::kStep + j], j); });
   }
+  __syncthreads();
 }
 
 // The first pass of column `frequency` over the rows j, j + SECOND, … of an image: reads their pairs apart and transforms.
@@ -137,7 +150,7 @@ __device__ __forceinline__ void read_column(float2 (&v)[P::kFirst], const float2
     v[2 * s + 1] = make_float2(a.y + b.y, b.x - a.x);  // twice the lower row's
   });
   dft<P::kFirst, false>(v);
-  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = twiddled<false>(v[q], roots, j, q); });
+  unroll<P::kFirst>([&](auto q) { v[q] = twiddled<false>(v[q], roots[q * P::kStep + j], q); });
 }
 
 // Undoes read_column, but for the factor 2.
@@ -155,9 +168,13 @@ __device__ __forceinline__ void write_column(float2 (&v)[P::kFirst], float2* row
   });
 }
 
+// Lays exp(-2 pi i p j / M), which stands between the passes, where a row has its slot j of block p.
 template <class P>
 __device__ void copy_roots(float2* roots, const Root* table) {
-  for (int k = threadIdx.x; k < P::kSize; k += blockDim.x) roots[k] = make_float2(table[k].re, table[k].im);
+  for (int item = threadIdx.x; item < P::kSize; item += blockDim.x) {
+    const int p = item / P::kSecond, j = item % P::kSecond;
+    roots[p * P::kStep + j] = make_float2(table[p * j].re, table[p * j].im);
+  }
 }
 
 }  // namespace subquad

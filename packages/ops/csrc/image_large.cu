@@ -29,7 +29,7 @@ int32_t with_large_setting(int size, Body&& body) {
 // Starts a kernel whose shared memory holds the roots and `rows` rows.
 template <class S>
 int32_t start_large(void (*kernel)(LargeCall), const LargeCall& large, int64_t blocks, int rows, void* stream) {
-  const int bytes = (S::Plan::kSize + rows * S::Plan::kRow) * static_cast<int>(sizeof(float2));
+  const int bytes = (1 + rows) * S::Plan::kRow * static_cast<int>(sizeof(float2));
   const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status != cudaSuccess) return status;
   if (blocks >= int64_t{1} << 31) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;

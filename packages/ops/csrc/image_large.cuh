@@ -31,7 +31,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads) large_rows_kernel(LargeCall large) {
   using P = typename S::Plan;
   extern __shared__ float2 shared[];
-  float2 *roots = shared, *rows = roots + P::kSize;
+  float2 *roots = shared, *rows = roots + P::kRow;
   const ImageCall& call = large.call;
   const int chunks = (call.height.extent + 2 * S::kPairs - 1) / (2 * S::kPairs);
   const int index = blockIdx.x / chunks, top = blockIdx.x % chunks * 2 * S::kPairs;
@@ -59,7 +59,7 @@ template <class S, bool FILTER>
 __global__ void __launch_bounds__(S::kThreads) large_columns_kernel(LargeCall large) {
   using P = typename S::Plan;
   extern __shared__ float2 shared[];
-  float2 *roots = shared, *work = roots + P::kSize;
+  float2 *roots = shared, *work = roots + P::kRow;
   const ImageCall& call = large.call;
   constexpr int kChunks = (P::kColumns + S::kGroup - 1) / S::kGroup;
   const int index = blockIdx.x / kChunks, start = blockIdx.x % kChunks * S::kGroup;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(S::kThreads) large_columns_kernel(LargeCall la
     });
     dft<P::kFirst, false>(v);
     float2* to = work + column * P::kRow + j;
-    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots, j, q); });
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots[q * P::kStep + j], q); });
   }
   __syncthreads();
   const int64_t own = FILTER && !call.per_sample ? image % call.channel : image;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(S::kThreads) large_columns_kernel(LargeCall la
     if constexpr (FILTER) {
       filter_column<P>(v, call.spectrum + place + column * P::kSize + p, call.conjugate);
       dft<P::kSecond, true>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots, p, j); });
+      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots[p * P::kStep + j], j); });
     } else {
       float2* to = static_cast<float2*>(call.output) + place + column * P::kSize + p;
       unroll<P::kSecond>([&](auto j) { to[j * P::kFirst] = make_float2(0.5f * v[j].x, 0.5f * v[j].y); });
@@ -118,7 +118,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads) large_results_kernel(LargeCall large) {
   using P = typename S::Plan;
   extern __shared__ float2 shared[];
-  float2 *roots = shared, *rows = roots + P::kSize;
+  float2 *roots = shared, *rows = roots + P::kRow;
   const ImageCall& call = large.call;
   const int chunks = (call.height.extent + 2 * S::kPairs - 1) / (2 * S::kPairs);
   const int index = blockIdx.x / chunks, top = blockIdx.x % chunks * 2 * S::kPairs;
@@ -137,10 +137,11 @@ __global__ void __launch_bounds__(S::kThreads) large_results_kernel(LargeCall la
   __syncthreads();
   invert_second_pass<P>(rows, roots, S::kPairs);
   const int64_t image_of_block = large.image(index);
-  store_pairs<P>(rows, call, S::kPairs, [&](int pair, int64_t& image, int& upper, int& lower) {
+  constexpr float kScale = 0.5f / (static_cast<float>(P::kSize) * P::kSize);
+  store_pairs<P>(rows, call, kScale, S::kPairs, [&](int pair, int64_t& image, int& upper, int& lower) {
     image = image_of_block;
-    upper = top + 2 * pair < call.height.extent ? top + 2 * pair : -1 - call.height.size;
-    lower = top + 2 * pair + 1 < call.height.extent ? top + 2 * pair + 1 : -1 - call.height.size;
+    upper = top + 2 * pair < call.height.extent ? top + 2 * pair : P::kSize;
+    lower = top + 2 * pair + 1 < call.height.extent ? top + 2 * pair + 1 : P::kSize;
   });
 }
 

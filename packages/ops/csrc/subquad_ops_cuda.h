@@ -124,7 +124,8 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal_backward(const SubquadOpsStream* st
 // Images are contiguous; spectra are [image, column 0 .. size / 2, row frequency 0 .. size - 1] pairs of float32.
 typedef struct SubquadOpsImages {
   const void* input;     // [batch, channel, height, width] in dtype
-  const void* other;     // of subquad_ops_image_correlate: [batch, channel, other height, other width] in dtype
+  const void* other;     // of subquad_ops_image_correlate: [batch, channel, other height, other width] in dtype, placed so;
+                         // else these axes say where the samples of an output of images are taken
   const void* spectrum;  // of subquad_ops_image_convolve: of channel filters, or with per_sample of batch * channel
   const void* skip;      // of subquad_ops_image_convolve: [channel] in skip_dtype, or null
   void* output;
@@ -141,12 +142,17 @@ typedef struct SubquadOpsImages {
 // hold samples do not fit into a block's shared memory.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_spectra(const SubquadOpsImages* images, void* stream);
 
-// output[b, c] [height, width] in dtype = the samples (again at s + shift) of the inverse transform of
+// output[b, c] [other height, other width] in dtype = samples of the inverse transform of
 // spectrum[c] * (spectrum of input[b, c]), with `conjugate` of conj(spectrum[c]), plus skip[c] * input[b, c].
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_convolve(const SubquadOpsImages* images, void* stream);
 
-// output[p, c] = sum(conj(spectrum of input[b, c]) * (spectrum of other[b, c]) for b in p, p + parts, … below batch).
+// output[p, c] = sum(conj(spectrum of input[b, c]) * (spectrum of other[b, c]) for the samples b of part p of the batch),
+// with per_sample for b = p alone.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_correlate(const SubquadOpsImages* images, void* stream);
+
+// output[b, c] [other height, other width] in float32 = samples of the inverse transform of the sum over `parts` of spectrum
+// [parts, batch, channel].
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_inverses(const SubquadOpsImages* images, void* stream);
 
 // The same as subquad_ops_image_spectra and _convolve for transforms that no block holds.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_spectra(const SubquadOpsImages* images, void* stream);

@@ -47,6 +47,7 @@ def test_the_circular_product_is_the_convolution_and_its_gradients(
         reaching, centres = reaching_taps(space, w, boundary, causal=False)
         size, (height, width) = place(space, reaching.shape[2:], centres, boundary)
         axes, back = ([a.samples(backward=backward) for a in (height, width)] for backward in (False, True))
+        assert all(a.results(backward=True).shift == b.shift for a, b in zip((height, width), back, strict=True))
         spectrum = torch.fft.fft2(_laid_out(reaching.detach(), size, height.filter(size), width.filter(size)))
         samples = torch.fft.fft2(_laid_out(x.detach(), size, *axes))
         assert_close(_taken(torch.fft.ifft2(samples * spectrum).real, *axes), y.detach(), 1e-12)

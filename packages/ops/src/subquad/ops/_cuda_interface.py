@@ -57,6 +57,7 @@ _SIGNATURES = {
     "subquad_ops_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_image_convolve": [_IMAGES, _POINTER],
     "subquad_ops_image_correlate": [_IMAGES, _POINTER],
+    "subquad_ops_image_inverses": [_IMAGES, _POINTER],
     "subquad_ops_large_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
 }
