@@ -60,26 +60,33 @@ __device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const 
   }
 }
 
-// A factor of one half in shared memory, for a kernel with more of them than registers; each lane reads what it wrote.
+// A factor in shared memory, for a kernel with more of them than registers; each lane reads what it wrote.
+template <int kHalves>
 struct SharedFactor {
-  alignas(16) float part[2][warp::kLanes][4];
+  alignas(16) float part[kHalves][2][warp::kLanes][4];
 
   __device__ __forceinline__ void set(int rows, int columns, int index, float value) {
-    part[rows][warp::lane()][2 * columns + index] = warp::to_tf32(value);
+    const float first = warp::to_tf32(value);
+    part[0][rows][warp::lane()][2 * columns + index] = first;
+    if constexpr (kHalves == 2) part[kHalves - 1][rows][warp::lane()][2 * columns + index] = value - first;
   }
 };
 
-__device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const SharedFactor& shared) {
-  Factor<1> factor;
+template <bool kExact = false, int kHalves>
+__device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const SharedFactor<kHalves>& shared) {
+  Factor<kHalves> factor;
 #pragma unroll
-  for (int rows = 0; rows < 2; ++rows) {
-    const float4 four = *reinterpret_cast<const float4*>(shared.part[rows][warp::lane()]);
-    factor.part[0][rows][0][0] = four.x;
-    factor.part[0][rows][0][1] = four.y;
-    factor.part[0][rows][1][0] = four.z;
-    factor.part[0][rows][1][1] = four.w;
+  for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+    for (int rows = 0; rows < 2; ++rows) {
+      const float4 four = *reinterpret_cast<const float4*>(shared.part[half][rows][warp::lane()]);
+      factor.part[half][rows][0][0] = four.x;
+      factor.part[half][rows][0][1] = four.y;
+      factor.part[half][rows][1][0] = four.z;
+      factor.part[half][rows][1][1] = four.w;
+    }
   }
-  multiply(c, a, factor);
+  multiply<kExact>(c, a, factor);
 }
 
 // Runs as the left side of a product: samples 0, 1 of both halves, then samples 2, 3.
