@@ -66,8 +66,8 @@ def mixers(length: int) -> dict[str, Config[Any]]:
         "HyenaMedium, 128 taps": LazyConfig(HyenaMedium)(groups=8, projection_filter_length=3),
         "HyenaLong, 16 modes": LazyConfig(HyenaLong)(projection_filter_length=3, filter_parameters="p_gamma"),
         "StateSpace, causal": LazyConfig(StateSpace)(causal=True),
-        "Mamba 1": LazyConfig(Mamba)(),
-        "Mamba 2": LazyConfig(Mamba)(version=2, head_size=32, state_size=16),
+        "Mamba 1": LazyConfig(Mamba)(chunk_size=2048),
+        "Mamba 2": LazyConfig(Mamba)(version=2, head_size=32, state_size=16, chunk_size=2048),
         "CKConv": long,
         "Hyena": LazyConfig(Hyena)(global_conv_cfg=long, short_conv_cfg=short),
     }

@@ -29,6 +29,7 @@ from subquad.modules import (
     ResidualBlock,
     RMSNorm,
     SequenceExchange,
+    StripedHyena2,
 )
 from tools.testing.oracle import assert_close
 
@@ -50,7 +51,8 @@ def offer():
 
         return Implementation("elsewhere", operator, lambda call: None, run)
 
-    return [implementation(name) for name in ("fft_conv", "modal_conv", "modal_step", "selective_scan")]
+    names = ("fft_conv", "gated_conv", "gated_modal_conv", "modal_conv", "modal_step", "selective_scan")
+    return [implementation(name) for name in names]
 '''
 
 
@@ -67,6 +69,17 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     subquad_elsewhere.CALLS.clear()
     return subquad_elsewhere.CALLS
+
+
+def test_a_network_takes_the_operators_of_a_third_party(calls: list[str]) -> None:
+    sizes = {"pattern": "SDH*", "hidden_size": 16, "num_heads": 2, "inner_size": 24, "filter_groups": 4}
+    portable, other = (
+        StripedHyena2(**sizes, backend=backend, dtype=torch.float64) for backend in ("torch", "elsewhere")
+    )
+    other.load_state_dict(portable.state_dict())
+    ids = torch.randint(65, 80, (2, 150))
+    assert_close(other(ids), portable(ids), relative=1e-13)
+    assert calls == ["gated_conv", "gated_conv", "gated_modal_conv"]
 
 
 NAMES = ("ckconv_causal", "ckconv_2d_circular", "state_space_causal", "state_space_2d", "mamba", "mamba_2_2d_axes")

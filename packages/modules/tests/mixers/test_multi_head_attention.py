@@ -78,6 +78,15 @@ def test_it_equals_the_causal_softmax_written_out(options: dict[str, Any]) -> No
     assert_close(model(*qkv), written_out(model, *qkv), relative=1e-12)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("options", [{"window": 90}, {"window": 300, "num_key_value_heads": 1}])
+def test_a_window_over_many_blocks_equals_the_softmax_written_out(causal: bool, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = MultiHeadAttention(8, num_heads=2, causal=causal, **options).double()
+    qkv = [torch.randn(2, 2100, n, dtype=torch.float64) for n in model.stream_channels]
+    assert_close(model(*qkv), written_out(model, *qkv), relative=1e-12)
+
+
 @pytest.mark.parametrize("options", [{"window": 5}, {"window": 300, "num_key_value_heads": 1}])
 def test_chunks_and_steps_with_a_window_equal_forward(options: dict[str, Any]) -> None:
     model, qkv = make(1, causal=True, **options)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.gates import Gated
 from subquad.modules.mixers.projection import check_filters, projection_parameter, projection_ring
 from subquad.modules.mixers.split_convolution import split_causal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
@@ -51,7 +52,7 @@ def decay_envelope(groups: int, length: int) -> Float[Tensor, "group tap"]:
     return torch.exp(-rates[:, None] * torch.linspace(0, 1, length, dtype=torch.float64)[None]).float()
 
 
-class HyenaFIR(FullPrecisionModule):
+class HyenaFIR(Gated, FullPrecisionModule):
     """Gates before and after a grouped causal filter: ``g = k * v; y = q * (conv(g, taps) + D * g)``.
 
     Channel ``c`` uses filter ``c // (channels / groups)``; tap 0 multiplies the current sample. ``HyenaShort`` and
@@ -68,6 +69,7 @@ class HyenaFIR(FullPrecisionModule):
         ``taps * decay`` with a fixed envelope and both stay float32.
       pregate: False leaves ``g = v``.
       postgate: False leaves out the factor ``q``.
+      backend: That of the operators on whole sequences and chunks, such as ``gated_conv``; steps choose by themselves.
       exchange: Where the rest of a split sequence is; None for a sequence on one rank.
 
     Raises:
@@ -88,6 +90,7 @@ class HyenaFIR(FullPrecisionModule):
         has_decay: bool,
         pregate: bool,
         postgate: bool,
+        backend: str,
         exchange: SequenceExchange | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -95,7 +98,7 @@ class HyenaFIR(FullPrecisionModule):
         super().__init__()
         check_filters(channels, groups, filter_length, projection_filter_length)
         self.channels = channels
-        self.pregate, self.postgate = pregate, postgate
+        self.pregate, self.postgate, self.backend = pregate, postgate, backend
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         self.full_precision_names = frozenset({"taps", "decay"}) if has_decay else frozenset()
         taps_dtype = full_precision_dtype(dtype) if has_decay else dtype
@@ -123,9 +126,10 @@ class HyenaFIR(FullPrecisionModule):
         return self.gated_after(q, y.transpose(1, 2))
 
     def filter_gated(
-        self, gated: Float[Tensor, "batch channel length"], state: FIRState | None, *, backend: str = "auto"
+        self, gated: Float[Tensor, "batch channel length"], state: FIRState | None, *, backend: str | None = None
     ) -> Float[Tensor, "batch channel length"]:
-        """Runs the filter and the skip term alone; ``backend`` is that of the operator."""
+        """Runs the filter and the skip term alone; ``backend`` in place of the mixer's."""
+        backend = self.backend if backend is None else backend
         if state is None:
             return split_causal_conv(gated, self.filter_taps(), self.exchange, skip=self.D, backend=backend)
         refuse_split_state(self.exchange)
@@ -166,30 +170,24 @@ class HyenaFIR(FullPrecisionModule):
                 pregate=self.pregate,
                 postgate=self.postgate,
                 initial_state=before,
+                backend=self.backend,
             )
             fill_ring(state.projection, after.projection, state.position, z.shape[-1])
             fill_ring(state.taps, after.mixer, state.position, z.shape[-1])
             return y, state
         if self.exchange.size == 1:
-            y = gated_conv(z, short_taps, taps, skip=self.D, pregate=self.pregate, postgate=self.postgate)
-            return y, None
-        q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        return self.gated_after(q, split_causal_conv(self.gated(k, v), taps, self.exchange, skip=self.D)), None
+            options = {"pregate": self.pregate, "postgate": self.postgate}
+            return gated_conv(z, short_taps, taps, skip=self.D, backend=self.backend, **options), None
+        streams = split_causal_conv(z, short_taps, self.exchange, backend=self.backend)
+        q, k, v = streams.unflatten(1, (self.channels, 3)).unbind(2)
+        return self.gated_after(q, self.filter_gated(self.gated(k, v), None)), None
 
     def explain_projected(
         self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
     ) -> Explanation:
         """Says which backend ``forward_projected`` takes for this input, and why."""
-        options = {"pregate": self.pregate, "postgate": self.postgate}
+        options = {"pregate": self.pregate, "postgate": self.postgate, "backend": self.backend}
         return explain("gated_conv", z, short_taps, self.filter_taps(), skip=self.D, **options)
-
-    def gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """Returns the stream that is filtered, and of which a state keeps the end."""
-        return k * v if self.pregate else v
-
-    def gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """Returns the output of the mixer from that of its filter."""
-        return q * y if self.postgate else y
 
     def init_state(
         self,
@@ -279,6 +277,7 @@ class HyenaShort(HyenaFIR):
         projection_filter_length: int | None = None,
         pregate: bool = True,
         postgate: bool = True,
+        backend: str = "auto",
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -292,6 +291,7 @@ class HyenaShort(HyenaFIR):
             has_decay=False,
             pregate=pregate,
             postgate=postgate,
+            backend=backend,
             exchange=exchange,
             device=device,
             dtype=dtype,
@@ -319,6 +319,7 @@ class HyenaMedium(HyenaFIR):
         filter_parameters: FilterParameters = "poles",
         pregate: bool = True,
         postgate: bool = True,
+        backend: str = "auto",
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -332,6 +333,7 @@ class HyenaMedium(HyenaFIR):
             has_decay=filter_parameters == "p_gamma",
             pregate=pregate,
             postgate=postgate,
+            backend=backend,
             exchange=exchange,
             device=device,
             dtype=dtype,

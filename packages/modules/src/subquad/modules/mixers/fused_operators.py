@@ -31,7 +31,7 @@ class FusibleMixer(Protocol):
         ...
 
     def filter_gated(
-        self, gated: Float[Tensor, "batch channel length"], state: Any, *, backend: str = "auto"
+        self, gated: Float[Tensor, "batch channel length"], state: Any, *, backend: str | None = None
     ) -> Float[Tensor, "batch channel length"]:
         """Filters it."""
         ...

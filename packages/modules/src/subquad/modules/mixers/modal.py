@@ -10,6 +10,7 @@ from subquad.modules.errors import ConfigurationError
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.fir import FilterParameters
+from subquad.modules.mixers.gates import Gated
 from subquad.modules.mixers.projection import check_filters, projection_parameter, projection_ring
 from subquad.modules.mixers.split_convolution import split_causal_conv, split_modal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
@@ -45,7 +46,7 @@ class ModalState(MixerState):
     modal: Tensor
 
 
-class HyenaLong(FullPrecisionModule):
+class HyenaLong(Gated, FullPrecisionModule):
     """Gates before and after a modal filter: ``g = k * v; y = q * (conv(g, h) + D * g)``.
 
     ``h[c, t] = sum(residues[c] * exp(log_poles[c] * t))``; as a recurrence ``s[t] = exp(log_poles) * s[t - 1] + x[t]``,
@@ -60,6 +61,8 @@ class HyenaLong(FullPrecisionModule):
       initial_length: Sequence length that the initial ``D`` is scaled for: ``U(-sqrt(1/length), sqrt(1/length))``.
       pregate: False leaves ``g = v``.
       postgate: False leaves out the factor ``q``.
+      backend: That of the operators on whole sequences and chunks, such as ``gated_modal_conv``; not of
+        steps, which choose by themselves.
       exchange: Where the rest of a split sequence is; None for a sequence on one rank.
 
     Raises:
@@ -82,6 +85,7 @@ class HyenaLong(FullPrecisionModule):
         initial_length: int = 8192,
         pregate: bool = True,
         postgate: bool = True,
+        backend: str = "auto",
         exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -94,7 +98,7 @@ class HyenaLong(FullPrecisionModule):
             raise ConfigurationError(f"filter_parameters is {filter_parameters!r}; accepted are 'poles' and 'p_gamma'")
         self.channels = channels
         self.initial_length = initial_length
-        self.pregate, self.postgate = pregate, postgate
+        self.pregate, self.postgate, self.backend = pregate, postgate, backend
         self.filter_parameters = filter_parameters
         self.exchange: SequenceExchange = LocalExchange() if exchange is None else exchange
         own_names = ("log_poles",) if filter_parameters == "poles" else ("p", "gamma")
@@ -140,9 +144,10 @@ class HyenaLong(FullPrecisionModule):
         return self.gated_after(q, y.transpose(1, 2))
 
     def filter_gated(
-        self, gated: Float[Tensor, "batch channel length"], state: ModalState | None, *, backend: str = "auto"
+        self, gated: Float[Tensor, "batch channel length"], state: ModalState | None, *, backend: str | None = None
     ) -> Float[Tensor, "batch channel length"]:
-        """Runs the filter and the skip term alone; ``backend`` is that of the operator."""
+        """Runs the filter and the skip term alone; ``backend`` in place of the mixer's."""
+        backend = self.backend if backend is None else backend
         if state is None:
             return split_modal_conv(gated, self.poles(), self.residues, self.exchange, skip=self.D, backend=backend)
         refuse_split_state(self.exchange)
@@ -177,33 +182,25 @@ class HyenaLong(FullPrecisionModule):
                 pregate=self.pregate,
                 postgate=self.postgate,
                 initial_state=before,
+                backend=self.backend,
             )
             fill_ring(state.projection, after.projection, state.position, z.shape[-1])
             state.modal.copy_(after.modal)
             return y, state
         if self.exchange.size == 1:
-            y = gated_modal_conv(
-                z, short_taps, poles, self.residues, skip=self.D, pregate=self.pregate, postgate=self.postgate
-            )
+            options = {"pregate": self.pregate, "postgate": self.postgate}
+            y = gated_modal_conv(z, short_taps, poles, self.residues, skip=self.D, backend=self.backend, **options)
             return y, None
-        q, k, v = split_causal_conv(z, short_taps, self.exchange).unflatten(1, (self.channels, 3)).unbind(2)
-        y = split_modal_conv(self.gated(k, v), poles, self.residues, self.exchange, skip=self.D)
-        return self.gated_after(q, y), None
+        streams = split_causal_conv(z, short_taps, self.exchange, backend=self.backend)
+        q, k, v = streams.unflatten(1, (self.channels, 3)).unbind(2)
+        return self.gated_after(q, self.filter_gated(self.gated(k, v), None)), None
 
     def explain_projected(
         self, z: Float[Tensor, "batch rows length"], short_taps: Float[Tensor, "rows tap"]
     ) -> Explanation:
         """Says which backend ``forward_projected`` takes for this input, and why."""
-        options = {"pregate": self.pregate, "postgate": self.postgate}
+        options = {"pregate": self.pregate, "postgate": self.postgate, "backend": self.backend}
         return explain("gated_modal_conv", z, short_taps, self.poles(), self.residues, skip=self.D, **options)
-
-    def gated(self, k: Float[Tensor, "*axes"], v: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """Returns the stream that is filtered."""
-        return k * v if self.pregate else v
-
-    def gated_after(self, q: Float[Tensor, "*axes"], y: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """Returns the output of the mixer from that of its filter."""
-        return q * y if self.postgate else y
 
     def init_state(
         self,

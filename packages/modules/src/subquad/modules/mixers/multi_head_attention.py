@@ -17,6 +17,7 @@ from subquad.modules.parts.l2_norm import L2Norm
 from subquad.modules.parts.rms_norm import RMSNorm
 
 _QUERY_BLOCK = 256
+_MOST_BLOCKS = 64  # at once: the keys of each are copied
 QKNorm = Literal["l2", "rms"]
 _NORM_OPERATIONS: dict[QKNorm | None, int] = {"l2": 2, "rms": 4, None: 0}  # a channel
 
@@ -160,16 +161,32 @@ class MultiHeadAttention(nn.Module):
         if self.window is None and (not self.causal or start == 0 or length == 1):
             return self._dot_product(q, k, v, None, causal=self.causal and length > 1)
         pieces = []
-        for first, count, low, high in self._blocks(length, seen, start):
+        for blocks in self._alike(self._blocks(length, seen, start)):
+            first, count, low, high = blocks[0]
             at, other = positions[start + first : start + first + count, None], positions[None, low:high]
             mask = torch.ones(count, high - low, dtype=torch.bool, device=q.device)
             if self.causal:
                 mask &= (other <= at).all(-1)
             if self.window is not None:
                 mask &= ((at - other).abs() < self.window).all(-1)
-            block = q[:, :, first : first + count]
-            pieces.append(self._dot_product(block, k[:, :, low:high], v[:, :, low:high], mask, causal=False))
+            queries = _windows(q, first, count, count, len(blocks))
+            keys, values = (_windows(x, low, high - low, count, len(blocks)) for x in (k, v))
+            y = self._dot_product(queries, keys, values, mask, causal=False)
+            pieces.append(y.unflatten(0, (-1, len(blocks))).transpose(1, 2).flatten(2, 3))
         return torch.cat(pieces, dim=2)
+
+    def _alike(self, blocks: list[tuple[int, int, int, int]]) -> list[list[tuple[int, int, int, int]]]:
+        """Puts neighbouring blocks together that differ by a shift alone, so that one call serves them."""
+        groups: list[list[tuple[int, int, int, int]]] = []
+        for block in blocks:
+            first, count, low, high = block
+            last = groups[-1] if groups else []
+            shifted = (first - count, count, low - count, high - count)
+            if last and self.data_dim == 1 and last[-1] == shifted and len(last) < _MOST_BLOCKS:
+                last.append(block)
+            else:
+                groups.append([block])
+        return groups
 
     def _blocks(self, length: int, seen: int, start: int) -> list[tuple[int, int, int, int]]:
         """Returns the first query, the number of queries, and the range of keys of every block."""
@@ -262,6 +279,16 @@ class MultiHeadAttention(nn.Module):
             pairs = sum(count * (high - low) for _, count, low, high in self._blocks(points, points, 0))
         each = _NORM_OPERATIONS[self.qk_norm] + (3 if self.rotates else 0)
         return 4 * self.channels * pairs + points * each * sum(self.stream_channels[:2])
+
+
+def _windows(
+    x: Float[Tensor, "batch head length size"], start: int, width: int, step: int, count: int
+) -> Float[Tensor, "windows head width size"]:
+    """Returns ``count`` windows of a sequence, ``step`` apart, as rows of the batch; one window is not copied."""
+    if count == 1:
+        return x[:, :, start : start + width]
+    windows = x[:, :, start : start + (count - 1) * step + width].unfold(2, width, step)
+    return windows.permute(0, 2, 1, 4, 3).flatten(0, 1)
 
 
 def _norm(kind: QKNorm | None, size: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.mixers.selective_state import SelectiveState, SelectiveStreams, continue_scan, scan_in_chunks
+from subquad.modules.mixers.selective_state import SelectiveState, SelectiveStreams
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_constant, reset_uniform
 from subquad.modules.parts.short_convolution import ShortConvolution
-from subquad.ops import selective_scan
 
 _STEP_SIZES = (1e-3, 1e-1)  # between which step sizes start, in log steps
 
@@ -29,7 +28,7 @@ class SelectiveBranch(FullPrecisionModule, ABC):
       convolved: Channels that go through the short convolution.
       state_size: States of a channel.
       filter_size: Taps of the short convolution.
-      chunk_size: Samples scanned at a time, see ``scan_in_chunks``; None for all.
+      chunk_size: Samples scanned at a time, see ``selective_scan``; None for all.
       backend: See ``selective_scan``.
     """
 
@@ -89,19 +88,11 @@ class SelectiveBranch(FullPrecisionModule, ABC):
             z = self.conv.step(z[:, 0], state.convolution, state.position, active=active).unsqueeze(1)
         streams = self.streams(functional.silu(z), control)
         decay, skip = self.coefficients()
-        if state is None and self.chunk_size is not None and streams.x.shape[-1] > self.chunk_size:
-            y = scan_in_chunks(streams, decay, chunk_size=self.chunk_size, backend=self.backend)
-        elif state is None:
-            y = selective_scan(
-                streams.x,
-                streams.step_size,
-                decay,
-                streams.input_weights,
-                streams.output_weights,
-                backend=self.backend,
-            )
+        options = {"chunk_size": self.chunk_size, "backend": self.backend}
+        if state is None:
+            y = streams.scan(decay, **options)
         else:
-            y, after = continue_scan(streams, decay, state.scan, backend=self.backend)
+            y, after = streams.continue_from(state.scan, decay, **options)
             state.scan.copy_(after if active is None else torch.where(active[:, None, None], after, state.scan))
         return (y + skip.unsqueeze(1) * streams.x).transpose(1, 2).to(x.dtype)
 
@@ -128,7 +119,7 @@ class Mamba1Branch(SelectiveBranch):
       state_size: States of a channel.
       step_rank: Channels in between the input and its step sizes.
       filter_size: Taps of the short convolution.
-      chunk_size: Samples scanned at a time, see ``scan_in_chunks``; None for all.
+      chunk_size: Samples scanned at a time, see ``selective_scan``; None for all.
       backend: See ``selective_scan``.
 
     Source: Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, 2023.
@@ -216,7 +207,7 @@ class Mamba2Branch(SelectiveBranch):
       head_size: Channels of a head.
       num_groups: Sets of weights; divides the number of heads.
       filter_size: Taps of the short convolution.
-      chunk_size: Samples scanned at a time, see ``scan_in_chunks``; None for all.
+      chunk_size: Samples scanned at a time, see ``selective_scan``; None for all.
       backend: See ``selective_scan``.
 
     Raises:

@@ -57,6 +57,7 @@ class StripedHyena2(nn.Module):
       use_subquadratic_ops: Whether each Hyena layer runs its projection convolution, gates and filter as one fused
         operator when it reads sequences or chunks: True demands it, False runs them one by one in plain torch, None
         takes what is faster. Can be set later. Decode steps are the same for all three.
+      backend: Of the operators of Hyena layers on whole sequences and chunks; see ``gated_conv``.
       fp8_projections: Whether the input projections of Hyena layers are ``FP8Linear``, as checkpoints with
         ``StripedHyena2Preset.needs_fp8`` want it.
       gradient_checkpointing: Whether a block keeps its input alone and is computed again in backward: the same
@@ -91,6 +92,7 @@ class StripedHyena2(nn.Module):
         norm_form: NormForm = "vortex",
         filter_parameters: FilterParameters = "poles",
         use_subquadratic_ops: bool | None = None,
+        backend: str = "auto",
         fp8_projections: bool = False,
         gradient_checkpointing: bool = False,
         exchange: SequenceExchange | None = None,
@@ -120,6 +122,7 @@ class StripedHyena2(nn.Module):
                     groups=own_groups,
                     filter_length=short_filter_length,
                     projection_filter_length=projection_filter_length,
+                    backend=backend,
                     exchange=exchange,
                     **place,
                 )
@@ -130,6 +133,7 @@ class StripedHyena2(nn.Module):
                     filter_length=medium_filter_length,
                     projection_filter_length=projection_filter_length,
                     filter_parameters=filter_parameters,
+                    backend=backend,
                     exchange=exchange,
                     **place,
                 )
@@ -138,6 +142,7 @@ class StripedHyena2(nn.Module):
                 state_size=state_size,
                 projection_filter_length=projection_filter_length,
                 filter_parameters=filter_parameters,
+                backend=backend,
                 exchange=exchange,
                 **place,
             )

@@ -30,6 +30,7 @@ class ShortConvolution(nn.Module):
       causal: No output sees a later input; one axis with a zero boundary only.
       boundary: ``"zero"`` outside the input, ``"circular"`` to wrap round, or one of the two per axis.
       bias: Whether there is a term per channel.
+      backend: That of ``causal_conv`` where the convolution is causal; another one is torch's own.
 
     Raises:
       ConfigurationError: The arguments exclude each other or are out of their range.
@@ -47,6 +48,7 @@ class ShortConvolution(nn.Module):
         causal: bool = False,
         boundary: Literal["zero", "circular"] | Sequence[Literal["zero", "circular"]] = "zero",
         bias: bool = False,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,6 +64,7 @@ class ShortConvolution(nn.Module):
         if causal and self.boundary != ("zero",):
             raise ConfigurationError(f"boundary is {self.boundary} and causal True; accepted is one axis with 'zero'")
         self.channels, self.filter_size, self.data_dim, self.causal = channels, filter_size, data_dim, causal
+        self.backend = backend
         self.taps = nn.Parameter(torch.empty(channels, *[filter_size] * data_dim, device=device, dtype=dtype))
         term = nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", term)
@@ -86,7 +89,7 @@ class ShortConvolution(nn.Module):
         if exchange is None or exchange.size == 1:
             return self._filtered(x, self.taps, self.bias).movedim(1, -1)
         if self.causal:
-            y = split_causal_conv(x, self.taps, exchange)
+            y = split_causal_conv(x, self.taps, exchange, backend=self.backend)
             return (y if self.bias is None else y + self.bias[:, None]).movedim(1, -1)
         whole = exchange.to_channels(x)
         share = channel_share(whole, exchange)
@@ -95,7 +98,7 @@ class ShortConvolution(nn.Module):
 
     def _filtered(self, x: Float[Tensor, "batch channel *space"], taps: Tensor, bias: Tensor | None) -> Tensor:
         if self.causal:
-            return causal_conv(x, taps, bias=bias)
+            return causal_conv(x, taps, bias=bias, backend=self.backend)
         after, before = self.filter_size // 2, (self.filter_size - 1) // 2
         for axis, boundary in enumerate(self.boundary):
             if boundary == "zero":
@@ -115,7 +118,9 @@ class ShortConvolution(nn.Module):
     ) -> Float[Tensor, "batch length channel"]:
         """Filters the next chunk of sequences whose last inputs are in ``ring``, which is updated; causal only."""
         history = history_from_ring(ring, position).to(x.dtype)
-        y, history = causal_conv_with_state(x.transpose(1, 2), self.taps, bias=self.bias, initial_state=history)
+        y, history = causal_conv_with_state(
+            x.transpose(1, 2), self.taps, bias=self.bias, initial_state=history, backend=self.backend
+        )
         ring.copy_(ring_from_history(history, position + x.shape[1]))
         return y.transpose(1, 2)
 
