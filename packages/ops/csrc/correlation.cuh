@@ -66,10 +66,12 @@ __device__ __forceinline__ void correlate(float (&sums)[kDiagonals][2][4], const
         }
       }
     }
+    if constexpr (kApart) {
 #pragma unroll
-    for (int columns = 0; columns < 2; ++columns) {
+      for (int columns = 0; columns < 2; ++columns) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sums[d][columns][i] += kApart ? own[columns][i] : 0.0f;
+        for (int i = 0; i < 4; ++i) sums[d][columns][i] += own[columns][i];
+      }
     }
   }
 }

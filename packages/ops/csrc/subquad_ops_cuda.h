@@ -114,7 +114,7 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream*
 // s[t] = exp(log_poles) * s[t - 1] + g[t]; mix(g)[b, c, t] = sum(residues[c] * s[t]); 1 <= states <= 16.
 // log_poles and residues [channel, states], `history` (s before time 0, null means zeros) and `state` (s after the last
 // sample) [batch, channel, states] are float32. `entries` [batch, channel, ceil(length / 256), 16] gets s before each
-// 256th sample, for subquad_ops_modal_backward; null where that is not wanted. With tiles_a_warp other than 0 and less
+// 256th sample, for subquad_ops_modal_backward; null where that is not wanted. There is no activation. With tiles_a_warp other than 0 and less
 // than the tiles, `parts` [batch, channel, ceil(tiles / tiles_a_warp) - 1, 16] is room to work in. Streams of float32 and
 // bfloat16.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal(const SubquadOpsStream* stream_of, const float* log_poles,

@@ -144,6 +144,7 @@ __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&
                                          const Ring<kSamplePieces>& ring, int base,
                                          const Matrices<kDiagonals, kTapPieces, kShared>& matrices) {
   constexpr int kPieces = kSamplePieces > kTapPieces ? kSamplePieces : kTapPieces;
+  constexpr bool kApart = kPieces > 2;
   const int lane = warp::lane();
   float rest[2][4] = {};
 #pragma unroll
@@ -159,17 +160,18 @@ __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&
 #pragma unroll
       for (int t = 0; t < kTapPieces; ++t) {
         if (p + t < kPieces) {
-          constexpr bool kApart = kPieces > 2;
           warp::multiply_bf16(kApart && p + t > 0 ? rest[0] : mixed[0], samples, matrix[t].same, matrix[t].rows_later);
           warp::multiply_bf16(kApart && p + t > 0 ? rest[1] : mixed[1], samples, matrix[t].columns_later, matrix[t].same);
         }
       }
     }
   }
+  if constexpr (kApart) {
 #pragma unroll
-  for (int columns = 0; columns < 2; ++columns) {
+    for (int columns = 0; columns < 2; ++columns) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) mixed[columns][i] += kPieces > 2 ? rest[columns][i] : 0.0f;
+      for (int i = 0; i < 4; ++i) mixed[columns][i] += rest[columns][i];
+    }
   }
 }
 
