@@ -75,7 +75,7 @@ def _target(op: str, case: str, shape: str) -> float | None:
     if op == "gated_modal_conv":
         return _MODAL_TARGETS.get(shape)
     if op == "fft_conv2d":
-        side = int(case.rpartition(" ")[2].rstrip("²"))
+        side = int(case.partition("²")[0].rpartition(" ")[2])
         return _IMAGE_TARGET if side & (side - 1) else 1.0
     return _STEP_TARGET if op.endswith("_step") else _TARGETS.get((op, case))
 
