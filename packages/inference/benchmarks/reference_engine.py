@@ -94,6 +94,15 @@ class ReferenceEngine:
             network = network.to(dtype)
         self._network = network.to(device).eval()
 
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes over the tensors of a Vortex checkpoint."""
+        self._network.custom_load_state_dict(tensors)
+
+    @torch.inference_mode()
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Returns ``[batch, length, vocabulary]`` for int64 tokens ``[batch, length]``."""
+        return self._network(ids.to(self._device))[0]
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of the parameters."""

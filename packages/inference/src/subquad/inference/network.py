@@ -41,6 +41,7 @@ class RecurrentState(Protocol):
         ...
 
 
+@runtime_checkable
 class StepRows(Protocol):
     """What a decode step runs over, such as a `StatePool`."""
 

@@ -4,7 +4,7 @@ import itertools
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from subquad.inference.network import Network, RecurrentState, StepRows
 from subquad.inference.tensor_parallel.following import StateName, StateRows
 
 
+@runtime_checkable
 class Followers(Protocol):
     """What is asked of the workers here; see ``ShardWorkers``."""
 
