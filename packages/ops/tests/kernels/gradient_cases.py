@@ -8,7 +8,11 @@ from torch import Tensor
 from subquad import ops
 from tools.testing.oracle import assert_as_exact_as
 
-_ALLOWED = 5e-3  # relative, of all gradients of a bfloat16 stream; float32 is held to plain torch
+_ALLOWED = 5e-3  # relative, of a bfloat16 stream's gradients; those of float32 are held to plain torch's
+# Gradients of few numbers are long sums, some near zero: the order of summing shows, and in bfloat16 its pieces of 8 bits.
+_FEW, _ALLOWED_OF_FEW = 64, {torch.float32: 1e-5, torch.bfloat16: 4e-2}
+_TAPS = (2, 7, 40, 128, 129)
+_PROJECTION_TAPS = (3, 1, 2, 3, 3)
 _LENGTHS = (1, 60, 1100, 8192, 20001)
 _STATES_LENGTHS = (1, 5, 60, 256, 1100, 9000)
 
@@ -33,7 +37,7 @@ def stream_gradients(device: torch.device, backend: str, dtype: torch.dtype) -> 
     for length in _LENGTHS:
         z, x = _random(device, 2, 6, length, dtype=dtype), _random(device, 2, 2, length, dtype=dtype)
         p, skip, bias = _random(device, 6, 3, dtype=dtype), *(_random(device, 2, dtype=dtype) for _ in range(2))
-        for taps in (2, 7, 40, 128, 129):
+        for taps in _TAPS:
             w = _random(device, 2, taps, dtype=dtype)
             hold(lambda x, w, s, b, **o: ops.causal_conv(x, w, skip=s, bias=b, **o), x, w, skip, bias)
             hold(lambda z, p, w, s, **o: ops.gated_conv(z, p, w, skip=s, **o), z, p, w, skip)
@@ -46,7 +50,7 @@ def state_gradients(device: torch.device, backend: str, dtype: torch.dtype) -> N
     for length in _STATES_LENGTHS:
         z, x = _random(device, 2, 6, length, dtype=dtype), _random(device, 2, 2, length, dtype=dtype)
         skip = _random(device, 2, dtype=dtype)
-        for taps, projection in ((2, 3), (7, 1), (40, 2), (129, 3)):
+        for taps, projection in zip(_TAPS, _PROJECTION_TAPS, strict=True):
             w, p = _random(device, 2, taps, dtype=dtype), _random(device, 6, projection, dtype=dtype)
             before = _random(device, 2, 2, taps - 1, dtype=dtype)
             past = _random(device, 2, 6, projection - 1, dtype=dtype)
@@ -117,9 +121,11 @@ def _hold(function: Callable[..., Results], backend: str, *inputs: Tensor) -> No
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
     for i, (g, p, o) in enumerate(zip(got, plain, oracle, strict=True)):
         name = f"gradient {i} of {shapes}"
-        if inputs[0].dtype == torch.float32:
+        few = g.numel() < _FEW
+        if inputs[0].dtype == torch.float32 and not few:
             assert_as_exact_as(name, o, p, g)
             continue
         assert g.shape == o.shape, f"{name}: shape {tuple(g.shape)}"
         error, ordinary = (float((value.double() - o).norm()) for value in (g, p))
-        assert error <= max(2 * ordinary, _ALLOWED * float(o.norm())), f"{name}: {error:.2e}, torch {ordinary:.2e}"
+        allowed = (_ALLOWED_OF_FEW[inputs[0].dtype] if few else _ALLOWED) * float(o.norm())
+        assert error <= max(2 * ordinary, allowed), f"{name}: {error:.2e}, torch {ordinary:.2e}, allowed {allowed:.2e}"
