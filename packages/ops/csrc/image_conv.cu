@@ -10,6 +10,8 @@ int32_t with_setting(int size, Body&& body) {
   switch (size) {
     case 16:
       return body(ImageSetting<8, 2, 128, 54, 6>{});
+    case 24:
+      return body(ImageSetting<6, 4, 160, 104, 8>{});
     case 28:
       return body(ImageSetting<4, 7, 128, 30, 8>{});
     case 32:
@@ -22,6 +24,8 @@ int32_t with_setting(int size, Body&& body) {
       return body(ImageSetting<8, 8, 136, 17, 1>{});
     case 80:
       return body(ImageSetting<8, 10, 224, 21, 1>{});
+    case 84:
+      return body(ImageSetting<12, 7, 160, 22, 1>{});
     case 96:
       return body(ImageSetting<8, 12, 256, 25, 1>{});
     case 112:

@@ -13,6 +13,8 @@ int32_t with_large_setting(int size, Body&& body) {
       return body(LargeSetting<16, 18>{});
     case 320:
       return body(LargeSetting<16, 20>{});
+    case 336:
+      return body(LargeSetting<16, 21>{});
     case 384:
       return body(LargeSetting<16, 24>{});
     case 400:

@@ -143,7 +143,8 @@ typedef struct SubquadOpsImages {
   void* output;
   int64_t batch, channel;
   int32_t height[4], width[4], other_height[4], other_width[4];
-  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192 or 224; large 256, 288, 320, 384, 400, 448 or 512
+  int32_t size;  // 16, 24, 28, 32, 48, 56, 64, 80, 84, 96, 112, 128, 144, 160, 192 or 224; of the large ones 256, 288, 320,
+                 // 336, 384, 400, 448 or 512
   int32_t dtype, skip_dtype, per_sample, conjugate;
   int32_t parts;           // of subquad_ops_image_correlate
   int32_t scratch_images;  // of the large ones: so many are transformed at a time

@@ -6,12 +6,14 @@ from typing import NamedTuple
 # Length of a transform: of its first and of its second pass, as in packages/ops/csrc/image_conv.cu.
 PASSES = {
     16: (8, 2),
+    24: (6, 4),
     28: (4, 7),
     32: (8, 4),
     48: (8, 6),
     56: (8, 7),
     64: (8, 8),
     80: (8, 10),
+    84: (12, 7),
     96: (8, 12),
     112: (8, 14),
     128: (8, 16),
@@ -20,7 +22,7 @@ PASSES = {
     192: (12, 16),
     224: (16, 14),
 }
-LARGE_SIZES = (256, 288, 320, 384, 400, 448, 512)  # that no block's shared memory holds, as in image_large.cu
+LARGE_SIZES = (256, 288, 320, 336, 384, 400, 448, 512)  # that no block's shared memory holds, as in image_large.cu
 SIZES = (*PASSES, *LARGE_SIZES)
 
 
