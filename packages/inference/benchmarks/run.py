@@ -1,7 +1,7 @@
 """Times prefill, scoring, decoding and long prompts of our engine and, where it can be imported, of the reference.
 
 usage: run.py [--size 1b|7b|cpu|tiny ...] [--case prefill|score|decode|long ...] [--engine subquad|vtx|vtx-kernels ...]
-              [--repeats N] [--json FILE]
+              [--longest TOKENS] [--repeats N] [--json FILE]
 
 Weights are random, prompts random bases, tokens greedy. A time is the median wall time of a whole call, prompts as text
 in and results out. "x floor" is the time over the least that the arithmetic and the memory of an H100 need for it.
@@ -19,7 +19,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ SHAPES: dict[str, list[Shape]] = {
         Shape("score", 8, 8192),
         Shape("decode", 1, 8000, 65),
         Shape("decode", 32, 8000, 65),
+        Shape("decode", 32, 48, 65),
         Shape("long", 1, 32_768),
         Shape("long", 1, 131_072),
     ],
@@ -180,27 +181,26 @@ def make_engine(name: str, size: str, device: str, longest: int) -> Any:
     )
 
 
-def run_engine(
-    name: str, size: str, shapes: list[Shape], device: str, repeats: int, progress: Callable[[Iterable], Iterable]
-) -> list[Row]:
-    """Measures all shapes on one engine; what fails leaves its reason in the row."""
+def run_engine(name: str, size: str, shapes: list[Shape], device: str, repeats: int) -> Iterator[Row]:
+    """Measures all shapes on one engine, row by row; what fails leaves its reason in the row."""
     rows = [Row(size, name, shape.case, shape.batch, shape.length) for shape in shapes]
     missing = None if name == "subquad" else reference_engine.problem()
     engine = None if missing else make_engine(name, size, device, max(shape.longest for shape in shapes))
-    for row, shape in progress(list(zip(rows, shapes, strict=True))):
+    for row, shape in with_progress(list(zip(rows, shapes, strict=True))):
         try:
             if engine is None:
                 row.problem = missing
             else:
-                measure(engine, shape, row, 1 if shape.length > _LONG else 2 if shape.batch > 8 else repeats)
+                tokens = shape.batch * shape.length
+                measure(engine, shape, row, 1 if shape.length > _LONG else 2 if tokens > _LONG else repeats)
         except Exception as error:  # one engine out of memory must not hide the others
             row.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
         print_row(row)
         _collect()
+        yield row
     print_slope(rows)
     del engine
     _collect()
-    return rows
 
 
 def _collect() -> None:
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--size", nargs="+", default=["1b", "7b"] if on_gpu else ["cpu"], choices=list(PRESETS))
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--engine", nargs="+", default=list(ENGINES) if on_gpu else ["subquad", "vtx"], choices=ENGINES)
+    parser.add_argument("--longest", type=int, default=1 << 20, help="leave out longer prompts")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows and the machine to this file")
     options = parser.parse_args()
@@ -246,16 +247,20 @@ def main() -> None:
     rows: list[Row] = []
     for size in options.size:
         for name in options.engine:
-            shapes = [shape for shape in SHAPES[size] if shape.case in options.case]
+            shapes = [s for s in SHAPES[size] if s.case in options.case and s.length <= options.longest]
             if name != "subquad":
                 shapes = [shape for shape in shapes if shape.case != "long"]
-            if shapes:
-                device = "cuda" if on_gpu else "cpu"
-                rows += run_engine(name, size, shapes, device, options.repeats, with_progress)
-                if options.json is not None:
-                    options.json.write_text(
-                        json.dumps({**described, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
-                    )
+            for row in run_engine(name, size, shapes, "cuda" if on_gpu else "cpu", options.repeats) if shapes else ():
+                rows.append(row)
+                if options.json is not None:  # after every row, so that none is lost
+                    save(options.json, {**described, "rows": [asdict(row) for row in rows]})
+
+
+def save(path: Path, results: dict[str, Any]) -> None:
+    """Writes a file as a whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(path)
 
 
 if __name__ == "__main__":

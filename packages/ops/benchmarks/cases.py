@@ -117,13 +117,22 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
 
 
 def _image_cases(dtype: torch.dtype, device: str) -> Iterator[Case]:
-    """Yields images with filters of their size: sizes of the peer's benchmarks and some that are no power of two."""
+    """Yields images with filters of their size, and with such as reach from edge to edge, of twice their size.
+
+    Sizes are those of the peer's benchmarks and some that are no power of two.
+    """
     images = ((8, 768, 14), (8, 384, 32), (4, 384, 56), (4, 384, 64), (4, 384, 96), (4, 384, 128), (2, 192, 224))
-    for batch, channels, side in images if device == "cuda" else ((1, 4, 14), (1, 4, 32)):
+    reaching = ((256, 384, 14), (8, 768, 56), (4, 384, 96), (2, 192, 196))
+    small = ((1, 4, 14), (1, 4, 32))
+    sizes = [(*image, image[2]) for image in (images if device == "cuda" else small)]
+    sizes += [(*image, 2 * image[2]) for image in (reaching if device == "cuda" else small[:1])]
+    for batch, channels, side, taps in sizes:
         x = _random(batch, channels, side, side, dtype=dtype, device=device)
-        w = _random(channels, side, side, dtype=dtype, device=device, mean=0.0) / side
+        w = _random(channels, taps, taps, dtype=dtype, device=device, mean=0.0) / taps
         moved = (2 * x.numel() + w.numel()) * dtype.itemsize
-        yield Case(f"{batch} x {channels} x {side}²", (x, w), _image, moved, part=_last_channels)
+        back = moved + (x.numel() + w.numel()) * dtype.itemsize
+        name = f"{batch} x {channels} x {side}²" + (f", {taps}² taps" if taps != side else "")
+        yield Case(name, (x, w), _image, moved, backward_bytes=back, part=_last_channels)
 
 
 def _last_channels(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

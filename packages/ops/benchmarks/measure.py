@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from cases import Case
 from rivals import Rival
-from timing import graph_microseconds, host_microseconds, median_microseconds
+from timing import captured, graph_microseconds, host_microseconds, median_microseconds
 from torch import Tensor
 
 _LARGEST_ERROR = {torch.float32: 2e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}
@@ -97,12 +97,15 @@ def measure(row: Row, case: Case, bandwidth: float, backward: bool, rival: Rival
 
 
 def times(call: Callable[[], object], device: str) -> tuple[float, float | None, float | None]:
-    """Returns the time of a call by itself, in a graph where it is short and can be captured, and of its launching."""
+    """Returns the time of a call by itself, in a graph if it is short and can be captured, and Python's part."""
     alone = median_microseconds(call, device)
     if device != "cuda":
         return alone, None, None
-    captured = graph_microseconds(call) if alone < _GRAPH_BELOW else None
-    return alone, captured, host_microseconds(call)
+    host = host_microseconds(call)
+    if alone >= _GRAPH_BELOW:
+        return alone, None, host
+    one = captured(call, 1)  # which has nothing of Python's in it, however late that is
+    return alone if one is None else median_microseconds(one, device), graph_microseconds(call), host
 
 
 def _backward(case: Case, row: Row, device: str) -> float:
@@ -116,5 +119,5 @@ def _backward(case: Case, row: Row, device: str) -> float:
     def forward() -> object:
         return case.run(*leaves, backend=row.backend)
 
-    (alone, captured, _), (ahead, ahead_captured, _) = (times(call, device) for call in (both, forward))
-    return alone - ahead if captured is None or ahead_captured is None else captured - ahead_captured
+    (alone, inside, _), (ahead, ahead_inside, _) = (times(call, device) for call in (both, forward))
+    return alone - ahead if inside is None or ahead_inside is None else inside - ahead_inside

@@ -40,9 +40,8 @@ def host_microseconds(call: Callable[[], object]) -> float:
     return spent / _HOST_REPEATS * 1e6
 
 
-def graph_microseconds(call: Callable[[], object]) -> float | None:
-    """Times a call inside a CUDA graph of 20 of them; None where it cannot be captured."""
-    repeats = 20
+def captured(call: Callable[[], object], repeats: int) -> Callable[[], object] | None:
+    """Returns what replays a CUDA graph of some calls; None where they cannot be captured."""
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -54,7 +53,14 @@ def graph_microseconds(call: Callable[[], object]) -> float | None:
         with torch.cuda.graph(torch.cuda.CUDAGraph()):  # one that succeeds ends what the failed one has begun
             torch.zeros(1, device="cuda")
         return None
-    return median_microseconds(graph.replay, "cuda") / repeats
+    return graph.replay
+
+
+def graph_microseconds(call: Callable[[], object]) -> float | None:
+    """Times a call inside a CUDA graph of 20 of them; None where it cannot be captured."""
+    repeats = 20
+    replay = captured(call, repeats)
+    return None if replay is None else median_microseconds(replay, "cuda") / repeats
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:

@@ -10,15 +10,6 @@
 
 namespace subquad {
 
-// Where the gradients go. The sums are one for each part of the work, to be added up by the caller; null where unwanted.
-struct Gradients {
-  const void* upstream;
-  void* to_input;
-  float* to_projection;
-  float* to_skip;
-  float* to_bias;
-};
-
 template <typename T, bool kGated, int kSlots>
 class BackwardStream {
  public:
@@ -26,7 +17,7 @@ class BackwardStream {
   using Copies = TileCopies<T, kInputs + 1, kSlots>;
 
   __device__ __forceinline__ BackwardStream(typename Copies::Buffer& buffer, const SubquadOpsStream& s,
-                                            const Gradients& gradients, const Place& place)
+                                            const SubquadOpsGradients& gradients, const Place& place)
       : s_(s), place_(place), copies_(buffer, static_cast<int>(s.length), is_aligned(s, gradients)) {
     const T* input = static_cast<const T*>(s.input) + place.batch * s.batch_stride + kInputs * place.channel * s.row_stride;
 #pragma unroll
@@ -69,7 +60,11 @@ class BackwardStream {
       copies_.read(slot_, i, words);
       Copies::unpack(words, samples_[i]);
       if constexpr (kGated) {
-        if (tile > 0) copies_.read_last_pair(before_slot_, i, pair);
+        if (tile > 0) {
+          copies_.read_last_pair(before_slot_, i, pair);
+        } else if (s_.projection_history != nullptr) {
+          read_history(i, pair);
+        }
         Copies::unpack_past(words, pair, before_[i]);
         project(projected_[i], samples_[i], before_[i], projection_[i]);
       }
@@ -87,13 +82,8 @@ class BackwardStream {
     }
   }
 
-  // g of the second half of the tile before the one taken last.
-  __device__ __forceinline__ void second_half_before(int tile, float (&g)[kRun]) {
-    if (tile == 0) {
-#pragma unroll
-      for (int i = 0; i < kRun; ++i) g[i] = 0.0f;
-      return;
-    }
+  // g of the second half of the tile before the one taken last, which is not the first.
+  __device__ __forceinline__ void second_half_before(float (&g)[kRun]) {
     Runs rows[kInputs];
 #pragma unroll
     for (int i = kGated ? 1 : 0; i < kInputs; ++i) {
@@ -152,8 +142,8 @@ class BackwardStream {
     slot_ = before_slot_;
   }
 
-  // Writes the sums of part `part`.
-  __device__ __forceinline__ void write_sums(const Gradients& gradients, int64_t part) {
+  // Writes the sums of part `part` and, where the march has come to time 0, the gradient of the projection's history.
+  __device__ __forceinline__ void write_sums(const SubquadOpsGradients& gradients, int64_t part) {
     const float to_skip = warp::sum(to_skip_), to_bias = warp::sum(to_bias_);
     if (warp::lane() == 0 && gradients.to_skip != nullptr) gradients.to_skip[part] = to_skip;
     if (warp::lane() == 0 && gradients.to_bias != nullptr) gradients.to_bias[part] = to_bias;
@@ -167,15 +157,30 @@ class BackwardStream {
             gradients.to_projection[(3 * part + i) * s_.projection_tap + k] = total;
           }
         }
+        if (place_.first == 0 && gradients.to_projection_history != nullptr && warp::lane() == warp::kLanes - 1) {
+          const int past = s_.projection_tap - 1;
+          T* history = static_cast<T*>(gradients.to_projection_history) + (3 * place_.row + i) * past;
+          const float newer = fmaf(projection_[i][2], behind_[i][1], projection_[i][1] * behind_[i][0]);
+          if (past >= 1) history[past - 1] = from_float<T>(newer);
+          if (past >= 2) history[past - 2] = from_float<T>(projection_[i][2] * behind_[i][0]);
+        }
       }
     }
   }
 
  private:
-  __device__ __forceinline__ static bool is_aligned(const SubquadOpsStream& s, const Gradients& gradients) {
+  __device__ __forceinline__ static bool is_aligned(const SubquadOpsStream& s, const SubquadOpsGradients& gradients) {
     const uintptr_t starts = reinterpret_cast<uintptr_t>(s.input) | reinterpret_cast<uintptr_t>(gradients.upstream) |
                              reinterpret_cast<uintptr_t>(gradients.to_input);
     return (starts % (kRun * sizeof(T)) | (s.batch_stride | s.row_stride | s.length) % kRun) == 0;
+  }
+
+  // The two samples before time 0.
+  __device__ __forceinline__ void read_history(int i, uint32_t (&pair)[Copies::kPairWords]) const {
+    const int past = s_.projection_tap - 1;
+    const T* history = static_cast<const T*>(s_.projection_history) + (3 * place_.row + i) * past;
+    const float older = past >= 2 ? to_float(history[past >= 2 ? past - 2 : 0]) : 0.0f;
+    Copies::pack_pair(pair, older, past >= 1 ? to_float(history[past - 1]) : 0.0f);
   }
 
   __device__ __forceinline__ void store(T* row, int tile, const Runs& values) const {

@@ -37,10 +37,12 @@ __device__ __forceinline__ void keep_both(Ring<kPieces>& g_ring, Ring<kPieces>& 
   keep_reversed<kPieces>(dm_ring, 0, dm);
 }
 
-// The gradient of one filter as products of [16, 16] matrices: of block i of dm with block i - d of g.
+// The gradient of one filter as products of [16, 16] matrices: of block i of dm with block i - d of g. Of three pieces the
+// products of a tile are summed on their own, the small ones first: the tensor cores cut sums off.
 template <int kDiagonals, int kSamplePieces, int kPieces>
 __device__ __forceinline__ void correlate(float (&sums)[kDiagonals][2][4], const Ring<kSamplePieces>& g,
                                           const Ring<kSamplePieces>& dm, int base) {
+  constexpr bool kApart = kPieces > 2;
   const int lane = warp::lane();
   uint32_t right[kPieces][4];  // columns 0-7: blocks 0-7, blocks 8-15; columns 8-15
 #pragma unroll
@@ -50,16 +52,25 @@ __device__ __forceinline__ void correlate(float (&sums)[kDiagonals][2][4], const
 #pragma unroll
   for (int d = 0; d < kDiagonals; ++d) {
     const int row = (base + lane % 8 + 8 * (lane / 16) - d) & (kRing - 1);
+    float own[2][4] = {};
 #pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
+    for (int p = kPieces - 1; p >= 0; --p) {
       uint32_t left[4];
       warp::load_matrices_transposed(left, g[p][lane / 8 % 2][row]);
 #pragma unroll
-      for (int other = 0; other < kPieces - p; ++other) {
+      for (int other = kPieces - 1 - p; other >= 0; --other) {
 #pragma unroll
         for (int columns = 0; columns < 2; ++columns) {
-          warp::multiply_bf16(sums[d][columns], left, right[other][2 * columns], right[other][2 * columns + 1]);
+          float(&sum)[4] = kApart ? own[columns] : sums[d][columns];
+          warp::multiply_bf16(sum, left, right[other][2 * columns], right[other][2 * columns + 1]);
         }
+      }
+    }
+    if constexpr (kApart) {
+#pragma unroll
+      for (int columns = 0; columns < 2; ++columns) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[d][columns][i] += own[columns][i];
       }
     }
   }

@@ -4,16 +4,16 @@
 namespace subquad {
 namespace {
 
-constexpr int kMostSharedBytes = 227 * 1024;  // of a block on compute capability 9.0
-
 // The smaller the group, the more blocks fit beside each other; the larger, the fewer barriers.
 template <class Body>
 int32_t with_setting(int size, Body&& body) {
   switch (size) {
     case 16:
-      return body(ImageSetting<16, 1, 128, 126, 14>{});
+      return body(ImageSetting<8, 2, 128, 54, 6>{});
+    case 24:
+      return body(ImageSetting<6, 4, 160, 104, 8>{});
     case 28:
-      return body(ImageSetting<28, 1, 128, 120, 8>{});
+      return body(ImageSetting<4, 7, 128, 30, 8>{});
     case 32:
       return body(ImageSetting<8, 4, 136, 34, 4>{});
     case 48:
@@ -21,71 +21,39 @@ int32_t with_setting(int size, Body&& body) {
     case 56:
       return body(ImageSetting<8, 7, 224, 29, 2>{});
     case 64:
-      return body(ImageSetting<8, 8, 264, 33, 2>{});
+      return body(ImageSetting<8, 8, 136, 17, 1>{});
     case 80:
       return body(ImageSetting<8, 10, 224, 21, 1>{});
+    case 84:
+      return body(ImageSetting<12, 7, 160, 22, 1>{});
     case 96:
-      return body(ImageSetting<16, 6, 160, 25, 1>{});
+      return body(ImageSetting<8, 12, 256, 25, 1>{});
     case 112:
-      return body(ImageSetting<16, 7, 160, 19, 1>{});
+      return body(ImageSetting<8, 14, 224, 19, 1>{});
     case 128:
-      return body(ImageSetting<16, 8, 192, 22, 1>{});
+      return body(ImageSetting<8, 16, 256, 17, 1>{});
     case 144:
-      return body(ImageSetting<16, 9, 192, 19, 1>{});
+      return body(ImageSetting<16, 9, 352, 37, 1>{});
     case 160:
       return body(ImageSetting<16, 10, 288, 27, 1>{});
     case 192:
-      return body(ImageSetting<16, 12, 224, 17, 1>{});
+      return body(ImageSetting<12, 16, 272, 17, 1>{});
     case 224:
       return body(ImageSetting<16, 14, 416, 29, 1>{});
-    case 256:
-      return body(ImageSetting<16, 16, 512, 32, 1>{});
     default:
       return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   }
-}
-
-ImageAxis axis(const int32_t (&of)[4]) { return {of[0], of[1], of[2], of[3]}; }
-
-ImageCall call_of(const SubquadOpsImages& given) {
-  const int64_t area = static_cast<int64_t>(given.height[0]) * given.width[0];
-  const int64_t other_area = static_cast<int64_t>(given.other_height[0]) * given.other_width[0];
-  return {{given.input, area, given.dtype},
-          {given.other, other_area, given.dtype},
-          static_cast<const float2*>(given.spectrum),
-          given.skip,
-          given.output,
-          static_cast<int>(given.batch),
-          static_cast<int>(given.channel),
-          given.skip_dtype,
-          given.per_sample,
-          given.conjugate,
-          1,
-          1,
-          axis(given.height),
-          axis(given.width),
-          axis(given.other_height),
-          axis(given.other_width)};
-}
-
-int32_t check(const SubquadOpsImages& given) {
-  if (given.input == nullptr || given.output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
-  if (given.batch < 1 || given.channel < 1 || given.batch * given.channel >= int64_t{1} << 31)
-    return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
-  if (given.height[1] > given.size || given.width[1] > given.size) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
-  if (given.dtype < SUBQUAD_OPS_FLOAT32 || given.dtype > SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
-  return SUBQUAD_OPS_OK;
 }
 
 // Starts a kernel whose shared memory holds the roots, `rows` rows and as many groups as asked for.
 template <class S>
 int32_t start(void (*kernel)(ImageCall), ImageCall call, int64_t blocks, int rows, int groups, void* stream) {
   using P = typename S::Plan;
-  const int room = kMostSharedBytes / static_cast<int>(sizeof(float2)) - P::kSize - rows * P::kRow;
-  const int fitting = P::kSecond > 1 ? room / (groups * P::kRow) : room < 0 ? 0 : S::kGroup;
+  const int room = kMostSharedBytes / static_cast<int>(sizeof(float2)) - (1 + rows) * P::kRow;
+  const int fitting = room / (groups * P::kRow);
   if (fitting < 1 || blocks >= int64_t{1} << 31) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   call.group = fitting < S::kGroup ? fitting : S::kGroup;
-  const int held = P::kSize + (rows + (P::kSecond > 1 ? groups * call.group : 0)) * P::kRow;
+  const int held = (1 + rows + groups * call.group) * P::kRow;
   const int bytes = held * static_cast<int>(sizeof(float2));
   cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status != cudaSuccess) return status;
@@ -131,7 +99,20 @@ extern "C" int32_t subquad_ops_image_correlate(const SubquadOpsImages* given, vo
     using S = decltype(setting);
     ImageCall call = call_of(*given);
     call.count = given->parts;
-    const int rows = S::Plan::pairs(given->height[1]) + S::Plan::pairs(given->other_height[1]);
-    return start<S>(correlate_images_kernel<S>, call, given->parts * given->channel, rows, 2, stream);
+    const int rows = S::kTogether * (S::Plan::pairs(given->height[1]) + S::Plan::pairs(given->other_height[1]));
+    return start<S>(correlate_images_kernel<S>, call, given->parts * given->channel, rows, 2 * S::kTogether, stream);
+  });
+}
+
+extern "C" int32_t subquad_ops_image_inverses(const SubquadOpsImages* given, void* stream) {
+  using namespace subquad;
+  if (given->spectrum == nullptr || given->output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (given->batch < 1 || given->channel < 1 || given->parts < 1) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  return with_setting(given->size, [&](auto setting) {
+    using S = decltype(setting);
+    ImageCall call = call_of(*given);
+    call.count = given->parts;
+    const int rows = S::Plan::pairs(S::Plan::kSize);
+    return start<S>(invert_images_kernel<S>, call, given->batch * given->channel, rows, 1, stream);
   });
 }

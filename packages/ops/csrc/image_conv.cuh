@@ -11,6 +11,7 @@ template <int FIRST, int SECOND, int THREADS, int GROUP, int IMAGES>
 struct ImageSetting {
   using Plan = ImagePlan<FIRST, SECOND>;
   static constexpr int kThreads = THREADS, kGroup = GROUP, kImages = IMAGES;
+  static constexpr int kTogether = IMAGES > 1 ? IMAGES / 2 : 1;  // of correlate_images_kernel
 };
 
 // exp(-2 pi i k / M) for every k.
@@ -33,8 +34,43 @@ struct ImageCall {
   int batch, channel, skip_dtype, per_sample, conjugate;
   int count;  // images that lie channel after channel or batch * channel; of correlate: parts of the batch
   int group;  // columns that are transformed together
-  ImageAxis height, width, other_height, other_width;
+  ImageAxis height, width, other_height, other_width;  // the other's: of the output, where that is images
 };
+
+constexpr int kMostSharedBytes = 227 * 1024;  // of a block on compute capability 9.0
+
+inline ImageAxis axis(const int32_t (&of)[4]) { return {of[0], of[1], of[2], of[3]}; }
+
+inline ImageCall call_of(const SubquadOpsImages& given) {
+  const int64_t area = static_cast<int64_t>(given.height[0]) * given.width[0];
+  const int64_t other_area = static_cast<int64_t>(given.other_height[0]) * given.other_width[0];
+  return {{given.input, area, given.dtype},
+          {given.other, other_area, given.dtype},
+          static_cast<const float2*>(given.spectrum),
+          given.skip,
+          given.output,
+          static_cast<int>(given.batch),
+          static_cast<int>(given.channel),
+          given.skip_dtype,
+          given.per_sample,
+          given.conjugate,
+          1,
+          1,
+          axis(given.height),
+          axis(given.width),
+          axis(given.other_height),
+          axis(given.other_width)};
+}
+
+// Says what is wrong with a call.
+inline int32_t check(const SubquadOpsImages& given) {
+  if (given.input == nullptr || given.output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (given.batch < 1 || given.channel < 1 || given.batch * given.channel >= int64_t{1} << 31)
+    return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  if (given.height[1] > given.size || given.width[1] > given.size) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  if (given.dtype < SUBQUAD_OPS_FLOAT32 || given.dtype > SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
+  return SUBQUAD_OPS_OK;
+}
 
 // A block's images: `first`, `first + stride`, … . Those of one channel are neighbours, so that they share its filter.
 struct BlockImages {
@@ -50,34 +86,51 @@ __device__ __forceinline__ BlockImages images_of_block(const ImageCall& call) {
   return {channel + static_cast<int64_t>(from) * outer, outer, along - from < S::kImages ? along - from : S::kImages};
 }
 
-// Stores the real rows of `rows` [image, pair, kRow] where the axes place them.
-template <class P>
-__device__ void store_rows(const float2* rows, const ImageCall& call, const BlockImages& block) {
-  constexpr float kScale = 0.5f / (static_cast<float>(P::kSize) * P::kSize);
-  const int pairs = P::pairs(call.height.extent);
-  const int64_t area = static_cast<int64_t>(call.height.size) * call.width.size;
-  for (int item = threadIdx.x; item < block.count * pairs * P::kSecond; item += blockDim.x) {
-    const int j = item % P::kSecond, row = item / P::kSecond, image = row / pairs;
-    const int upper = P::upper_row(row - image * pairs) - call.height.shift, lower = upper + P::kSecond;
-    const int64_t index = block.first + image * block.stride;
-    const float skip = call.skip == nullptr ? 0.f : load_parameter(call.skip, index % call.channel, call.skip_dtype);
+// Element `index` of an image's output in its type, plus skip times the input's.
+template <bool WIDE>
+__device__ __forceinline__ void store_sample(const ImageCall& call, int64_t index, float value, float skip) {
+  if (skip != 0.f) value += skip * sample_of<WIDE>(call.input, index, 0);
+  if constexpr (WIDE) {
+    static_cast<float*>(call.output)[index] = value;
+  } else if (call.input.dtype == SUBQUAD_OPS_BFLOAT16) {
+    static_cast<__nv_bfloat16*>(call.output)[index] = from_float<__nv_bfloat16>(value);
+  } else {
+    static_cast<__half*>(call.output)[index] = from_float<__half>(value);
+  }
+}
+
+template <class P, bool WIDE>
+__device__ __forceinline__ void store_row(const ImageCall& call, const float2 (&v)[P::kFirst], int j, int64_t image,
+                                          int upper, int lower, float scale, float skip) {
+  const int64_t start = image * call.other_height.size * call.other_width.size;
+  const int a = call.other_height.sample(upper), b = call.other_height.sample(lower);
+  const int64_t first = start + static_cast<int64_t>(a) * call.other_width.size;
+  const int64_t second = start + static_cast<int64_t>(b) * call.other_width.size;
+  unroll<P::kFirst>([&](auto q) {
+    const int column = call.other_width.sample(j + q * P::kSecond);
+    if (column >= 0 && a >= 0) store_sample<WIDE>(call, first + column, v[q].x * scale, skip);
+    if (column >= 0 && b >= 0) store_sample<WIDE>(call, second + column, v[q].y * scale, skip);
+  });
+}
+
+// Transforms `count` pairs of rows back, the second pass being undone, and stores their samples; `rows_of` gives the image
+// and the places of a pair's two rows.
+template <class P, class Rows>
+__device__ void store_pairs(const float2* rows, const ImageCall& call, float scale, int count, Rows&& rows_of) {
+  for (int item = threadIdx.x; item < count * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, pair = item / P::kSecond;
+    int64_t image;
+    int upper, lower;
+    rows_of(pair, image, upper, lower);
+    const float skip = call.skip == nullptr ? 0.f : load_parameter(call.skip, image % call.channel, call.skip_dtype);
     float2 v[P::kFirst];
-    unroll<P::kFirst>([&](auto q) { v[q] = rows[row * P::kRow + q * P::kStep + j]; });
+    unroll<P::kFirst>([&](auto q) { v[q] = rows[pair * P::kRow + q * P::kStep + j]; });
     dft<P::kFirst, true>(v);
-    const int64_t start = index * area;
-    unroll<P::kFirst>([&](auto q) {
-      const int column = j + q * P::kSecond - call.width.shift;
-      if (column < 0 || column >= call.width.size) return;
-      auto store = [&](int at, float value) {
-        if (at < 0 || at >= call.height.size) return;
-        const int64_t element = start + static_cast<int64_t>(at) * call.width.size + column;
-        value *= kScale;
-        if (call.skip != nullptr) value += skip * load_parameter(call.input.base, element, call.input.dtype);
-        store_sample(call.output, element, call.input.dtype, value);
-      };
-      store(upper, v[q].x);
-      store(lower, v[q].y);
-    });
+    if (call.input.dtype == SUBQUAD_OPS_FLOAT32) {
+      store_row<P, true>(call, v, j, image, upper, lower, scale, skip);
+    } else {
+      store_row<P, false>(call, v, j, image, upper, lower, scale, skip);
+    }
   }
 }
 
@@ -91,85 +144,77 @@ __device__ __forceinline__ void filter_column(float2 (&v)[P::kSecond], const flo
   });
 }
 
+// What the kernels do with `group` columns from `start` on of `images` images [image, pair, kRow], one image's columns after
+// the other's: `work` [column, kRow] gets their first pass, or gives back what undoes it.
+template <class P>
+__device__ void read_columns(float2* work, const float2* rows, const float2* roots, int pairs, int blocks, int start,
+                             int group) {
+  for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, column = item / P::kSecond, image = (start + column) / P::kColumns;
+    float2 v[P::kFirst];
+    read_column<P>(v, rows + image * pairs * P::kRow, roots, start + column - image * P::kColumns, j, blocks);
+    unroll<P::kFirst>([&](auto q) { work[column * P::kRow + q * P::kStep + j] = v[q]; });
+  }
+}
+
+template <class P>
+__device__ void write_columns(const float2* work, float2* rows, int pairs, int blocks, int start, int group) {
+  for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, column = item / P::kSecond, image = (start + column) / P::kColumns;
+    float2 v[P::kFirst];
+    unroll<P::kFirst>([&](auto q) { v[q] = work[column * P::kRow + q * P::kStep + j]; });
+    write_column<P>(v, rows + image * pairs * P::kRow, start + column - image * P::kColumns, j, blocks);
+  }
+}
+
 template <class S>
 __global__ void __launch_bounds__(S::kThreads) convolve_images_kernel(ImageCall call) {
   using P = typename S::Plan;
   extern __shared__ float2 shared[];
-  float2 *roots = shared, *rows = roots + P::kSize;
+  float2 *roots = shared, *rows = roots + P::kRow;
   const BlockImages block = images_of_block<S>(call);
   const int pairs = P::pairs(call.height.extent), blocks = P::blocks(call.height.extent);
   float2* work = rows + S::kImages * pairs * P::kRow;
   copy_roots<P>(roots, kRoots<P::kSize>.values);
   __syncthreads();
-  Images source = call.input;
-  transform_rows<P>(rows, roots, source, block.first, block.stride, block.count, call.height, call.width);
+  transform_rows<P>(rows, roots, call.input, block.first, block.stride, block.count, call.height, call.width);
   const int columns = block.count * P::kColumns;
   for (int start = 0; start < columns; start += call.group) {
     const int group = columns - start < call.group ? columns - start : call.group;
-    auto place = [&](int column, int& frequency) {
-      const int image = (start + column) / P::kColumns;
-      frequency = start + column - image * P::kColumns;
-      return image;
-    };
-    auto filter_of = [&](int image, int frequency) {
-      const int64_t index = block.first + image * block.stride;
-      const int64_t own = call.per_sample ? index : index % call.channel;
-      return call.spectrum + (own * P::kColumns + frequency) * P::kSize;
-    };
-    for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
-      const int j = item % P::kSecond, column = item / P::kSecond;
-      int frequency;
-      const int image = place(column, frequency);
-      float2 v[P::kFirst];
-      read_column<P>(v, rows + image * pairs * P::kRow, roots, frequency, j, blocks);
-      if constexpr (P::kSecond > 1) {
-        unroll<P::kFirst>([&](auto q) { work[column * P::kRow + q * P::kStep + j] = v[q]; });
-      } else {
-        const float2* filter = filter_of(image, frequency);
-        unroll<P::kFirst>([&](auto q) {
-          float2 h = filter[q];
-          if (call.conjugate) h.y = -h.y;
-          v[q] = times<false>(v[q], h);
-        });
-        write_column<P>(v, rows + image * pairs * P::kRow, frequency, j, blocks);
-      }
+    read_columns<P>(work, rows, roots, pairs, blocks, start, group);
+    __syncthreads();
+    for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
+      const int p = item % P::kFirst, column = item / P::kFirst, image = (start + column) / P::kColumns;
+      const int64_t index = block.first + image * block.stride, filter = call.per_sample ? index : index % call.channel;
+      const int64_t place = filter * P::kColumns + start + column - image * P::kColumns;
+      float2* at = work + column * P::kRow + p * P::kStep;
+      float2 v[P::kSecond];
+      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+      dft<P::kSecond, false>(v);
+      filter_column<P>(v, call.spectrum + place * P::kSize + p, call.conjugate);
+      dft<P::kSecond, true>(v);
+      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots[p * P::kStep + j], j); });
     }
     __syncthreads();
-    if constexpr (P::kSecond > 1) {
-      for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
-        const int p = item % P::kFirst, column = item / P::kFirst;
-        int frequency;
-        const int image = place(column, frequency);
-        float2* at = work + column * P::kRow + p * P::kStep;
-        float2 v[P::kSecond];
-        unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
-        dft<P::kSecond, false>(v);
-        filter_column<P>(v, filter_of(image, frequency) + p, call.conjugate);
-        dft<P::kSecond, true>(v);
-        unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
-      }
-      __syncthreads();
-      for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
-        const int j = item % P::kSecond, column = item / P::kSecond;
-        int frequency;
-        const int image = place(column, frequency);
-        float2 v[P::kFirst];
-        unroll<P::kFirst>([&](auto q) { v[q] = work[column * P::kRow + q * P::kStep + j]; });
-        write_column<P>(v, rows + image * pairs * P::kRow, frequency, j, blocks);
-      }
-      __syncthreads();
-    }
+    write_columns<P>(work, rows, pairs, blocks, start, group);
+    __syncthreads();
   }
   invert_second_pass<P>(rows, roots, block.count * pairs);
-  store_rows<P>(rows, call, block);
+  constexpr float kScale = 0.5f / (static_cast<float>(P::kSize) * P::kSize);
+  store_pairs<P>(rows, call, kScale, block.count * pairs, [&](int pair, int64_t& image, int& upper, int& lower) {
+    const int index = pair / pairs;
+    image = block.first + index * block.stride;
+    upper = P::upper_row(pair - index * pairs);
+    lower = upper + P::kSecond;
+  });
 }
 
-// Writes the spectra of images; `scale` halves what read_column doubles.
+// Writes the spectra of images, which are half of what read_column reads.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads) transform_images_kernel(ImageCall call) {
   using P = typename S::Plan;
   extern __shared__ float2 shared[];
-  float2 *roots = shared, *rows = roots + P::kSize;
+  float2 *roots = shared, *rows = roots + P::kRow;
   const int pairs = P::pairs(call.height.extent), blocks = P::blocks(call.height.extent);
   float2* work = rows + pairs * P::kRow;
   copy_roots<P>(roots, kRoots<P::kSize>.values);
@@ -178,89 +223,112 @@ __global__ void __launch_bounds__(S::kThreads) transform_images_kernel(ImageCall
   float2* output = static_cast<float2*>(call.output) + static_cast<int64_t>(blockIdx.x) * P::kColumns * P::kSize;
   for (int start = 0; start < P::kColumns; start += call.group) {
     const int group = P::kColumns - start < call.group ? P::kColumns - start : call.group;
-    for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
-      const int j = item % P::kSecond, column = item / P::kSecond;
-      float2 v[P::kFirst];
-      read_column<P>(v, rows, roots, start + column, j, blocks);
-      unroll<P::kFirst>([&](auto q) {
-        if constexpr (P::kSecond > 1) {
-          work[column * P::kRow + q * P::kStep + j] = v[q];
-        } else {
-          output[(start + column) * P::kSize + q] = make_float2(0.5f * v[q].x, 0.5f * v[q].y);
-        }
-      });
+    read_columns<P>(work, rows, roots, pairs, blocks, start, group);
+    __syncthreads();
+    for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
+      const int p = item % P::kFirst, column = item / P::kFirst;
+      float2 v[P::kSecond];
+      unroll<P::kSecond>([&](auto j) { v[j] = work[column * P::kRow + p * P::kStep + j]; });
+      dft<P::kSecond, false>(v);
+      float2* to = output + (start + column) * P::kSize + p;
+      unroll<P::kSecond>([&](auto j) { to[j * P::kFirst] = make_float2(0.5f * v[j].x, 0.5f * v[j].y); });
     }
     __syncthreads();
-    if constexpr (P::kSecond > 1) {
-      for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
-        const int p = item % P::kFirst, column = item / P::kFirst;
-        float2 v[P::kSecond];
-        unroll<P::kSecond>([&](auto j) { v[j] = work[column * P::kRow + p * P::kStep + j]; });
-        dft<P::kSecond, false>(v);
-        unroll<P::kSecond>([&](auto j) {
-          output[(start + column) * P::kSize + p + j * P::kFirst] = make_float2(0.5f * v[j].x, 0.5f * v[j].y);
-        });
-      }
-      __syncthreads();
-    }
   }
 }
 
-// Writes, for each part of the batch, the sum over its images of conj(spectrum of input) * spectrum of other.
+// Writes the images of which spectra, each a sum over `count` parts, are the transforms.
+template <class S>
+__global__ void __launch_bounds__(S::kThreads) invert_images_kernel(ImageCall call) {
+  using P = typename S::Plan;
+  extern __shared__ float2 shared[];
+  float2 *roots = shared, *rows = roots + P::kRow;
+  const int blocks = P::blocks(P::kSize), pairs = P::pairs(P::kSize);
+  float2* work = rows + pairs * P::kRow;
+  copy_roots<P>(roots, kRoots<P::kSize>.values);
+  __syncthreads();
+  const int64_t images = static_cast<int64_t>(call.batch) * call.channel;
+  for (int start = 0; start < P::kColumns; start += call.group) {
+    const int group = P::kColumns - start < call.group ? P::kColumns - start : call.group;
+    for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
+      const int p = item % P::kFirst, column = item / P::kFirst;
+      float2 v[P::kSecond];
+      unroll<P::kSecond>([&](auto j) { v[j] = make_float2(0.f, 0.f); });
+      for (int part = 0; part < call.count; ++part) {
+        const float2* from = call.spectrum + ((part * images + blockIdx.x) * P::kColumns + start + column) * P::kSize + p;
+        unroll<P::kSecond>([&](auto j) { v[j] = plus(v[j], from[j * P::kFirst]); });
+      }
+      dft<P::kSecond, true>(v);
+      float2* at = work + column * P::kRow + p * P::kStep;
+      unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots[p * P::kStep + j], j); });
+    }
+    __syncthreads();
+    write_columns<P>(work, rows, pairs, blocks, start, group);
+    __syncthreads();
+  }
+  invert_second_pass<P>(rows, roots, pairs);
+  constexpr float kScale = 1.f / (static_cast<float>(P::kSize) * P::kSize);
+  store_pairs<P>(rows, call, kScale, pairs, [&](int pair, int64_t& image, int& upper, int& lower) {
+    image = blockIdx.x;
+    upper = P::upper_row(pair);
+    lower = upper + P::kSecond;
+  });
+}
+
+// Writes, for each part of the batch, the sum over its images of conj(spectrum of input) * spectrum of other; with
+// per_sample a part is one sample. A block takes some images of a channel at a time.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads) correlate_images_kernel(ImageCall call) {
   using P = typename S::Plan;
+  const int together = call.per_sample ? 1 : S::kTogether;
   extern __shared__ float2 shared[];
-  float2 *roots = shared, *rows = roots + P::kSize;
+  float2 *roots = shared, *rows = roots + P::kRow;
   const int pairs = P::pairs(call.height.extent), blocks = P::blocks(call.height.extent);
   const int other_pairs = P::pairs(call.other_height.extent), other_blocks = P::blocks(call.other_height.extent);
-  float2* other_rows = rows + pairs * P::kRow;
-  float2* work = other_rows + other_pairs * P::kRow;
-  float2* other_work = work + call.group * P::kRow;
+  float2* other_rows = rows + together * pairs * P::kRow;
+  float2* work = other_rows + together * other_pairs * P::kRow;
+  float2* other_work = work + together * call.group * P::kRow;
   copy_roots<P>(roots, kRoots<P::kSize>.values);
   __syncthreads();
   const int channel = blockIdx.x % call.channel, part = blockIdx.x / call.channel;
   float2* output = static_cast<float2*>(call.output) + static_cast<int64_t>(blockIdx.x) * P::kColumns * P::kSize;
-  for (int sample = part; sample < call.batch; sample += call.count) {
-    const int64_t image = static_cast<int64_t>(sample) * call.channel + channel;
-    transform_rows<P>(rows, roots, call.input, image, 1, 1, call.height, call.width);
-    transform_rows<P>(other_rows, roots, call.other, image, 1, 1, call.other_height, call.other_width);
-    auto add = [&](float2* to, float2 x, float2 y) {
-      const float2 product = times<true>(y, x);
-      float2 sum = sample == part ? make_float2(0.f, 0.f) : *to;
-      *to = make_float2(sum.x + 0.25f * product.x, sum.y + 0.25f * product.y);
-    };
+  const int begin = part * together;
+  for (int sample = begin; sample == begin || sample < call.batch; sample += call.count * together) {
+    const int left = call.batch - sample, images = left < 0 ? 0 : left < together ? left : together;
+    const int64_t first = static_cast<int64_t>(sample) * call.channel + channel;
+    transform_rows<P>(rows, roots, call.input, first, call.channel, images, call.height, call.width);
+    transform_rows<P>(other_rows, roots, call.other, first, call.channel, images, call.other_height, call.other_width);
     for (int start = 0; start < P::kColumns; start += call.group) {
       const int group = P::kColumns - start < call.group ? P::kColumns - start : call.group;
-      for (int item = threadIdx.x; item < group * P::kSecond; item += blockDim.x) {
-        const int j = item % P::kSecond, column = item / P::kSecond;
-        float2 v[P::kFirst], w[P::kFirst];
-        read_column<P>(v, rows, roots, start + column, j, blocks);
-        if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { work[column * P::kRow + q * P::kStep + j] = v[q]; });
-        read_column<P>(w, other_rows, roots, start + column, j, other_blocks);
-        unroll<P::kFirst>([&](auto q) {
-          if constexpr (P::kSecond > 1) {
-            other_work[column * P::kRow + q * P::kStep + j] = w[q];
-          } else {
-            add(output + (start + column) * P::kSize + q, v[q], w[q]);
-          }
-        });
+      for (int image = 0; image < images; ++image) {
+        const int at = image * call.group * P::kRow;
+        read_columns<P>(work + at, rows + image * pairs * P::kRow, roots, pairs, blocks, start, group);
+        read_columns<P>(other_work + at, other_rows + image * other_pairs * P::kRow, roots, other_pairs, other_blocks,
+                        start, group);
       }
       __syncthreads();
-      if constexpr (P::kSecond > 1) {
-        for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
-          const int p = item % P::kFirst, column = item / P::kFirst, at = column * P::kRow + p * P::kStep;
+      for (int item = threadIdx.x; item < group * P::kFirst; item += blockDim.x) {
+        const int p = item % P::kFirst, column = item / P::kFirst;
+        float2* to = output + (start + column) * P::kSize + p;
+        float2 sums[P::kSecond];
+        unroll<P::kSecond>([&](auto j) {
+          sums[j] = sample == begin ? make_float2(0.f, 0.f) : to[j * P::kFirst];
+        });
+        for (int image = 0; image < images; ++image) {
+          const int at = (image * call.group + column) * P::kRow + p * P::kStep;
           float2 v[P::kSecond], w[P::kSecond];
           unroll<P::kSecond>([&](auto j) { v[j] = work[at + j]; });
           dft<P::kSecond, false>(v);
           unroll<P::kSecond>([&](auto j) { w[j] = other_work[at + j]; });
           dft<P::kSecond, false>(w);
           unroll<P::kSecond>([&](auto j) {
-            add(output + (start + column) * P::kSize + p + j * P::kFirst, v[j], w[j]);
+            const float2 product = times<true>(w[j], v[j]);
+            sums[j] = make_float2(sums[j].x + 0.25f * product.x, sums[j].y + 0.25f * product.y);
           });
         }
-        __syncthreads();
+        unroll<P::kSecond>([&](auto j) { to[j * P::kFirst] = sums[j]; });
       }
+      __syncthreads();
     }
   }
 }

@@ -19,6 +19,7 @@ struct ImagePlan {
   static constexpr int kStep = SECOND % 4 == 0 ? SECOND + 1 : SECOND;  // neighbours of a block in different banks
   static constexpr int kRow = FIRST * kStep + 1;                      // odd, so that rows are too
   static_assert(FIRST % 2 == 0, "a thread holds both rows of a pair");
+  static_assert(SECOND > 1, "two passes");
 
   __host__ __device__ static constexpr int slot(int frequency) {
     return frequency % FIRST * kStep + frequency / FIRST;
@@ -43,65 +44,94 @@ struct ImageAxis {
   }
 };
 
+// v times a root of those of INDEX, all 1 for the first, or its conjugate.
+template <bool CONJUGATE, int INDEX>
+__device__ __forceinline__ float2 twiddled(float2 v, const float2& root, Number<INDEX>) {
+  return INDEX == 0 ? v : times<CONJUGATE>(v, root);
+}
+
 // Images of one type: image i starts at element i * stride.
 struct Images {
   const void* base;
   int64_t stride;
   int32_t dtype;
-
-  __device__ __forceinline__ float at(int64_t start, int sample) const {
-    return start >= 0 && sample >= 0 ? load_parameter(base, start + sample, dtype) : 0.f;
-  }
 };
+
+// A sample of a row that starts at an element, 0 where there is none. WIDE: float32, else one of the types of 16 bits.
+template <bool WIDE>
+__device__ __forceinline__ float sample_of(const Images& images, int64_t start, int sample) {
+  if (start < 0 || sample < 0) return 0.f;
+  if constexpr (WIDE) {
+    return static_cast<const float*>(images.base)[start + sample];
+  } else {
+    const uint16_t bits = static_cast<const uint16_t*>(images.base)[start + sample];
+    return images.dtype == SUBQUAD_OPS_BFLOAT16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
+                                                : __half2float(__ushort_as_half(bits));
+  }
+}
+
+// Transforms `count` pairs of rows into `rows` [pair, kRow]; `starts_of` gives the elements at which the two rows of a pair
+// start, -1 for a row of zeros.
+template <class P, class Starts>
+__device__ void transform_pairs(float2* rows, const float2* roots, const Images& source, ImageAxis width, int count,
+                                Starts&& starts_of) {
+  for (int item = threadIdx.x; item < count * P::kSecond; item += blockDim.x) {
+    const int j = item % P::kSecond, pair = item / P::kSecond;
+    int64_t upper, lower;
+    starts_of(pair, upper, lower);
+    float2 v[P::kFirst];
+    if (source.dtype == SUBQUAD_OPS_FLOAT32) {
+      unroll<P::kFirst>([&](auto q) {
+        const int sample = width.sample(j + q * P::kSecond);
+        v[q] = make_float2(sample_of<true>(source, upper, sample), sample_of<true>(source, lower, sample));
+      });
+    } else {
+      unroll<P::kFirst>([&](auto q) {
+        const int sample = width.sample(j + q * P::kSecond);
+        v[q] = make_float2(sample_of<false>(source, upper, sample), sample_of<false>(source, lower, sample));
+      });
+    }
+    dft<P::kFirst, false>(v);
+    float2* to = rows + pair * P::kRow + j;
+    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots[q * P::kStep + j], q); });
+  }
+  __syncthreads();
+  for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
+    float2* at = rows + item / P::kFirst * P::kRow + item % P::kFirst * P::kStep;
+    float2 v[P::kSecond];
+    unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+    dft<P::kSecond, false>(v);
+    unroll<P::kSecond>([&](auto j) { at[j] = v[j]; });
+  }
+  __syncthreads();
+}
 
 // Transforms the rows of the images from, from + step, … (`count` of them) into `rows` [image, pair, kRow].
 template <class P>
-__device__ void transform_rows(float2* rows, const float2* roots, Images source, int64_t from, int64_t step, int count,
-                               ImageAxis height, ImageAxis width) {
+__device__ void transform_rows(float2* rows, const float2* roots, const Images& source, int64_t from, int64_t step,
+                               int count, ImageAxis height, ImageAxis width) {
   const int pairs = P::pairs(height.extent);
-  for (int item = threadIdx.x; item < count * pairs * P::kSecond; item += blockDim.x) {
-    const int j = item % P::kSecond, row = item / P::kSecond, image = row / pairs;
-    const int upper = P::upper_row(row - image * pairs), a = height.sample(upper),
-              b = height.sample(upper + P::kSecond);
+  transform_pairs<P>(rows, roots, source, width, count * pairs, [&](int pair, int64_t& first, int64_t& second) {
+    const int image = pair / pairs, upper = P::upper_row(pair - image * pairs);
+    const int a = height.sample(upper), b = height.sample(upper + P::kSecond);
     const int64_t start = (from + image * step) * source.stride;
-    const int64_t first = a < 0 ? -1 : start + static_cast<int64_t>(a) * width.size;
-    const int64_t second = b < 0 ? -1 : start + static_cast<int64_t>(b) * width.size;
-    float2 v[P::kFirst];
-    unroll<P::kFirst>([&](auto q) {
-      const int sample = width.sample(j + q * P::kSecond);
-      v[q] = make_float2(source.at(first, sample), source.at(second, sample));
-    });
-    dft<P::kFirst, false>(v);
-    float2* to = rows + row * P::kRow + j;
-    unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = times<false>(v[q], roots[j * q]); });
-  }
-  __syncthreads();
-  if constexpr (P::kSecond > 1) {
-    for (int item = threadIdx.x; item < count * pairs * P::kFirst; item += blockDim.x) {
-      float2* at = rows + item / P::kFirst * P::kRow + item % P::kFirst * P::kStep;
-      float2 v[P::kSecond];
-      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
-      dft<P::kSecond, false>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = v[j]; });
-    }
-    __syncthreads();
-  }
+    first = a < 0 ? -1 : start + static_cast<int64_t>(a) * width.size;
+    second = b < 0 ? -1 : start + static_cast<int64_t>(b) * width.size;
+  });
 }
 
 // Undoes the second pass over `rows` complex rows.
 template <class P>
 __device__ void invert_second_pass(float2* rows, const float2* roots, int count) {
-  if constexpr (P::kSecond > 1) {
-    for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
-      const int p = item % P::kFirst;
-      float2* at = rows + item / P::kFirst * P::kRow + p * P::kStep;
-      float2 v[P::kSecond];
-      unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
-      dft<P::kSecond, true>(v);
-      unroll<P::kSecond>([&](auto j) { at[j] = times<true>(v[j], roots[p * j]); });
-    }
-    __syncthreads();
+  for (int item = threadIdx.x; item < count * P::kFirst; item += blockDim.x) {
+    const int p = item % P::kFirst;
+    float2* at = rows + item / P::kFirst * P::kRow + p * P::kStep;
+    float2 v[P::kSecond];
+    unroll<P::kSecond>([&](auto j) { v[j] = at[j]; });
+    dft<P::kSecond, true>(v);
+    unroll<P::kSecond>([&](auto j) { at[j] = twiddled<true>(v[j], roots[p * P::kStep + j], j); });
   }
+  __syncthreads();
 }
 
 // The first pass of column `frequency` over the rows j, j + SECOND, … of an image: reads their pairs apart and transforms.
@@ -120,7 +150,7 @@ __device__ __forceinline__ void read_column(float2 (&v)[P::kFirst], const float2
     v[2 * s + 1] = make_float2(a.y + b.y, b.x - a.x);  // twice the lower row's
   });
   dft<P::kFirst, false>(v);
-  if constexpr (P::kSecond > 1) unroll<P::kFirst>([&](auto q) { v[q] = times<false>(v[q], roots[j * q]); });
+  unroll<P::kFirst>([&](auto q) { v[q] = twiddled<false>(v[q], roots[q * P::kStep + j], q); });
 }
 
 // Undoes read_column, but for the factor 2.
@@ -138,9 +168,13 @@ __device__ __forceinline__ void write_column(float2 (&v)[P::kFirst], float2* row
   });
 }
 
+// Lays exp(-2 pi i p j / M), which stands between the passes, where a row has its slot j of block p.
 template <class P>
 __device__ void copy_roots(float2* roots, const Root* table) {
-  for (int k = threadIdx.x; k < P::kSize; k += blockDim.x) roots[k] = make_float2(table[k].re, table[k].im);
+  for (int item = threadIdx.x; item < P::kSize; item += blockDim.x) {
+    const int p = item / P::kSecond, j = item % P::kSecond;
+    roots[p * P::kStep + j] = make_float2(table[p * j].re, table[p * j].im);
+  }
 }
 
 }  // namespace subquad

@@ -6,6 +6,8 @@
 #ifndef SUBQUAD_OPS_MODAL_CUH_
 #define SUBQUAD_OPS_MODAL_CUH_
 
+#include <type_traits>
+
 #include "packages/ops/csrc/modal_factors.cuh"
 #include "packages/ops/csrc/stream.cuh"
 
@@ -30,7 +32,10 @@ template <typename T, bool kGated, int kStages, bool kStateOnly>
 __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a) {
   constexpr bool kExact = sizeof(T) == 4;
   constexpr int kOutputHalves = kExact ? 2 : 1;
-  using Stream = GatedStream<T, kGated, kStages>;
+  constexpr bool kWhole = sizeof(T) == 2 && !kGated;  // the samples to be mixed are bfloat16
+  using Collect = std::conditional_t<kWhole, WholeFactor<3>, Factor<2>>;
+  using Local = std::conditional_t<kWhole, WholeFactor<2>, Factor<kOutputHalves>>;
+  using Stream = GatedStream<T, kGated, kStages, false>;
   __shared__ typename Stream::Reader::Copies::Buffer buffer;
   __shared__ Modes modes;
   __shared__ float entering[kStates];
@@ -52,8 +57,9 @@ __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a
   }
   warp::synchronize();
 
-  Factor<2> collect;
-  Factor<kOutputHalves> local, spread;
+  Collect collect;
+  Local local;
+  Factor<kOutputHalves> spread;
   set_factor(collect, false, true, [&](int from, int s) { return expf(modes.log_poles[s] * (kBlock - 1 - from)); });
   set_factor(local, false, false, [&](int from, int to) { return modes.taps[kBlock + to - from]; });
   set_factor(spread, true, false, [&](int s, int to) { return modes.residues[s] * expf(modes.log_poles[s] * (to + 1)); });
@@ -80,7 +86,8 @@ __global__ void __launch_bounds__(warp::kLanes, kResident) run(const Arguments a
         }
       }
     }
-    float samples[2][4], before[2][4];
+    std::conditional_t<kWhole, uint32_t[4], float[2][4]> samples;
+    float before[2][4];
     time_fragments(samples, g);
     Rows updates = {}, states, mixed = {};
     multiply<kExact>(updates, samples, collect);

@@ -53,33 +53,69 @@ __device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const 
       }
     }
   }
+  if constexpr (kExact) {
 #pragma unroll
-  for (int columns = 0; columns < 2; ++columns) {
+    for (int columns = 0; columns < 2; ++columns) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) c[columns][i] += kExact ? rest[columns][i] : 0.0f;
+      for (int i = 0; i < 4; ++i) c[columns][i] += rest[columns][i];
+    }
   }
 }
 
-// A factor of one half in shared memory, for a kernel with more of them than registers; each lane reads what it wrote.
-struct SharedFactor {
-  alignas(16) float part[2][warp::kLanes][4];
+// A factor of samples that are bfloat16 as they come, cut into kPieces numbers of 8 bits.
+template <int kPieces>
+struct WholeFactor {
+  uint32_t part[kPieces][2][2] = {};  // rows of a product, columns of a product
 
   __device__ __forceinline__ void set(int rows, int columns, int index, float value) {
-    part[rows][warp::lane()][2 * columns + index] = warp::to_tf32(value);
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      const uint32_t piece = warp::pack_bf16(value, 0.0f);
+      part[p][rows][columns] |= piece << (16 * index);
+      value -= warp::low_bf16(piece);
+    }
   }
 };
 
-__device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const SharedFactor& shared) {
-  Factor<1> factor;
+// c += a factor, the small products first: the tensor cores cut sums off.
+template <bool kExact = false, int kPieces>
+__device__ __forceinline__ void multiply(Rows& c, const uint32_t (&a)[4], const WholeFactor<kPieces>& factor) {
 #pragma unroll
-  for (int rows = 0; rows < 2; ++rows) {
-    const float4 four = *reinterpret_cast<const float4*>(shared.part[rows][warp::lane()]);
-    factor.part[0][rows][0][0] = four.x;
-    factor.part[0][rows][0][1] = four.y;
-    factor.part[0][rows][1][0] = four.z;
-    factor.part[0][rows][1][1] = four.w;
+  for (int p = kPieces - 1; p >= 0; --p) {
+#pragma unroll
+    for (int columns = 0; columns < 2; ++columns) {
+      warp::multiply_bf16(c[columns], a, factor.part[p][0][columns], factor.part[p][1][columns]);
+    }
   }
-  multiply(c, a, factor);
+}
+
+// A factor in shared memory, for a kernel with more of them than registers; each lane reads what it wrote.
+template <int kHalves>
+struct SharedFactor {
+  alignas(16) float part[kHalves][2][warp::kLanes][4];
+
+  __device__ __forceinline__ void set(int rows, int columns, int index, float value) {
+    const float first = warp::to_tf32(value);
+    part[0][rows][warp::lane()][2 * columns + index] = first;
+    if constexpr (kHalves == 2) part[kHalves - 1][rows][warp::lane()][2 * columns + index] = value - first;
+  }
+};
+
+template <bool kExact = false, int kHalves>
+__device__ __forceinline__ void multiply(Rows& c, const float (&a)[2][4], const SharedFactor<kHalves>& shared) {
+  Factor<kHalves> factor;
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+    for (int rows = 0; rows < 2; ++rows) {
+      const float4 four = *reinterpret_cast<const float4*>(shared.part[half][rows][warp::lane()]);
+      factor.part[half][rows][0][0] = four.x;
+      factor.part[half][rows][0][1] = four.y;
+      factor.part[half][rows][1][0] = four.z;
+      factor.part[half][rows][1][1] = four.w;
+    }
+  }
+  multiply<kExact>(c, a, factor);
 }
 
 // Runs as the left side of a product: samples 0, 1 of both halves, then samples 2, 3.
@@ -89,6 +125,12 @@ __device__ __forceinline__ void time_fragments(float (&a)[2][4], const Runs& g) 
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[rows][i] = g[i % 2][2 * rows + i / 2];
   }
+}
+
+// Runs of samples that are bfloat16 as they come.
+__device__ __forceinline__ void time_fragments(uint32_t (&a)[4], const Runs& g) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = warp::pack_bf16(g[i % 2][i / 2 * 2], g[i % 2][i / 2 * 2 + 1]);
 }
 
 // States as the left side of a product.

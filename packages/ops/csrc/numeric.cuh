@@ -48,20 +48,6 @@ __device__ __forceinline__ float load_parameter(const void* base, int64_t index,
   }
 }
 
-// Writes one sample of a stream whose type is known only at run time.
-__device__ __forceinline__ void store_sample(void* base, int64_t index, int32_t dtype, float value) {
-  switch (dtype) {
-    case SUBQUAD_OPS_FLOAT16:
-      static_cast<__half*>(base)[index] = from_float<__half>(value);
-      break;
-    case SUBQUAD_OPS_BFLOAT16:
-      static_cast<__nv_bfloat16*>(base)[index] = from_float<__nv_bfloat16>(value);
-      break;
-    default:
-      static_cast<float*>(base)[index] = value;
-  }
-}
-
 }  // namespace subquad
 
 #endif  // SUBQUAD_OPS_NUMERIC_CUH_

@@ -30,7 +30,7 @@ __device__ __forceinline__ float activate(float x, int32_t activation) {
 }
 
 // Produces the stream to be mixed, g, tile by tile, and turns what the mixer makes of it into output.
-template <typename T, bool kGated, int kStages>
+template <typename T, bool kGated, int kStages, bool kActivation>
 class GatedStream {
  public:
   static constexpr int kStreams = kGated ? 3 : 1;
@@ -104,7 +104,7 @@ class GatedStream {
         values[half][i] = kGated ? (s_.postgate ? value * gate_[half][i] : value) : value + bias_;
       }
     }
-    if (!kGated && s_.activation != SUBQUAD_OPS_IDENTITY) {
+    if (kActivation && s_.activation != SUBQUAD_OPS_IDENTITY) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll

@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 3
+#define SUBQUAD_OPS_ABI_VERSION 4
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
@@ -91,60 +91,85 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz(const SubquadOpsStream* stream_o
                                                 void* tail, int64_t group, int64_t tail_size, int32_t tap,
                                                 int32_t taps_dtype, void* stream);
 
-// Gradients of subquad_ops_toeplitz without histories, tail and activation, for upstream [batch, channel, length], the
-// gradient of the output. `to_input` [batch, rows, length] holds dtype. The others are sums over parts of the work, to be
-// added up by the caller: [parts, channel, tap], [parts, 3 * channel, projection_tap], [parts, channel], [parts, channel]
-// in float32, parts = batch * stretches, stretches = ceil(ceil(length / 256) / tiles_a_warp); tiles_a_warp must be given.
-// to_skip and to_bias may be null. Streams of float32 and bfloat16.
-SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream* stream_of, const void* taps,
-                                                         const void* upstream, void* to_input, float* to_taps,
-                                                         float* to_projection, float* to_skip, float* to_bias,
-                                                         int64_t group, int32_t tap, int32_t taps_dtype, void* stream);
+// What the gradients of both have in common. Sums over parts of the work are to be added up by the caller.
+typedef struct SubquadOpsGradients {
+  const void* upstream;         // [batch, channel, length] in dtype, the gradient of the output
+  void* to_input;               // [batch, rows, length] in dtype
+  void* to_projection_history;  // [batch, 3 * channel, projection_tap - 1] in dtype, or null
+  float* to_projection;         // [parts, 3 * channel, projection_tap]
+  float* to_skip;               // [parts, channel], or null
+  float* to_bias;               // [parts, channel], or null
+} SubquadOpsGradients;
+
+// Gradients of subquad_ops_toeplitz without activation. `upstream_tail` [batch, channel, tail_size] in dtype is the
+// gradient of the tail, or null; `to_history` [batch, channel, tap - 1] gets dtype, and may be null. to_taps holds
+// [parts, channel, tap], parts = batch * stretches, stretches = ceil(ceil(length / 256) / tiles_a_warp); tiles_a_warp
+// must be given. Streams of float32 and bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_toeplitz_backward(const SubquadOpsStream* stream_of,
+                                                         const SubquadOpsGradients* gradients, const void* taps,
+                                                         const void* history, const void* upstream_tail, float* to_taps,
+                                                         void* to_history, int64_t group, int64_t tail_size, int32_t tap,
+                                                         int32_t taps_dtype, void* stream);
 
 // s[t] = exp(log_poles) * s[t - 1] + g[t]; mix(g)[b, c, t] = sum(residues[c] * s[t]); 1 <= states <= 16.
 // log_poles and residues [channel, states], `history` (s before time 0, null means zeros) and `state` (s after the last
 // sample) [batch, channel, states] are float32. `entries` [batch, channel, ceil(length / 256), 16] gets s before each
-// 256th sample, for subquad_ops_modal_backward; null where that is not wanted. With tiles_a_warp other than 0 and less
+// 256th sample, for subquad_ops_modal_backward; null where that is not wanted. There is no activation. With tiles_a_warp other than 0 and less
 // than the tiles, `parts` [batch, channel, ceil(tiles / tiles_a_warp) - 1, 16] is room to work in. Streams of float32 and
 // bfloat16.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal(const SubquadOpsStream* stream_of, const float* log_poles,
                                              const float* residues, const float* history, float* state, float* entries,
                                              float* parts, int32_t states, void* stream);
 
-// Gradients of subquad_ops_modal without history, for upstream [batch, channel, length], the gradient of the output; as in
-// subquad_ops_toeplitz_backward with parts = batch. to_log_poles and to_residues [batch, channel, states] are float32.
-// Streams of bfloat16.
-SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal_backward(const SubquadOpsStream* stream_of, const float* log_poles,
-                                                      const float* residues, const float* entries, const void* upstream,
-                                                      void* to_input, float* to_log_poles, float* to_residues,
-                                                      float* to_projection, float* to_skip, int32_t states, void* stream);
+// Gradients of subquad_ops_modal with the entries that it left; parts = batch. `upstream_state` [batch, channel, states]
+// is the gradient of the state, or null; `to_history` [batch, channel, states] may be null. to_log_poles and to_residues
+// are [batch, channel, states]; all of these are float32. Streams of float32 and bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_modal_backward(const SubquadOpsStream* stream_of,
+                                                      const SubquadOpsGradients* gradients, const float* log_poles,
+                                                      const float* residues, const float* entries,
+                                                      const float* upstream_state, float* to_log_poles,
+                                                      float* to_residues, float* to_history, int32_t states,
+                                                      void* stream);
 
 // One call of the two-dimensional FFT convolutions. An axis is {samples, extent, shift, period}: sample s stands at
 // s + shift of a transform of `size` places and, where that lies from 0 to extent - 1, at s + shift +- period.
 // Images are contiguous; spectra are [image, column 0 .. size / 2, row frequency 0 .. size - 1] pairs of float32.
 typedef struct SubquadOpsImages {
   const void* input;     // [batch, channel, height, width] in dtype
-  const void* other;     // of subquad_ops_image_correlate: [batch, channel, other height, other width] in dtype
+  const void* other;     // of subquad_ops_image_correlate: [batch, channel, other height, other width] in dtype, placed so;
+                         // else these axes say where the samples of an output of images are taken
   const void* spectrum;  // of subquad_ops_image_convolve: of channel filters, or with per_sample of batch * channel
   const void* skip;      // of subquad_ops_image_convolve: [channel] in skip_dtype, or null
   void* output;
   int64_t batch, channel;
   int32_t height[4], width[4], other_height[4], other_width[4];
-  int32_t size;  // 16, 28, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224 or 256
+  int32_t size;  // 16, 24, 28, 32, 48, 56, 64, 80, 84, 96, 112, 128, 144, 160, 192 or 224; of the large ones 256, 288, 320,
+                 // 336, 384, 400, 448 or 512
   int32_t dtype, skip_dtype, per_sample, conjugate;
-  int32_t parts;  // of subquad_ops_image_correlate
+  int32_t parts;           // of subquad_ops_image_correlate
+  int32_t scratch_images;  // of the large ones: so many are transformed at a time
+  float* scratch;          // of the large ones: [scratch_images, height extent, size / 2 + 1] pairs of float32
 } SubquadOpsImages;
 
 // output[b, c] = spectrum of input[b, c]. Like the next two it returns SUBQUAD_OPS_SIZE_OUT_OF_RANGE where the rows that
 // hold samples do not fit into a block's shared memory.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_spectra(const SubquadOpsImages* images, void* stream);
 
-// output[b, c] [height, width] in dtype = the samples (again at s + shift) of the inverse transform of
+// output[b, c] [other height, other width] in dtype = samples of the inverse transform of
 // spectrum[c] * (spectrum of input[b, c]), with `conjugate` of conj(spectrum[c]), plus skip[c] * input[b, c].
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_convolve(const SubquadOpsImages* images, void* stream);
 
-// output[p, c] = sum(conj(spectrum of input[b, c]) * (spectrum of other[b, c]) for b in p, p + parts, … below batch).
+// output[p, c] = sum(conj(spectrum of input[b, c]) * (spectrum of other[b, c]) for the samples b of part p of the batch),
+// with per_sample for b = p alone.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_correlate(const SubquadOpsImages* images, void* stream);
+
+// output[b, c] [other height, other width] in float32 = samples of the inverse transform of the sum over `parts` of spectrum
+// [parts, batch, channel].
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_inverses(const SubquadOpsImages* images, void* stream);
+
+// The same as subquad_ops_image_spectra and _convolve for transforms that no block holds.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_spectra(const SubquadOpsImages* images, void* stream);
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_convolve(const SubquadOpsImages* images, void* stream);
 
 #ifdef __cplusplus
 }

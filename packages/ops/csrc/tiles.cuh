@@ -108,6 +108,16 @@ class TileCopies {
     if (sizeof(T) == 2 && begins_inside_a_word(s)) pair[0] = __funnelshift_r(pair[0], buffer_.last[slot][s], 16);
   }
 
+  // Two samples as read_last_pair gives them.
+  __device__ __forceinline__ static void pack_pair(uint32_t (&pair)[kPairWords], float older, float newer) {
+    if constexpr (sizeof(T) == 2) {
+      pair[0] = warp::pack_bf16(older, newer);
+    } else {
+      pair[0] = __float_as_uint(older);
+      pair[kPairWords - 1] = __float_as_uint(newer);
+    }
+  }
+
   __device__ __forceinline__ static void unpack(uint32_t word, float* values, int w) {
     if constexpr (sizeof(T) == 2) {
       values[2 * w] = warp::low_bf16(word);
@@ -225,12 +235,7 @@ class TileReader {
         if (time >= 0 && time < length_) pair[i] = to_float(copies_.row(s)[time]);
         if (time < 0 && history != nullptr && past + time >= 0) pair[i] = to_float(history[s * past + past + time]);
       }
-      if constexpr (sizeof(T) == 2) {
-        pair_[s][0] = warp::pack_bf16(pair[0], pair[1]);
-      } else {
-        pair_[s][0] = __float_as_uint(pair[0]);
-        pair_[s][Copies::kPairWords - 1] = __float_as_uint(pair[1]);
-      }
+      Copies::pack_pair(pair_[s], pair[0], pair[1]);
     }
   }
 

@@ -23,7 +23,7 @@ struct Arguments {
 template <typename T, bool kGated, int kDiagonals, int kSamplePieces, int kTapPieces, int kStages>
 __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   constexpr int kTaps = kBlock * kDiagonals;
-  using Stream = GatedStream<T, kGated, kStages>;
+  using Stream = GatedStream<T, kGated, kStages, !kGated>;
   using Filter = Matrices<kDiagonals, kTapPieces, false>;
   __shared__ typename Stream::Reader::Copies::Buffer buffer;
   alignas(16) __shared__ Ring<kSamplePieces> ring;

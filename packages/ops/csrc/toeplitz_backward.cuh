@@ -1,7 +1,8 @@
 // Gradients of the convolution with up to 129 taps, plain or between two gates, in one pass from the end to the start.
 //
 // dm of a tile and of the tile behind it give dg[t] = sum(taps[k] dm[t + k]); g of the tile and of the one before it give
-// m again and, times dm, the gradient of the taps, whose matrices stay in registers until the end.
+// m again and, times dm, the gradient of the taps, whose matrices stay in registers until the end. A gradient of the last
+// samples of g is added to dg, and g before time 0 gets its own from the first tile's dm.
 #ifndef SUBQUAD_OPS_TOEPLITZ_BACKWARD_CUH_
 #define SUBQUAD_OPS_TOEPLITZ_BACKWARD_CUH_
 
@@ -15,10 +16,14 @@ using toeplitz::Ring;
 
 struct Arguments {
   SubquadOpsStream stream;
-  Gradients gradients;
+  SubquadOpsGradients gradients;
   const void* taps;
+  const void* history;
+  const void* upstream_tail;
   float* to_taps;
+  void* to_history;
   int64_t channels_per_filter;
+  int64_t tail_size;
   int32_t tap;
   int32_t taps_dtype;
 };
@@ -33,12 +38,46 @@ __device__ __forceinline__ void restore_order(Runs& y, const float (&mixed)[2][4
   }
 }
 
+// The second half of what comes before time 0, of which `past` samples are known.
+template <typename T>
+__device__ __forceinline__ void read_history(float (&g)[kRun], const T* history, int past) {
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) {
+    const int slot = past - kHalf + run_start(0) + i;
+    g[i] = slot >= 0 ? to_float(history[slot]) : 0.0f;
+  }
+}
+
+// Adds the gradient of the last samples of g, which lie from `start` to `end`.
+template <typename T>
+__device__ __forceinline__ void add_tail(Runs& dg, const T* upstream, int start, int end, int tile) {
+  if ((tile + 1) * kTile <= start) return;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      const int time = tile * kTile + run_start(half) + i;
+      if (time >= start && time < end) dg[half][i] += to_float(upstream[time - start]);
+    }
+  }
+}
+
+// The gradient of the samples of g before time 0, from the first 128 of dm.
+template <typename T>
+__device__ __forceinline__ void write_history(T* to_history, const float* taps, const float* dm, int past) {
+  for (int slot = warp::lane(); slot < past; slot += warp::kLanes) {
+    float total = 0.0f;
+    for (int k = past - slot; k <= past; ++k) total = fmaf(taps[kBlock + k], dm[k - past + slot], total);
+    to_history[slot] = from_float<T>(total);
+  }
+}
+
 template <typename T, bool kGated, int kDiagonals, int kSamplePieces, int kTapPieces, int kSlots>
-__global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 16) run(const Arguments a) {
+__global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : sizeof(T) == 4 ? 12 : 16) run(const Arguments a) {
   constexpr int kTaps = kBlock * kDiagonals;
   constexpr int kSumPieces = kSamplePieces < kTapPieces ? kSamplePieces : kTapPieces;
   using Stream = BackwardStream<T, kGated, kSlots>;
-  using Filter = toeplitz::Matrices<kDiagonals, kTapPieces, !kGated || kTapPieces == 2>;
+  using Filter = toeplitz::Matrices<kDiagonals, kTapPieces, !kGated || kTapPieces >= 2>;
   __shared__ typename Stream::Copies::Buffer buffer;
   alignas(16) __shared__ Ring<kSamplePieces> g_ring;
   alignas(16) __shared__ Ring<kSamplePieces> dm_ring;
@@ -74,7 +113,11 @@ __global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 16) run(const Argum
     toeplitz::keep<kSamplePieces>(g_ring, base, current);
     correlation::keep_reversed<kSamplePieces>(dm_ring, base, dm);
     Runs before = {};
-    stream.second_half_before(tile, before[1]);
+    if (tile > 0) {
+      stream.second_half_before(before[1]);
+    } else if (a.history != nullptr) {
+      read_history(before[1], static_cast<const T*>(a.history) + place.row * (a.tap - 1), a.tap - 1);
+    }
     toeplitz::cut_runs<kSamplePieces>(before, earlier);
 #pragma unroll
     for (int p = 0; p < kSamplePieces; ++p) {
@@ -97,12 +140,24 @@ __global__ void __launch_bounds__(warp::kLanes, kGated ? 8 : 16) run(const Argum
       if (a.stream.postgate) toeplitz::multiply<-1>(mixed, current, g_ring, base, matrices);
       runs_of(m, mixed);
     }
+    if (a.upstream_tail != nullptr) {
+      add_tail(dg, static_cast<const T*>(a.upstream_tail) + place.row * a.tail_size,
+               static_cast<int>(a.stream.length - a.tail_size), static_cast<int>(a.stream.length), tile);
+    }
+    if (tile == 0 && a.to_history != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) (&matrix[0][0])[run_start(0) + i] = dm[0][i];
+    }
     const bool counts = tile < place.last;
     if (counts) correlation::correlate<kDiagonals, kSamplePieces, kSumPieces>(sums, g_ring, dm_ring, base);
     stream.finish(tile, g, dm, m, dg, counts);
     base ^= kBlock;
   }
 
+  if (place.first == 0 && a.to_history != nullptr) {
+    warp::synchronize();
+    write_history(static_cast<T*>(a.to_history) + place.row * (a.tap - 1), taps, &matrix[0][0], a.tap - 1);
+  }
   const int64_t part = (place.batch * gridDim.x + blockIdx.x) * a.stream.channel + place.channel;
   correlation::add_diagonals<kDiagonals>(a.to_taps + part * a.tap, a.tap, sums, matrix);
   stream.write_sums(a.gradients, part);

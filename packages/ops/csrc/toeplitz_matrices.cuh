@@ -71,54 +71,69 @@ __device__ __forceinline__ void load_taps(float (&taps)[kBlock + kTaps], const v
   }
 }
 
-// The matrices of a filter as fragments, in registers or, where they would keep too many warps away, in shared memory.
-// [diagonal][piece][columns: samples 0, 1 or 2, 3 of a run][rows likewise]
+// The registers of one matrix: samples 0, 1 of a run in columns and rows (as samples 2, 3 in both: the lags are the same),
+// samples 0, 1 in columns and 2, 3 in rows, and the other way round.
+struct Fragment {
+  uint32_t same, rows_later, columns_later;
+};
+
+// The matrices of a filter as fragments, in registers or, where they would keep too many warps away, in shared memory as
+// pairs of neighbouring taps, of which each lane takes its own.
 template <int kDiagonals, int kPieces, bool kShared>
 class Matrices {
  public:
+  static constexpr int kPairs = kBlock * (kDiagonals + 1);
+
   struct Buffer {
-    uint4 fragments[kShared ? kDiagonals : 1][kShared ? kPieces : 1][warp::kLanes];
+    uint32_t pairs[kShared ? kPieces : 1][kShared ? kPairs : 1];  // [lag + 15]: that tap, and the one before it
   };
 
-  __device__ __forceinline__ explicit Matrices(Buffer& buffer) : buffer_(buffer) {}
+  __device__ __forceinline__ explicit Matrices(Buffer& buffer) : buffer_(buffer) {
+    const int r = warp::lane() / 4, q = warp::lane() % 4;
+    lag_ = 4 * (r / 2) + r % 2 - 4 * q;
+  }
 
+  // `taps` has sixteen zeros before tap 0; to be followed by warp::synchronize().
   template <int kTaps>
   __device__ __forceinline__ void set(const float (&taps)[kTaps]) {
-    const int r = warp::lane() / 4, q = warp::lane() % 4;
+    if constexpr (kShared) {
+      for (int i = warp::lane(); i < kPairs - 1; i += warp::kLanes) {
+        uint32_t pieces[kPieces];
+        cut<kPieces>(taps[i + 1], taps[i], pieces);
 #pragma unroll
-    for (int d = 0; d < kDiagonals; ++d) {
-      uint32_t fragment[kPieces][4];
+        for (int p = 0; p < kPieces; ++p) buffer_.pairs[p][i] = pieces[p];
+      }
+    } else {
 #pragma unroll
-      for (int columns = 0; columns < 2; ++columns) {
+      for (int d = 0; d < kDiagonals; ++d) {
 #pragma unroll
-        for (int rows = 0; rows < 2; ++rows) {
-          const int lag = kBlock * d + (4 * (r / 2) + 2 * columns + r % 2) - (4 * q + 2 * rows);
+        for (int shift = 0; shift < 3; ++shift) {
+          const int lag = kBlock * d + lag_ + (shift == 1 ? -2 : shift == 2 ? 2 : 0);
           uint32_t pieces[kPieces];
           cut<kPieces>(taps[kBlock + lag], taps[kBlock + lag - 1], pieces);
 #pragma unroll
-          for (int p = 0; p < kPieces; ++p) fragment[p][2 * columns + rows] = pieces[p];
-        }
-      }
-#pragma unroll
-      for (int p = 0; p < kPieces; ++p) {
-        const uint4 four = make_uint4(fragment[p][0], fragment[p][1], fragment[p][2], fragment[p][3]);
-        if constexpr (kShared) {
-          buffer_.fragments[d][p][warp::lane()] = four;  // read by this lane alone
-        } else {
-          fragments_[d][p] = four;
+          for (int p = 0; p < kPieces; ++p) {
+            uint32_t& word = shift == 0 ? fragments_[d][p].same
+                             : shift == 1 ? fragments_[d][p].rows_later : fragments_[d][p].columns_later;
+            word = pieces[p];
+          }
         }
       }
     }
   }
 
-  __device__ __forceinline__ uint4 get(int d, int p) const {
-    if constexpr (kShared) return buffer_.fragments[d][p][warp::lane()];
+  __device__ __forceinline__ Fragment get(int d, int p) const {
+    if constexpr (kShared) {
+      const uint32_t* pairs = buffer_.pairs[p] + kBlock * d + lag_ + kBlock - 1;
+      return {pairs[0], pairs[-2], pairs[2]};
+    }
     return fragments_[kShared ? 0 : d][kShared ? 0 : p];
   }
 
  private:
   Buffer& buffer_;
-  uint4 fragments_[kShared ? 1 : kDiagonals][kShared ? 1 : kPieces];
+  int lag_;  // of the first sample in columns and rows, on the first diagonal
+  Fragment fragments_[kShared ? 1 : kDiagonals][kShared ? 1 : kPieces];
 };
 
 // mixed += sum of the products of the blocks d rows before (kDirection -1) or behind (1) those at `base`, which are
@@ -129,12 +144,13 @@ __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&
                                          const Ring<kSamplePieces>& ring, int base,
                                          const Matrices<kDiagonals, kTapPieces, kShared>& matrices) {
   constexpr int kPieces = kSamplePieces > kTapPieces ? kSamplePieces : kTapPieces;
+  constexpr bool kApart = kPieces > 2;
   const int lane = warp::lane();
   float rest[2][4] = {};
 #pragma unroll
   for (int d = 0; d < kDiagonals; ++d) {
     const int row = (base + lane % 8 + 8 * (lane / 8 % 2) + kDirection * d) & (kRing - 1);
-    uint4 matrix[kTapPieces];
+    Fragment matrix[kTapPieces];
 #pragma unroll
     for (int t = 0; t < kTapPieces; ++t) matrix[t] = matrices.get(d, t);
 #pragma unroll
@@ -144,17 +160,18 @@ __device__ __forceinline__ void multiply(float (&mixed)[2][4], const uint32_t (&
 #pragma unroll
       for (int t = 0; t < kTapPieces; ++t) {
         if (p + t < kPieces) {
-          constexpr bool kApart = kPieces > 2;
-          warp::multiply_bf16(kApart && p + t > 0 ? rest[0] : mixed[0], samples, matrix[t].x, matrix[t].y);
-          warp::multiply_bf16(kApart && p + t > 0 ? rest[1] : mixed[1], samples, matrix[t].z, matrix[t].w);
+          warp::multiply_bf16(kApart && p + t > 0 ? rest[0] : mixed[0], samples, matrix[t].same, matrix[t].rows_later);
+          warp::multiply_bf16(kApart && p + t > 0 ? rest[1] : mixed[1], samples, matrix[t].columns_later, matrix[t].same);
         }
       }
     }
   }
+  if constexpr (kApart) {
 #pragma unroll
-  for (int columns = 0; columns < 2; ++columns) {
+    for (int columns = 0; columns < 2; ++columns) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) mixed[columns][i] += kPieces > 2 ? rest[columns][i] : 0.0f;
+      for (int i = 0; i < 4; ++i) mixed[columns][i] += rest[columns][i];
+    }
   }
 }
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from subquad import ops
+from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_TAPS
+from tools.testing.oracle import assert_as_exact_as
 
 pytestmark = pytest.mark.gpu
 
 NAMES = (
     *(f"{name} {dtype}" for dtype in ("float32", "bfloat16") for name in ("causal_conv", "gated_conv", "modal_conv")),
     *(f"{name} {dtype}" for dtype in ("float32", "bfloat16") for name in ("gated_modal_conv", "gradients")),
+    *(f"state gradients {dtype}" for dtype in ("float32", "bfloat16")),
     "causal_conv activations",
     "gated_conv gates",
     "gated_modal_conv gates",
@@ -84,6 +87,34 @@ def test_a_call_and_its_gradients_compile_to_one_graph(name: str) -> None:
         results.append((y, *torch.autograd.grad(y.square().sum(), leaf)))
     for got, expected in zip(*results, strict=True):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_call_with_states_and_its_gradients_compile_to_one_graph(name: str) -> None:
+    operator, (x, *parameters) = getattr(ops, f"{name}_with_state"), _calls(300)[name]
+    _, state = operator(x, *parameters, backend="cuda")
+    compiled = torch.compile(
+        lambda x, state: operator(x, *parameters, initial_state=state, backend="cuda"),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    results = []
+    for function in (compiled, lambda x, state: operator(x, *parameters, initial_state=state, backend="cuda")):
+        leaf = x.clone().requires_grad_()
+        y, after = function(leaf, state)
+        last = after if isinstance(after, torch.Tensor) else after[-1]
+        results.append((y, last, *torch.autograd.grad(y.square().sum() + last.square().sum(), leaf)))
+    for got, expected in zip(*results, strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_tap_count_of_the_library_is_exact(dtype: torch.dtype) -> None:
+    for taps in range(FEWEST_TAPS, MOST_TAPS + 1):
+        x, w = torch.randn(1, 4, 1000, device="cuda").to(dtype), torch.randn(4, taps, device="cuda").to(dtype)
+        oracle = ops.causal_conv(x.double(), w.double(), backend="torch")
+        plain, got = (ops.causal_conv(x, w, backend=backend) for backend in ("torch", "cuda"))
+        assert_as_exact_as(f"{taps} taps", oracle, plain, got)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

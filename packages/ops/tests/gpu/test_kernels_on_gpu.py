@@ -125,6 +125,12 @@ def _calls(batch: int = 2) -> dict[str, tuple]:
             position,
             torch.rand(8, device="cuda"),
         ),
+        "selective_scan": (
+            z,
+            z.abs(),
+            -torch.rand(12, 16, device="cuda"),
+            *torch.randn(2, batch, 1, 16, 500, device="cuda").unbind(0),
+        ),
         "rotary": (z[..., None, :], torch.arange(12, device="cuda")[None], torch.rand(250, device="cuda")),
     }
 

@@ -23,7 +23,7 @@ def _random(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
 
 
 def _error(got: Tensor, exact: Tensor) -> float:
-    return float((got.double() - exact).norm() / exact.norm())
+    return float((got.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
 def _hold(name: str, call, *tensors: Tensor, gradients: bool = True) -> None:
@@ -131,3 +131,16 @@ def test_calls_compile_without_a_break() -> None:
 
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, w, z, p), both(x, w, z, p))
+
+
+@needs_fft
+@pytest.mark.parametrize(("shape", "taps"), [((2, 8, 512), (8, 300)), ((2, 8, 20, 20), (8, 7, 7))], ids=str)
+def test_fft_calls_compile_without_a_break(shape: tuple[int, ...], taps: tuple[int, ...]) -> None:
+    x, w = _random(*shape, dtype=torch.float32), _random(*taps, dtype=torch.float32)
+
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        y = ops.fft_conv(x, w, backend="vendor")
+        return y + ops.fft_conv(x, w, causal=True, backend="vendor") if x.dim() == 3 else y
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, w), run(x, w))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from packages.ops.tests.kernels.gradient_cases import state_gradients, stream_gradients
 from packages.ops.tests.kernels.rounded_cases import rounded_rows
 from subquad import ops
 from tools.testing.oracle import assert_as_exact_as, assert_close
@@ -31,7 +32,6 @@ TAPS = tuple(taps for taps in _EVERY_TAPS if FEWEST_TAPS <= taps <= MOST_TAPS)
 BFLOAT16_OR_FLOAT16 = torch.float16 if DEVICE.type == "cpu" else torch.bfloat16
 # Relative error of a float32 state, whatever the dtype of the stream.
 STATE_ALLOWED = 5e-6
-GRADIENT_ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -247,38 +247,6 @@ def modal_step() -> None:
             hold_whole(f"modal_step, {states} states", got, plain, expected)
             assert_close(states_of[0], states_of[2], 1e-6)
             assert torch.equal(states_of[0][1], state[1])
-
-
-def stream_gradients(dtype: torch.dtype) -> None:
-    poles, residues = decaying(2, 16), random(2, 16)
-    for length in (60, 1100) if DEVICE.type == "cpu" else (60, 1100, 8192, 20001):
-        z, p, skip = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(2, dtype=dtype)
-        x = random(2, 2, length, dtype=dtype)
-        for taps in (7, 128):
-            w, extra = random(2, taps, dtype=dtype), random(2, dtype=dtype)
-            hold_gradients(lambda x, w, s, b, **o: ops.causal_conv(x, w, skip=s, bias=b, **o), x, w, skip, extra)
-            hold_gradients(lambda z, p, w, s, **o: ops.gated_conv(z, p, w, skip=s, **o), z, p, w, skip)
-        hold_gradients(lambda x, e, r, s, **o: ops.modal_conv(x, e, r, skip=s, **o), x, poles, residues, skip)
-        hold_gradients(
-            lambda z, p, e, r, s, **o: ops.gated_modal_conv(z, p, e, r, skip=s, **o), z, p, poles, residues, skip
-        )
-
-
-def hold_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """Holds the gradient of every input to what the torch form gives in float64."""
-    upstream = torch.randn_like(function(*inputs, backend="torch"))
-
-    def run(leaves: list[Tensor], backend: str) -> tuple[Tensor, ...]:
-        leaves = [x.clone().requires_grad_() for x in leaves]
-        y = function(*leaves, backend=backend)
-        return torch.autograd.grad(y, leaves, upstream.to(y))
-
-    oracle = run([x.double() for x in inputs], "torch")
-    plain, got = run(list(inputs), "torch"), run(list(inputs), BACKEND)
-    for i, (g, p, o) in enumerate(zip(got, plain, oracle, strict=True)):
-        allowed = GRADIENT_ALLOWED[inputs[0].dtype]
-        error, ordinary = (float((value.double() - o).norm()) for value in (g, p))
-        assert error <= max(2 * ordinary, allowed * float(o.norm())), f"gradient {i}: {error:.2e}, torch {ordinary:.2e}"
 
 
 def rms_norm(dtype: torch.dtype) -> None:
@@ -561,7 +529,8 @@ def library_cases() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"gated_conv {name}", lambda dtype=dtype: gated_conv(dtype)
         yield f"gated_modal_conv {name}", lambda dtype=dtype: gated_modal_conv(dtype)
         yield f"modal_conv {name}", lambda dtype=dtype: modal_conv(dtype)
-        yield f"gradients {name}", lambda dtype=dtype: stream_gradients(dtype)
+        yield f"gradients {name}", lambda dtype=dtype: stream_gradients(DEVICE, BACKEND, dtype)
+        yield f"state gradients {name}", lambda dtype=dtype: state_gradients(DEVICE, BACKEND, dtype)
     yield "causal_conv activations", activations
     yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
     yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))

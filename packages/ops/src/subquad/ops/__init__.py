@@ -11,6 +11,8 @@ from subquad.ops.errors import DeviceMismatch as DeviceMismatch
 from subquad.ops.errors import DtypeMismatch as DtypeMismatch
 from subquad.ops.errors import OpsError as OpsError
 from subquad.ops.errors import ShapeMismatch as ShapeMismatch
+from subquad.ops.fft_conv import FftConvLowering as FftConvLowering
+from subquad.ops.fft_conv import LoweringStatistics as LoweringStatistics
 from subquad.ops.fft_conv import fft_conv as fft_conv
 from subquad.ops.fir_step import fill_ring as fill_ring
 from subquad.ops.fir_step import fir_step as fir_step

@@ -120,4 +120,4 @@ def row_values(name: str, value: Tensor | None, batch: int, x: Tensor, dtypes: t
 
 def own_copy(state: Tensor) -> Tensor:
     """Copies a view, so that a kept state does not keep the stream it was cut from."""
-    return state.clone() if state._is_view() else state
+    return state.clone() if torch.compiler.is_compiling() or state._is_view() else state

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-ABI_VERSION = 3  # SUBQUAD_OPS_ABI_VERSION of the header
+ABI_VERSION = 4  # SUBQUAD_OPS_ABI_VERSION of the header
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
 
@@ -34,6 +34,15 @@ class StreamArguments(ctypes.Structure):
     )
 
 
+class GradientArguments(ctypes.Structure):
+    """``SubquadOpsGradients``: what the gradients of the gated and of the longer convolutions have in common."""
+
+    _fields_ = tuple(
+        (name, _POINTER)
+        for name in ("upstream", "to_input", "to_projection_history", "to_projection", "to_skip", "to_bias")
+    )
+
+
 class ImagesArguments(ctypes.Structure):
     """``SubquadOpsImages``: one call of the two-dimensional FFT convolutions."""
 
@@ -42,19 +51,29 @@ class ImagesArguments(ctypes.Structure):
         *((name, _LONG) for name in ("batch", "channel")),
         *((name, _INTEGER * 4) for name in ("height", "width", "other_height", "other_width")),
         *((name, _INTEGER) for name in ("size", "dtype", "skip_dtype", "per_sample", "conjugate", "parts")),
+        ("scratch_images", _INTEGER),
+        ("scratch", _POINTER),
     )
 
 
 _STREAM, _IMAGES = ctypes.POINTER(StreamArguments), ctypes.POINTER(ImagesArguments)
+_GRADIENTS = ctypes.POINTER(GradientArguments)
 _SIGNATURES = {
     "subquad_ops_causal_fir": [*[_POINTER] * 6, *[_LONG] * 4, *[_INTEGER] * 4, _POINTER],
     "subquad_ops_toeplitz": [_STREAM, *[_POINTER] * 3, _LONG, _LONG, _INTEGER, _INTEGER, _POINTER],
-    "subquad_ops_toeplitz_backward": [_STREAM, *[_POINTER] * 7, _LONG, _INTEGER, _INTEGER, _POINTER],
+    "subquad_ops_toeplitz_backward": [
+        *(_STREAM, _GRADIENTS),
+        *[_POINTER] * 5,
+        *(_LONG, _LONG, _INTEGER, _INTEGER, _POINTER),
+    ],
     "subquad_ops_modal": [_STREAM, *[_POINTER] * 6, _INTEGER, _POINTER],
-    "subquad_ops_modal_backward": [_STREAM, *[_POINTER] * 9, _INTEGER, _POINTER],
+    "subquad_ops_modal_backward": [_STREAM, _GRADIENTS, *[_POINTER] * 7, _INTEGER, _POINTER],
     "subquad_ops_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_image_convolve": [_IMAGES, _POINTER],
     "subquad_ops_image_correlate": [_IMAGES, _POINTER],
+    "subquad_ops_image_inverses": [_IMAGES, _POINTER],
+    "subquad_ops_large_image_spectra": [_IMAGES, _POINTER],
+    "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
 }
 
 

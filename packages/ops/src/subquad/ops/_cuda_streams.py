@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops._checks import expand_groups
-from subquad.ops._cuda_interface import ACTIVATION_CODES, DTYPE_CODES, StreamArguments, address
+from subquad.ops._cuda_interface import ACTIVATION_CODES, DTYPE_CODES, GradientArguments, StreamArguments, address
 from subquad.ops._cuda_library import load_cuda_library
 
 TILE = 256
@@ -111,42 +111,98 @@ def toeplitz(stream: Stream, taps: Tensor, history: Tensor | None) -> tuple[Tens
     return y, tail
 
 
-class ToeplitzGradients(NamedTuple):
-    """Gradients of a Toeplitz mixer, those of the parameters in float32."""
+class SharedGradients(NamedTuple):
+    """Gradients of what goes into every mixer, those of the parameters in float32."""
 
     x: Tensor
     projection_taps: Tensor  # [3 * channel, projection tap]; empty without projection
-    taps: Tensor  # [group, tap]
     skip: Tensor  # [channel]
     bias: Tensor  # [channel]
+    projection_history: Tensor  # as the stream has it; empty without
 
 
-def toeplitz_backward(stream: Stream, taps: Tensor, upstream: Tensor) -> ToeplitzGradients:
-    """Returns the gradients of ``toeplitz`` without histories and activation for the gradient of its output."""
+def as_gradient(of: Tensor | None, gradient: Tensor) -> Tensor | None:
+    """Returns a gradient as autograd wants that of ``of``: in its dtype, summed over the rows that share one of its."""
+    if of is None:
+        return None
+    if gradient.shape != of.shape:
+        gradient = gradient.view(of.shape[0], -1, *of.shape[1:]).sum(dim=1)
+    return gradient.to(of.dtype)
+
+
+def history_shape(history: Tensor | None) -> tuple[int, ...]:
+    """Says which shape the gradient of a history has where there may be none."""
+    return (0,) if history is None else tuple(history.shape)
+
+
+class _GradientRoom:
+    """Where a backward kernel leaves the gradients of a stream: sums of each part of the work, to be added up."""
+
+    def __init__(self, stream: Stream, upstream: Tensor, parts: int) -> None:
+        x, filters, history = stream.x, stream.projection_taps, stream.projection_history
+        self.parts, self.device = parts, x.device
+        self._upstream = upstream.to(x.dtype).contiguous()
+        self._x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        self._history = torch.empty(history_shape(history), dtype=x.dtype, device=x.device)
+        self._projection = self.sums(*((0, 0) if filters is None else (x.shape[1], filters.shape[1])))
+        self._skip, self._bias = self.sums(stream.channels), self.sums(stream.channels)
+
+    def sums(self, *shape: int) -> Tensor:
+        """Returns room for sums of every part."""
+        return torch.empty((self.parts, *shape), dtype=torch.float32, device=self.device)
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Adds the parts up."""
+        return sums[0] if self.parts == 1 else sums.sum(dim=0)
+
+    def arguments(self) -> GradientArguments:
+        """What the library is given."""
+        return GradientArguments(
+            self._upstream.data_ptr(),
+            self._x.data_ptr(),
+            self._history.data_ptr() if self._history.numel() else None,
+            self._projection.data_ptr() if self._projection.numel() else None,
+            self._skip.data_ptr(),
+            self._bias.data_ptr(),
+        )
+
+    def shared(self) -> SharedGradients:
+        """What the kernel has left."""
+        projection, skip, bias = (self.total(sums) for sums in (self._projection, self._skip, self._bias))
+        return SharedGradients(self._x, projection, skip, bias, self._history)
+
+
+class ToeplitzGradients(NamedTuple):
+    """Gradients of a Toeplitz mixer."""
+
+    shared: SharedGradients
+    taps: Tensor  # [group, tap] in float32
+    history: Tensor  # [batch, channel, tap - 1] in the dtype of the stream; empty without history
+
+
+def toeplitz_backward(
+    stream: Stream, taps: Tensor, history: Tensor | None, upstream: Tensor, upstream_tail: Tensor | None
+) -> ToeplitzGradients:
+    """Returns the gradients of ``toeplitz`` without activation for those of its output and of its last samples."""
     stream = _settled(stream)
     x, channels, size = stream.x, stream.channels, taps.shape[1]
-    batch, rows, length = x.shape
-    parts = batch * -(-length // (TILE * _BACKWARD_TILES))
-
-    def sums(*shape: int) -> Tensor:
-        return torch.empty((parts, *shape), dtype=torch.float32, device=x.device)
-
-    filters = stream.projection_taps
-    projection = sums(0, 0) if filters is None else sums(rows, filters.shape[1])
-    results = [sums(channels, size), projection, sums(channels), sums(channels)]
-    to_x = torch.empty((batch, rows, length), dtype=x.dtype, device=x.device)
-    upstream, taps = upstream.contiguous(), _parameter(taps)
+    batch, _, length = x.shape
+    room = _GradientRoom(stream, upstream, parts=batch * -(-length // (TILE * _BACKWARD_TILES)))
+    to_taps = room.sums(channels, size)
+    taps = _parameter(taps)
+    before = None if history is None or size == 1 else history.to(x.dtype).contiguous()
+    to_before = torch.empty(history_shape(before), dtype=x.dtype, device=x.device)
+    tail = None if upstream_tail is None else upstream_tail.to(x.dtype).contiguous()
     _enqueue(
         "subquad_ops_toeplitz_backward", x,
-        ctypes.byref(_arguments(stream, None, _BACKWARD_TILES)), taps.data_ptr(), upstream.data_ptr(), to_x.data_ptr(),
-        results[0].data_ptr(), None if filters is None else projection.data_ptr(), results[2].data_ptr(),
-        results[3].data_ptr(),
-        taps.shape[0], size, DTYPE_CODES[taps.dtype],
+        ctypes.byref(_arguments(stream, None, _BACKWARD_TILES)), ctypes.byref(room.arguments()), taps.data_ptr(),
+        address(before), address(tail), to_taps.data_ptr(), None if before is None else to_before.data_ptr(),
+        taps.shape[0], 0 if tail is None else tail.shape[2], size, DTYPE_CODES[taps.dtype],
     )  # fmt: skip
-    to_taps, to_projection, to_skip, to_bias = (part[0] if parts == 1 else part.sum(dim=0) for part in results)
+    of_taps = room.total(to_taps)
     if taps.shape[0] != channels:
-        to_taps = to_taps.view(taps.shape[0], -1, size).sum(dim=1)
-    return ToeplitzGradients(to_x, to_projection, to_taps, to_skip, to_bias)
+        of_taps = of_taps.view(taps.shape[0], -1, size).sum(dim=1)
+    return ToeplitzGradients(room.shared(), of_taps, to_before)
 
 
 def modal(
@@ -192,36 +248,33 @@ def tiles_kept(length: int, keep: bool) -> int:
 
 
 class ModalGradients(NamedTuple):
-    """Gradients of a modal mixer, those of the parameters in float32."""
+    """Gradients of a modal mixer, its own in float32."""
 
-    x: Tensor
-    projection_taps: Tensor  # [3 * channel, projection tap]; empty without projection
+    shared: SharedGradients
     log_poles: Tensor  # [channel, state]
     residues: Tensor  # [channel, state]
-    skip: Tensor  # [channel]
+    history: Tensor  # [batch, channel, state]
 
 
 def modal_backward(
-    stream: Stream, log_poles: Tensor, residues: Tensor, entries: Tensor, upstream: Tensor
+    stream: Stream,
+    log_poles: Tensor,
+    residues: Tensor,
+    entries: Tensor,
+    upstream: Tensor,
+    upstream_state: Tensor | None,
 ) -> ModalGradients:
-    """Returns the gradients of ``modal`` without history for the gradient of its output and the states it kept."""
+    """Returns the gradients of ``modal`` for those of its output and last states, and the states that it kept."""
     stream = _settled(stream)
     x, channels, states = stream.x, stream.channels, log_poles.shape[1]
-    batch, rows, length = x.shape
-
-    def sums(*shape: int) -> Tensor:
-        return torch.empty((batch, *shape), dtype=torch.float32, device=x.device)
-
-    filters = stream.projection_taps
-    projection = sums(0, 0) if filters is None else sums(rows, filters.shape[1])
-    results = [projection, sums(channels, states), sums(channels, states), sums(channels)]
-    to_x = torch.empty((batch, rows, length), dtype=x.dtype, device=x.device)
+    room = _GradientRoom(stream, upstream, parts=x.shape[0])
+    to_poles, to_residues, to_history = (room.sums(channels, states) for _ in range(3))
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
-    upstream = upstream.contiguous()
+    of_state = None if upstream_state is None else upstream_state.float().contiguous()
     _enqueue(
         "subquad_ops_modal_backward", x,
-        ctypes.byref(_arguments(stream, None)), poles.data_ptr(), weights.data_ptr(), entries.data_ptr(),
-        upstream.data_ptr(), to_x.data_ptr(), results[1].data_ptr(), results[2].data_ptr(),
-        None if filters is None else projection.data_ptr(), results[3].data_ptr(), states,
+        ctypes.byref(_arguments(stream, None)), ctypes.byref(room.arguments()), poles.data_ptr(), weights.data_ptr(),
+        entries.data_ptr(), address(of_state), to_poles.data_ptr(), to_residues.data_ptr(), to_history.data_ptr(),
+        states,
     )  # fmt: skip
-    return ModalGradients(to_x, *(part[0] if batch == 1 else part.sum(dim=0) for part in results))
+    return ModalGradients(room.shared(), room.total(to_poles), room.total(to_residues), to_history)

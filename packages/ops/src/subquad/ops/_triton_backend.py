@@ -129,6 +129,14 @@ def _greedy_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _scan_refusal(call: Call) -> str | None:
+    from subquad.ops.selective_scan.triton.launch import MOST_STATES
+
+    if call.taps > MOST_STATES:
+        return f"{call.taps} states; accepted: up to {MOST_STATES}"
+    return _refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a Triton kernel; to be called only where unavailable() is None."""
     from subquad.ops.attention_step.triton.launch import run as attention_step
@@ -147,6 +155,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.rms_norm.triton.launch import run as rms_norm
     from subquad.ops.rotary.triton.launch import run as rotary
     from subquad.ops.rounded_rows.triton.launch import run as rounded_rows
+    from subquad.ops.selective_scan.triton.launch import run as selective_scan
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("attention_step", _attention_refusal, attention_step),
@@ -165,5 +174,6 @@ def implementations() -> tuple[Implementation, ...]:
         ("rms_norm", _norm_refusal, rms_norm),
         ("rotary", _refusal, rotary),
         ("rounded_rows", _rounded_rows_refusal, rounded_rows),
+        ("selective_scan", _scan_refusal, selective_scan),
     ]
     return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)

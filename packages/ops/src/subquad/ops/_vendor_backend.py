@@ -276,9 +276,9 @@ def _fft_conv(x: Tensor, taps: Tensor, *, boundary: tuple[str, ...], causal: boo
     if x.dim() == 4:
         y = _image_conv(x, kernel)
     elif causal:
-        y = _causal_fft(x, kernel[0])
+        y = _causal_fft(x, kernel.squeeze(0))
     else:
-        y = _centred_fft(x, kernel[0])
+        y = _centred_fft(x, kernel.squeeze(0))
     return y if skip is None else torch.addcmul(y, skip.to(x.dtype).view(-1, *[1] * (x.dim() - 2)), x)
 
 

@@ -64,13 +64,13 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
     "rotary": ("triton",),
+    "selective_scan": ("mamba", "triton"),
     "rounded_rows": ("triton",),
 }
 # And the libraries of others that it tries after ours.
 LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {
     "causal_conv": ("vendor",),
     "fft_conv": ("vendor",),
-    "selective_scan": ("mamba",),
 }
 
 

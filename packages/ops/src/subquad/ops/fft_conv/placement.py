@@ -5,22 +5,25 @@ from typing import NamedTuple
 
 # Length of a transform: of its first and of its second pass, as in packages/ops/csrc/image_conv.cu.
 PASSES = {
-    16: (16, 1),
-    28: (28, 1),
+    16: (8, 2),
+    24: (6, 4),
+    28: (4, 7),
     32: (8, 4),
     48: (8, 6),
     56: (8, 7),
     64: (8, 8),
     80: (8, 10),
-    96: (16, 6),
-    112: (16, 7),
-    128: (16, 8),
+    84: (12, 7),
+    96: (8, 12),
+    112: (8, 14),
+    128: (8, 16),
     144: (16, 9),
     160: (16, 10),
-    192: (16, 12),
+    192: (12, 16),
     224: (16, 14),
 }
-SIZES = tuple(PASSES)
+LARGE_SIZES = (256, 288, 320, 336, 384, 400, 448, 512)  # that no block's shared memory holds, as in image_large.cu
+SIZES = (*PASSES, *LARGE_SIZES)
 
 
 class Axis(NamedTuple):
@@ -51,9 +54,9 @@ class Placement(NamedTuple):
         before = self.centre if backward else self.taps - 1 - self.centre
         return Axis(self.size, self.size + self.taps - 1, before, self.size)
 
-    def results(self) -> Axis:
-        """Places the gradient of the results, beside which the samples stand as they do in the convolution."""
-        shift = self.samples().shift
+    def results(self, *, backward: bool = False) -> Axis:
+        """Places what comes out, once; in backward the gradient of the samples."""
+        shift = self.samples(backward=backward).shift
         return Axis(self.size, shift + self.size, shift)
 
     def filter(self, transform: int) -> Axis:

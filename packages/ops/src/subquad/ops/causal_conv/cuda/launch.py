@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops._cuda_library import load_cuda_library
-from subquad.ops._cuda_streams import Stream, toeplitz, toeplitz_backward
+from subquad.ops._cuda_streams import Stream, as_gradient, history_shape, toeplitz, toeplitz_backward
 from subquad.ops.causal_conv.causal_conv import compute_in_torch
 from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.dispatch import gradients_by_recomputing, runs_plainly
@@ -37,18 +37,18 @@ def _(x, taps, bias, skip, activation, initial_state):
 
 @torch.library.custom_op("subquad::causal_conv_backward_cuda", mutates_args=())
 def causal_conv_backward_cuda(
-    x: Tensor, taps: Tensor, skip: Tensor | None, upstream: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of x, taps, bias and skip, the last three in float32."""
-    found = toeplitz_backward(Stream(x, skip=skip), taps, upstream)
-    return found.x, found.taps, found.bias, found.skip
+    x: Tensor, taps: Tensor, skip: Tensor | None, initial_state: Tensor | None, upstream: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, taps, bias, skip (these in float32) and the initial state (empty without)."""
+    found = toeplitz_backward(Stream(x, skip=skip), taps, initial_state, upstream, None)
+    return found.shared.x, found.taps, found.shared.bias, found.shared.skip, found.history
 
 
 @causal_conv_backward_cuda.register_fake
-def _(x, taps, skip, upstream):
+def _(x, taps, skip, initial_state, upstream):
     channels = x.shape[1]
     wide = [x.new_empty(shape, dtype=torch.float32) for shape in (taps.shape, (channels,), (channels,))]
-    return x.new_empty(x.shape), *wide
+    return x.new_empty(x.shape), *wide, x.new_empty(history_shape(initial_state))
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -58,10 +58,10 @@ def _keep(ctx, inputs, output) -> None:
 
 def _backward(ctx, gradient):
     x, taps, bias, skip, before = ctx.saved_tensors
-    if x.dtype != torch.float16 and not ctx.activation and before is None:
-        to_x, to_taps, to_bias, to_skip = torch.ops.subquad.causal_conv_backward_cuda(x, taps, skip, gradient)
-        to_bias = None if bias is None else to_bias.to(bias.dtype)
-        return to_x, to_taps.to(taps.dtype), to_bias, None if skip is None else to_skip.to(skip.dtype), None, None
+    if x.dtype != torch.float16 and not ctx.activation:
+        found = torch.ops.subquad.causal_conv_backward_cuda(x, taps, skip, before, gradient)
+        *gradients, to_before = map(as_gradient, ctx.saved_tensors, found)
+        return *gradients, None, to_before
 
     def again(*tensors):
         return compute_in_torch(

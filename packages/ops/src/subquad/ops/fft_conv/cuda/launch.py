@@ -1,5 +1,6 @@
 """Two-dimensional fft_conv as a torch custom operator over the CUDA library."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -8,33 +9,43 @@ from torch import Tensor
 from subquad.ops._cuda_images import convolve, correlate, spectra
 from subquad.ops.axes import Boundary
 from subquad.ops.dispatch import runs_plainly
-from subquad.ops.fft_conv.placement import Placement, place
+from subquad.ops.fft_conv.placement import Axis, place
 from subquad.ops.fft_conv.spectral import reaching_taps
 
 
 class Plan(NamedTuple):
-    """The transform of a call and the places of its two axes."""
+    """The transform of a call and where it places the samples, the results and the filter; the height first."""
 
     size: int
-    height: Placement
-    width: Placement
+    forward: tuple[Axis, Axis, Axis, Axis]
+    backward: tuple[Axis, Axis, Axis, Axis]
+    filter: tuple[Axis, Axis]
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(
+    space: tuple[int, ...], taps: tuple[int, ...], centres: tuple[int, ...], boundary: tuple[str, ...]
+) -> Plan:
+    size, (height, width) = place(space, taps, centres, boundary)
+    forward = (height.samples(), width.samples(), height.results(), width.results())
+    turned = (a.samples(backward=True) for a in (height, width)), (a.results(backward=True) for a in (height, width))
+    return Plan(size, forward, (*turned[0], *turned[1]), (height.filter(size), width.filter(size)))
 
 
 def _plan(x: Tensor, taps: Tensor, centres: list[int], circular: list[bool]) -> Plan:
-    boundary = ["circular" if around else "zero" for around in circular]
-    size, placements = place(x.shape[2:], taps.shape[2:], centres, boundary)
-    return Plan(size, *placements)
+    boundary = tuple("circular" if around else "zero" for around in circular)
+    return _planned(tuple(x.shape[2:]), tuple(taps.shape[2:]), tuple(centres), boundary)
 
 
-def _spectra(taps: Tensor, plan: Plan) -> Tensor:
-    return spectra(taps.float().contiguous(), plan.size, plan.height.filter(plan.size), plan.width.filter(plan.size))
+def _factor(skip: Tensor | None) -> Tensor | None:
+    return None if skip is None else skip.float().contiguous()
 
 
 def _launch(x: Tensor, taps: Tensor, skip: Tensor | None, centres: list[int], circular: list[bool]) -> Tensor:
     """Returns y ``[batch, channel, height, width]`` in the dtype of x."""
     plan = _plan(x, taps, centres, circular)
-    factor = None if skip is None else skip.float().contiguous()
-    return convolve(x.contiguous(), _spectra(taps, plan), factor, plan.height.samples(), plan.width.samples())
+    filters = spectra(taps.float().contiguous(), plan.size, *plan.filter)
+    return convolve(x.contiguous(), filters, _factor(skip), plan.forward)
 
 
 image_conv_cuda = torch.library.custom_op("subquad::image_conv_cuda", mutates_args=())(_launch)
@@ -45,34 +56,34 @@ def _(x, taps, skip, centres, circular):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("subquad::image_conv_turned_cuda", mutates_args=())
-def image_conv_turned_cuda(
+def _launch_to_x(
     upstream: Tensor, taps: Tensor, skip: Tensor | None, centres: list[int], circular: list[bool]
 ) -> Tensor:
     """Returns the gradient of x."""
     plan = _plan(upstream, taps, centres, circular)
-    factor = None if skip is None else skip.float().contiguous()
-    height, width = plan.height.samples(backward=True), plan.width.samples(backward=True)
-    return convolve(upstream.contiguous(), _spectra(taps, plan), factor, height, width, turned=True)
+    filters = spectra(taps.float().contiguous(), plan.size, *plan.filter)
+    return convolve(upstream.contiguous(), filters, _factor(skip), plan.backward, turned=True)
 
 
-@image_conv_turned_cuda.register_fake
+image_conv_to_x_cuda = torch.library.custom_op("subquad::image_conv_to_x_cuda", mutates_args=())(_launch_to_x)
+
+
+@image_conv_to_x_cuda.register_fake
 def _(upstream, taps, skip, centres, circular):
     return torch.empty_like(upstream, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("subquad::image_conv_taps_cuda", mutates_args=())
-def image_conv_taps_cuda(x: Tensor, upstream: Tensor, taps: Tensor, centres: list[int], circular: list[bool]) -> Tensor:
+def _launch_to_taps(x: Tensor, upstream: Tensor, taps: Tensor, centres: list[int], circular: list[bool]) -> Tensor:
     """Returns the gradient of the taps in float32."""
     plan = _plan(x, taps, centres, circular)
-    axes = (plan.height.samples(), plan.width.samples(), plan.height.results(), plan.width.results())
-    spectrum = correlate(x.contiguous(), upstream.to(x.dtype).contiguous(), plan.size, axes, summed=taps.shape[0] == 1)
-    lags = torch.fft.irfft2(spectrum.mT, s=(plan.size, plan.size))
-    lags = lags.roll((plan.height.centre, plan.width.centre), dims=(2, 3))
-    return lags[..., : plan.height.taps, : plan.width.taps].contiguous()
+    given = upstream.to(x.dtype).contiguous()
+    return correlate(x.contiguous(), given, plan.size, plan.forward, plan.filter, summed=taps.shape[0] == 1)
 
 
-@image_conv_taps_cuda.register_fake
+image_conv_to_taps_cuda = torch.library.custom_op("subquad::image_conv_to_taps_cuda", mutates_args=())(_launch_to_taps)
+
+
+@image_conv_to_taps_cuda.register_fake
 def _(x, upstream, taps, centres, circular):
     return taps.new_empty(taps.shape, dtype=torch.float32)
 
@@ -85,11 +96,13 @@ def _keep(ctx, inputs, output) -> None:
 def _backward(ctx, upstream):
     x, taps, skip = ctx.saved_tensors
     rest = ctx.centres, ctx.circular
+    plainly = runs_plainly(upstream, x, taps, skip)
     to_x = to_taps = to_skip = None
     if ctx.needs_input_grad[0]:
-        to_x = torch.ops.subquad.image_conv_turned_cuda(upstream, taps, skip, *rest)
+        to_x = (_launch_to_x if plainly else torch.ops.subquad.image_conv_to_x_cuda)(upstream, taps, skip, *rest)
     if ctx.needs_input_grad[1]:
-        to_taps = torch.ops.subquad.image_conv_taps_cuda(x, upstream, taps, *rest).to(taps.dtype)
+        find = _launch_to_taps if plainly else torch.ops.subquad.image_conv_to_taps_cuda
+        to_taps = find(x, upstream, taps, *rest).to(taps.dtype)
     if skip is not None and ctx.needs_input_grad[2]:
         to_skip = (x.float() * upstream.float()).sum(dim=(0, 2, 3)).to(skip.dtype)
     return to_x, to_taps, to_skip, None, None

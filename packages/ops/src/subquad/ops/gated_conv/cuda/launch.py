@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from subquad.ops._cuda_streams import Stream, toeplitz, toeplitz_backward
+from subquad.ops._cuda_streams import Stream, as_gradient, history_shape, toeplitz, toeplitz_backward
 from subquad.ops.causal_conv.causal_filter import next_history
-from subquad.ops.dispatch import gradients_by_recomputing, runs_plainly
-from subquad.ops.gated_conv.gated_conv import GatedConvState, compute_in_torch
+from subquad.ops.dispatch import runs_plainly
+from subquad.ops.gated_conv.gated_conv import GatedConvState
 
 
 def _launch(
@@ -40,55 +40,46 @@ def gated_conv_backward_cuda(
     projection_taps: Tensor,
     mixer_taps: Tensor,
     skip: Tensor | None,
+    projection_state: Tensor | None,
+    mixer_state: Tensor | None,
     upstream: Tensor,
+    upstream_tail: Tensor | None,
     pregate: bool,
     postgate: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of z and, in float32, of every row's projection taps, of the mixer taps and of skip."""
-    found = toeplitz_backward(Stream(z, projection_taps, None, skip, None, pregate, postgate), mixer_taps, upstream)
-    return found.x, found.projection_taps, found.taps, found.skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns the gradients of z, every row's projection taps, the mixer taps, skip and both states.
+
+    Those of the taps and of skip are float32; a state's is empty where there is none.
+    """
+    stream = Stream(z, projection_taps, projection_state, skip, None, pregate, postgate)
+    found = toeplitz_backward(stream, mixer_taps, mixer_state, upstream, upstream_tail)
+    to_projection_state = found.shared.projection_history.view(history_shape(projection_state))
+    x, projection, to_skip = found.shared.x, found.shared.projection_taps, found.shared.skip
+    return x, projection, found.taps, to_skip, to_projection_state, found.history
 
 
 @gated_conv_backward_cuda.register_fake
-def _(z, projection_taps, mixer_taps, skip, upstream, pregate, postgate):
+def _(
+    z, projection_taps, mixer_taps, skip, projection_state, mixer_state, upstream, upstream_tail, pregate, postgate
+):  # fmt: skip
     rows = z.shape[1]
     shapes = ((rows, projection_taps.shape[1]), mixer_taps.shape, (rows // 3,))
-    return z.new_empty(z.shape), *[z.new_empty(shape, dtype=torch.float32) for shape in shapes]
+    wide = [z.new_empty(shape, dtype=torch.float32) for shape in shapes]
+    return z.new_empty(z.shape), *wide, *(z.new_empty(history_shape(s)) for s in (projection_state, mixer_state))
 
 
 def _keep(ctx, inputs, output) -> None:
     *tensors, ctx.pregate, ctx.postgate = inputs
     ctx.save_for_backward(*tensors)
-    ctx.tail = output[1].shape[-1]
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, to_y, to_tail):
-    z, projection_taps, mixer_taps, skip, before, _ = ctx.saved_tensors
-    if before is None and to_y is not None and to_tail is None:
-        to_z, to_projection, to_taps, to_skip = torch.ops.subquad.gated_conv_backward_cuda(
-            z, projection_taps, mixer_taps, skip, to_y, ctx.pregate, ctx.postgate
-        )
-        if projection_taps.shape[0] != z.shape[1]:
-            to_projection = to_projection.view(projection_taps.shape[0], -1, projection_taps.shape[1]).sum(dim=1)
-        to_skip = None if skip is None else to_skip.to(skip.dtype)
-        to_taps = to_taps.to(mixer_taps.dtype)
-        return to_z, to_projection.to(projection_taps.dtype), to_taps, to_skip, None, None, None, None
-
-    def again(z, projection_taps, mixer_taps, skip, projection_state, mixer_state):
-        state = None if projection_state is None else GatedConvState(projection_state, mixer_state)
-        y, state = compute_in_torch(
-            z,
-            projection_taps,
-            mixer_taps,
-            skip=skip,
-            pregate=ctx.pregate,
-            postgate=ctx.postgate,
-            initial_state=state,
-        )
-        return y, state.mixer[..., state.mixer.shape[-1] - ctx.tail :]
-
-    return *gradients_by_recomputing(again, ctx.saved_tensors, (to_y, to_tail)), None, None
+    tensors = ctx.saved_tensors
+    z = tensors[0]
+    upstream = z.new_zeros(z.shape[0], z.shape[1] // 3, z.shape[2]) if to_y is None else to_y
+    found = torch.ops.subquad.gated_conv_backward_cuda(*tensors, upstream, to_tail, ctx.pregate, ctx.postgate)
+    return *map(as_gradient, tensors, found), None, None
 
 
 gated_conv_cuda.register_autograd(_backward, setup_context=_keep)
