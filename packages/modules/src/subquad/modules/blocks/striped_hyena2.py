@@ -83,8 +83,8 @@ class StripedHyena2Block(nn.Module, ABC):
     @abstractmethod
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch channel"]:
-        """Normalises and mixes one token per row, up to the linear behind the mixer."""
+    ) -> Float[Tensor, "batch mixed"]:
+        """Normalises and mixes one token per row, up to the linear behind the mixer, whose width it gives."""
 
     def forward(
         self,
@@ -228,7 +228,7 @@ class HyenaBlock(StripedHyena2Block):
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch channel"]:
+    ) -> Float[Tensor, "batch mixed"]:
         """Does the same for one token per row, as one operator where the projection is a plain one."""
         projection = step_projection(self.projections, self.pre_norm, x)
         z = x if projection is not None else self.projections(self.pre_norm(x))
@@ -331,7 +331,7 @@ class AttentionBlock(StripedHyena2Block):
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch channel"]:
+    ) -> Float[Tensor, "batch mixed"]:
         """Does the same for one token per row."""
         assert isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls

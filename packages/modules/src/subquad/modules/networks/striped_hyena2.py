@@ -30,6 +30,14 @@ from subquad.ops import linear_step
 _LAYER_LETTERS = "SDH*"
 
 
+class _HyenaOptions(Placement):
+    """What every Hyena mixer of a network is built with."""
+
+    projection_filter_length: int
+    backend: str
+    exchange: SequenceExchange | None
+
+
 class StripedHyena2(nn.Module):
     """A causal language model over bytes of DNA: ``logits = norm(blocks(E[ids])) @ E.T`` with one embedding ``E``.
 
@@ -115,37 +123,22 @@ class StripedHyena2(nn.Module):
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
 
+        hyena = _HyenaOptions(
+            projection_filter_length=projection_filter_length, backend=backend, exchange=exchange, **place
+        )
+
         def mixer_of(letter: str) -> HyenaShort | HyenaMedium | HyenaLong:
             if letter == "S":
-                return HyenaShort(
-                    own_channels,
-                    groups=own_groups,
-                    filter_length=short_filter_length,
-                    projection_filter_length=projection_filter_length,
-                    backend=backend,
-                    exchange=exchange,
-                    **place,
-                )
+                return HyenaShort(own_channels, groups=own_groups, filter_length=short_filter_length, **hyena)
             if letter == "D":
                 return HyenaMedium(
                     own_channels,
                     groups=own_groups,
                     filter_length=medium_filter_length,
-                    projection_filter_length=projection_filter_length,
                     filter_parameters=filter_parameters,
-                    backend=backend,
-                    exchange=exchange,
-                    **place,
+                    **hyena,
                 )
-            return HyenaLong(
-                own_channels,
-                state_size=state_size,
-                projection_filter_length=projection_filter_length,
-                filter_parameters=filter_parameters,
-                backend=backend,
-                exchange=exchange,
-                **place,
-            )
+            return HyenaLong(own_channels, state_size=state_size, filter_parameters=filter_parameters, **hyena)
 
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
