@@ -125,7 +125,9 @@ def test_a_cpu_call_runs_in_torch_and_says_why_the_tensor_cores_do_not() -> None
 
 
 @pytest.mark.parametrize("rows", [8000, 2048, 1856, 13, 1])
-@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, "scaled_mm"), (None, "torch"), (torch.float16, "torch")])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.bfloat16, "scaled_mm"), (None, "torch"), (torch.float16, "torch")]
+)
 def test_rounded_rows_are_dispatched_by_the_type_of_the_result(
     rows: int, dtype: torch.dtype | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
