@@ -12,7 +12,7 @@ from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_o
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
-from subquad.modules.mixers.attention import Attention
+from subquad.modules.mixers.attention import Attention, last_positions
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.fused_operators import fused_refusal, mix_one_by_one
 from subquad.modules.mixers.modal import HyenaLong, ModalState
@@ -60,14 +60,23 @@ class StripedHyena2Block(nn.Module, ABC):
 
     @abstractmethod
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
-        """Mixes normalised input over the sequence."""
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
+        """Mixes normalised input over the sequence; see ``forward`` for ``wanted``."""
 
     @abstractmethod
     def mix_rounded(
-        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        rows: RoundedRows,
+        dtype: torch.dtype,
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Mixes normalised input that is rounded, through linears with weights of one byte."""
 
     @property
@@ -91,17 +100,20 @@ class StripedHyena2Block(nn.Module, ABC):
         x: Float[Tensor, "batch length channel"],
         state: MixerState | None = None,
         starts: list[int] | None = None,
-    ) -> Float[Tensor, "batch length channel"]:
+        wanted: int | None = None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Transforms whole sequences, or the next chunk of the sequences in ``state``.
 
-        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. The result is
+        that of the last ``wanted`` positions (None: of all), and what only others need is not computed.
         """
         if self._is_rounded(x):
             rows, _ = self.pre_norm.rounded(x)
-            rows, total = self.post_norm.rounded(x, self.shards.total(self.mix_rounded(rows, x.dtype, state, starts)))
+            mixed = self.shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted))
+            rows, total = self.post_norm.rounded(last_positions(x, 1, wanted), mixed)
             return total + self.shards.total(self.mlp.of_rounded(rows, dtype=x.dtype))
-        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts))
-        normed, total = self.post_norm.of_sum(x, mixed)
+        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts, wanted))
+        normed, total = self.post_norm.of_sum(last_positions(x, 1, wanted), mixed)
         if self.shards.size > 1:
             return total + self.shards.total(self.mlp(normed))
         return self.mlp.add_to(total, normed)
@@ -178,18 +190,27 @@ class HyenaBlock(StripedHyena2Block):
         return self.filter.projection_taps
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, convolves, gates and filters."""
-        y = self._filtered(product_channels_first(self.projections, x), state, starts)
+        y = last_positions(self._filtered(product_channels_first(self.projections, x), state, starts), 2, wanted)
         return product_of_channels_first(self.out_filter_dense, y)
 
     def mix_rounded(
-        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        rows: RoundedRows,
+        dtype: torch.dtype,
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Does the same with weights of one byte; what is filtered is not rounded."""
         assert isinstance(self.projections, RoundedLinear)
-        y = self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts)
+        y = last_positions(self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts), 2, wanted)
         return self.out_filter_dense(rounded_rows(y, layout="BHL"), dtype=dtype)
 
     def _filtered(
@@ -303,21 +324,31 @@ class AttentionBlock(StripedHyena2Block):
         return self.inner_mha_cls
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, attends and projects back."""
         assert state is None or isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
+        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts, wanted)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     def mix_rounded(
-        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        rows: RoundedRows,
+        dtype: torch.dtype,
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Does the same with weights of one byte; queries, keys and values are not rounded."""
         assert state is None or isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
         qkv = attention.Wqkv(rows, dtype=dtype).unflatten(-1, (attention.num_heads, 3, attention.head_size))
-        return attention.out_proj(rounded_rows(attention.attend(qkv, state, starts).flatten(2)), dtype=dtype)
+        y = attention.attend(qkv, state, starts, wanted)
+        return attention.out_proj(rounded_rows(y.flatten(2)), dtype=dtype)
 
     @property
     def inward(self) -> nn.Module:

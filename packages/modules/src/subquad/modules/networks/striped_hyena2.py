@@ -234,14 +234,35 @@ class StripedHyena2(nn.Module):
             for block in self._blocks():
                 x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             return self.norm(self._unfold(x))
+        return self._continue(ids, state, starts, None)
+
+    def encode_last(
+        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State, *, starts: list[int] | None = None
+    ) -> Float[Tensor, "batch channel"]:
+        """Does what ``encode`` does with a state and returns the last position alone.
+
+        The last block computes what this position and the state need of it and no more, as fits a prompt of which one
+        token is predicted.
+
+        Raises:
+          InputMismatch, StateCapacityExceeded, ExchangeUnsupported: As ``encode``.
+        """
+        if ids.shape[1] == 0:
+            raise InputMismatch("ids hold no token; a sequence has at least one")
+        return self._continue(ids, state, starts, 1)[:, 0]
+
+    def _continue(
+        self, ids: Tensor, state: StripedHyena2State, starts: list[int] | None, wanted: int | None
+    ) -> Float[Tensor, "batch wanted channel"]:
+        """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None."""
         if self.exchange.size > 1:
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
         starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
         x = self.embedding_layer(ids)
-        for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block(x, layer, starts)
+        for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
+            x = block(x, layer, starts, wanted if index == len(self.blocks) - 1 else None)
         state.advance(ids.shape[1])
         return self.norm(x)
 
