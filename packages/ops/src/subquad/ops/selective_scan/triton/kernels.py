@@ -2,7 +2,9 @@
 
 A program holds ``[channel, state, time]`` in registers, so that states never reach memory; the channels of a program
 share a group's weights. What a tile needs from the one before it is a state; the forward kernel keeps those states for
-the backward kernel, which goes through the tiles from the last to the first and scans each of them again.
+the backward kernel, which goes through the tiles from the last to the first and scans each of them again. What is left
+of that state at a sample is one exponential of a sum of step sizes: as a product of decays, each of them rounded, it
+would lose a digit in a thousand samples.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false
@@ -59,7 +61,8 @@ def selective_scan_kernel(
         b = _tile(into + batch * into_batch + group * into_group, n, into_state, t, real, length)
         weights = _tile(out + batch * out_batch + group * out_group, n, out_state, t, real, length)
         a = exact_exp(delta[:, None, :] * rates[:, :, None])
-        reach, local = tl.associative_scan((a, (delta * u)[:, None, :] * b[None, :, :]), 2, _joined)
+        _, local = tl.associative_scan((a, (delta * u)[:, None, :] * b[None, :, :]), 2, _joined)
+        reach = exact_exp(tl.cumsum(delta, axis=1)[:, None, :] * rates[:, :, None])
         all_states = reach * s[:, :, None] + local
         result = tl.sum(all_states * weights[None, :, :], axis=1) + factor[:, None] * u
         at = (batch * channels + c)[:, None] * length + t[None, :]
@@ -85,9 +88,10 @@ def _from_later_tiles(carry, to_decay, to_state, place, modes, backwards, STATE:
 @triton.jit
 def _states_before(entry, delta, u, b, rates, first):
     """The state before each sample, from the tile's entry on. All streams are those of one sample earlier."""
-    a = tl.where(first, 1.0, exact_exp(delta[:, None, :] * rates[:, :, None]))
-    update = tl.where(first, 0.0, (delta * u)[:, None, :] * b[None, :, :])
-    reach, local = tl.associative_scan((a, update), 2, _joined)
+    delta = tl.where(first, 0.0, delta)
+    a = exact_exp(delta[:, None, :] * rates[:, :, None])
+    _, local = tl.associative_scan((a, (delta * u)[:, None, :] * b[None, :, :]), 2, _joined)
+    reach = exact_exp(tl.cumsum(delta, axis=1)[:, None, :] * rates[:, :, None])
     return reach * entry[:, :, None] + local
 
 
@@ -95,7 +99,8 @@ def _states_before(entry, delta, u, b, rates, first):
 def _gradients_of_states(later, delta_after, given, rates):
     """The gradient of each state: what its output gives it, and what the next one does."""
     a_after = exact_exp(delta_after[:, None, :] * rates[:, :, None])
-    reach, local = tl.associative_scan((a_after, given), 2, _joined, reverse=True)
+    _, local = tl.associative_scan((a_after, given), 2, _joined, reverse=True)
+    reach = exact_exp(tl.cumsum(delta_after, axis=1, reverse=True)[:, None, :] * rates[:, :, None])
     return reach * later[:, :, None] + local
 
 
@@ -121,7 +126,7 @@ def selective_scan_backward_kernel(
     for backwards in range(tiles):
         tile = tiles - 1 - backwards
         t = tile * BLOCK + tl.arange(0, BLOCK)
-        first = (tl.arange(0, BLOCK) == 0)[None, None, :]
+        first = (tl.arange(0, BLOCK) == 0)[None, :]
         b = _tile(into + batch * into_batch + group * into_group, n, into_state, t, real, length)
         b_before = _tile(into + batch * into_batch + group * into_group, n, into_state, t - 1, real, length)
         weights = _tile(out + batch * out_batch + group * out_group, n, out_state, t, real, length)
@@ -160,7 +165,7 @@ def selective_scan_backward_kernel(
             sum_into += tl.sum(g * (delta * u)[:, None, :], axis=0)
             sum_out += tl.sum(now * upstream[:, None, :], axis=0)
             tl.store(to_decay + place, sum_decay, mask=modes)
-            tl.store(carry + place, tl.sum(tl.where(first, g, 0.0), axis=2), mask=modes)
+            tl.store(carry + place, tl.sum(tl.where(first[:, None, :], g, 0.0), axis=2), mask=modes)
         tl.debug_barrier()
         groups = channels // repeat
         row = ((part * tl.num_programs(1) + batch) * groups + group) * states + n
