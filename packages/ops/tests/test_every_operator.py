@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from packages.ops.tests.every_operator import BATCH, CASES, modes
+from packages.ops.tests.every_operator import BATCH, CASES, CHANNELS, STATES, modes
 from packages.ops.tests.memory import peak_bytes
 from subquad import ops
 from tools.testing.oracle import assert_close, assert_matches_oracle
@@ -95,6 +95,38 @@ def test_gradcheck_passes_in_float64(name: str) -> None:
     case = CASES[name]
     inputs = [x.double().requires_grad_() for x in case.inputs(BATCH, 7)]
     assert gradcheck(case.operator, inputs, fast_mode=True)
+
+
+STATEFUL: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "causal_conv": lambda x, w, s: ops.causal_conv_with_state(x, w, initial_state=s),
+    "causal_conv, FFT": lambda x, w, s: ops.causal_conv_with_state(x, w, initial_state=s),
+    "gated_conv": lambda z, p, m, s, t: _flat(
+        ops.gated_conv_with_state(z, p, m, initial_state=ops.GatedConvState(s, t))
+    ),
+    "modal_conv": lambda x, p, r, s: ops.modal_conv_with_state(x, p, r, initial_state=s),
+    "gated_modal_conv": lambda z, w, p, r, s, t: _flat(
+        ops.gated_modal_conv_with_state(z, w, p, r, initial_state=ops.GatedModalState(s, t))
+    ),
+}
+STATES_OF: dict[str, tuple[tuple[int, ...], ...]] = {
+    "causal_conv": ((BATCH, CHANNELS, 6),),
+    "causal_conv, FFT": ((BATCH, CHANNELS, 149),),
+    "gated_conv": ((BATCH, 3 * CHANNELS, 2), (BATCH, CHANNELS, 8)),
+    "modal_conv": ((BATCH, CHANNELS, STATES),),
+    "gated_modal_conv": ((BATCH, 3 * CHANNELS, 2), (BATCH, CHANNELS, STATES)),
+}
+
+
+def _flat(result: tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return result[0], *result[1]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_gradients_reach_the_state_before_and_come_from_the_state_after(name: str) -> None:
+    inputs = CASES[name if name != "causal_conv" else "causal_conv, direct"].inputs(BATCH, 7)
+    states = [torch.randn(shape) for shape in STATES_OF[name]]
+    leaves = [value.double().requires_grad_() for value in (*inputs, *states)]
+    assert gradcheck(STATEFUL[name], leaves, fast_mode=True)
 
 
 def test_filter_generation_passes_gradcheck_and_keeps_strides_apart() -> None:
