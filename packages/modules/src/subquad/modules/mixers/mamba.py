@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.errors import ConfigurationError
 from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.mixers.selective_branch import Mamba1Branch, Mamba2Branch
 from subquad.modules.mixers.selective_state import SelectiveState
@@ -16,6 +16,7 @@ from subquad.modules.mixers.split_recurrence import ReversedExchange
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
 from subquad.modules.parts.placement import Placement
+from subquad.modules.widths import require_streams
 
 ScanOrder = Literal["raster", "axes"]
 _NORM_EPSILON = 1e-5
@@ -138,11 +139,10 @@ class Mamba(nn.Module):
         """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``.
 
         Raises:
-          InputMismatch: The input has another number of axes.
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
           ExchangeUnsupported: A state was given, but the sequence is split over ranks.
         """
-        if v.dim() != self.data_dim + 2:
-            raise InputMismatch(f"the input has {v.dim() - 2} axes of space, the mixer {self.data_dim}")
+        require_streams(q, k, v, self.stream_channels, axes=self.data_dim, state=state)
         if state is not None:
             refuse_split_state(self.exchange)
             return self._gated(self._branches()[0](v, k, state), q)
@@ -192,6 +192,7 @@ class Mamba(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch inner"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_streams(q, k, v, self.stream_channels, axes=0, state=state)
         refuse_split_state(self.exchange)
         rows = torch.ones_like(state.position, dtype=torch.bool) if active is None else active
         y = self._branches()[0](v.unsqueeze(1), k.unsqueeze(1), state, rows)
