@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.linear_layouts import add_product, owns_output
+from subquad.modules.widths import require_positive
 from subquad.ops import RoundedRows, gated_product, rounded_product
 
 
@@ -20,7 +21,7 @@ class GatedMLP(nn.Module):
       activation: ``"gelu"`` (exact, with erf) or ``"identity"``, which leaves a purely bilinear gate.
 
     Raises:
-      ConfigurationError: ``activation`` is neither of the two.
+      ConfigurationError: A size is below 1, or ``activation`` is neither of the two.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class GatedMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(channels=channels, inner_size=inner_size)
         if activation not in ("gelu", "identity"):
             raise ConfigurationError(f"activation is {activation!r}; accepted are 'gelu' and 'identity'")
         self.activation = activation
