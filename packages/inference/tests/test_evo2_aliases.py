@@ -232,7 +232,7 @@ def test_a_checkpoint_with_fp8_projections_says_what_a_device_without_costs(comm
 def test_names_that_occur_twice_are_refused(checkpoint, tmp_path):
     (tmp_path / "in.fa").write_text(">a\nACGT\n>a\nACGT\n")
     arguments = ["--ckpt-dir", checkpoint, "--fasta", tmp_path / "in.fa", "--output-dir", tmp_path / "out"]
-    assert "records of different names" in run(predict_evo2, *arguments).stderr
+    assert "in.fa, line 3: record 'a' has the id of the one on line 1" in run(predict_evo2, *arguments).stderr
 
 
 def test_a_checkpoint_of_the_original_tools_is_refused_with_the_way_to_convert_it(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from subquad.inference.errors import InvalidOption
 from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_line, write_results
-from subquad.inference.result_journal import Journal
+from subquad.inference.result_journal import Journal, holds_rows
 
 
 class Results(Protocol):
@@ -50,6 +50,7 @@ def opened_results(
     overwrite: bool = False,
     resume: bool = False,
     multiple: int = 1,
+    way_on: str = "--resume goes on from there",
 ) -> Iterator[Results]:
     """Gives a place for results: standard output for None, else a file that takes its name at the end.
 
@@ -61,9 +62,10 @@ def opened_results(
       columns: Kind of each field of a row.
       settings: What the results depend on; a run that resumes must have the same.
       file_format: ``"jsonl"``, ``"parquet"``, ``"safetensors"``, or ``"auto"`` to go by the name.
-      overwrite: Replace an existing file.
+      overwrite: Replace an existing file, and drop the rows of an interrupted run.
       resume: Go on from an interrupted run.
       multiple: See `Journal`.
+      way_on: What a user is told to do with the results of a run that failed.
 
     Raises:
       InvalidOption: The file exists and may not be replaced, or the format, the folder or the settings do not fit.
@@ -72,6 +74,8 @@ def opened_results(
     if path is None:
         if resume:
             raise InvalidOption("--resume", True, "only together with --output")
+        if overwrite:
+            raise InvalidOption("--overwrite", True, "only together with --output")
         if file_format not in ("auto", "jsonl"):
             raise InvalidOption("--output-format", file_format, "jsonl without --output")
         yield _StandardOutput()
@@ -82,6 +86,9 @@ def opened_results(
     if not path.absolute().parent.is_dir():
         raise InvalidOption("--output", str(path), "a file in a folder that exists")
     folder = path.with_name(path.name + ".partial")
+    if not (resume or overwrite) and holds_rows(folder):
+        accepted = f"--resume to go on from the results of an earlier run in {folder}, or --overwrite to drop them"
+        raise InvalidOption("--output", str(path), accepted)
     journal = Journal(folder, settings or {}, resume=resume, multiple=multiple)
     try:
         yield journal
@@ -90,7 +97,7 @@ def opened_results(
     except BaseException:
         journal.close()
         if journal.count:
-            print(f"{journal.count} results are kept in {folder}; --resume goes on from there", file=sys.stderr)
+            print(f"{journal.count} results are kept in {folder}; {way_on}", file=sys.stderr)
         else:
             journal.remove()
         raise

@@ -16,6 +16,11 @@ _ARRAY = "$array"
 Row = Mapping[str, Any]
 
 
+def holds_rows(folder: Path) -> bool:
+    """Says whether a folder holds rows of a job that was interrupted."""
+    return (folder / _ROWS).is_file() and (folder / _ROWS).stat().st_size > 0
+
+
 class Journal:
     """Appends rows to a folder, each complete or not there, and reads them back one at a time.
 
