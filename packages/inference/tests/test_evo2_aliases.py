@@ -225,7 +225,7 @@ def test_a_checkpoint_with_fp8_projections_says_what_a_device_without_costs(comm
     flags += ["--max-new-tokens", 2] if command is infer_evo2 else ["--fasta", fasta, "--output-dir", tmp_path / "out"]
     refused = run(command, *flags)
     assert refused.exit_code == 2
-    assert "fp8_projections='emulate' computes as that does" in refused.stderr
+    assert "--fp8-projections emulate, in Python fp8_projections='emulate', computes as that does" in refused.stderr
     assert run(command, *flags, "--fp8-projections", "emulate").exit_code == 0
 
 

@@ -94,7 +94,7 @@ def test_an_error_before_the_first_result_leaves_nothing(tmp_path):
 def test_earlier_rows_are_dropped_only_when_that_is_said(tmp_path):
     path = tmp_path / "out.jsonl"
     write_and_fail(path, ["a", "b"])
-    with pytest.raises(InvalidOption, match="--resume to go on from the results .*, or --overwrite to drop them"):
+    with pytest.raises(InvalidOption, match=r"--resume to go on from the results .*, or --overwrite to drop them"):
         open_and_close(path)
     with opened_results(path, columns=COLUMNS, overwrite=True) as results:
         assert results.kept == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from subquad.inference.errors import InvalidOption, MissingPackage
+from subquad.inference.writing import writing
 
 MOST_PANELS = 32
 
@@ -121,7 +122,8 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 def _replaced(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with writing(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

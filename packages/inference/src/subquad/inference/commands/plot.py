@@ -86,14 +86,12 @@ def plot(
 
 def _check_outputs(options: PlotOptions) -> None:
     from subquad.inference.errors import InvalidOption
+    from subquad.inference.result_files import check_output
 
     for path in options.output:
         if path.suffix not in SUFFIXES:
             raise InvalidOption("--output", str(path), f"a name that ends in {', '.join(SUFFIXES)}")
-        if path.exists() and not options.overwrite:
-            raise InvalidOption("--output", str(path), "a file that does not exist yet, or --overwrite")
-        if not path.absolute().parent.is_dir():
-            raise InvalidOption("--output", str(path), "a file in a folder that exists")
+        check_output(path, overwrite=options.overwrite)
     if options.window is not None and all(path.suffix == ".bedgraph" for path in options.output):
         raise InvalidOption("--window", options.window, "only together with a .png or .svg --output")
 
