@@ -57,6 +57,31 @@ def test_streaming_hands_each_token_over_before_the_next_but_one_is_computed(net
         assert len(ahead) <= count
 
 
+def test_a_stream_runs_one_step_ahead_of_its_reader_and_no_further(network, ahead) -> None:
+    stream = Engine(network, ByteTokenizer(), max_running=1).stream("ACGT", GenerationOptions(max_new_tokens=50))
+    launched = []
+    for _ in range(49):
+        assert len(next(stream).ids) == 1
+        launched.append(len(ahead))
+    assert launched == [0, *range(2, 50)]  # the first token comes from the prompt
+    assert [len(event.ids) for event in stream] == [1, 0]
+    assert len(ahead) == 49
+
+
+def test_a_stream_that_nobody_reads_to_its_end_leaves_an_engine_that_gives_the_same(network, ahead) -> None:
+    engine = Engine(network, ByteTokenizer(), max_running=1)
+    expected = engine.generate(PROMPTS[:2], GREEDY)
+    kept = engine._idle_batch
+    for count in (0, 1, 5):
+        stream = engine.stream("GATTACA", GREEDY)
+        for _ in range(count):
+            next(stream)
+        stream.close()
+        assert engine._idle_batch is kept
+        assert kept.idle and kept.pool.free == 1
+        assert engine.generate(PROMPTS[:2], GREEDY) == expected
+
+
 def test_settings_keep_their_place_and_say_what_is_needed() -> None:
     table = SamplingTable(2, torch.device("cpu"))
     logits, positions = torch.randn(2, 512), torch.tensor([5, 5])

@@ -159,16 +159,17 @@ class ContinuousBatch:
         kind = {GenerateJob: _Generation, ScoreJob: _Scoring, EmbedJob: _Embedding}[type(job)]
         self._queue.append(kind(ticket, job, self._clock() if submitted is None else submitted))  # type: ignore[arg-type]
 
-    def step(self) -> bool:
-        """Does one step and returns whether there was anything to do."""
+    def step(self, *, decode: bool = True) -> bool:
+        """Does one step, without its decode step if so asked, and returns whether there was anything to do."""
         self.counters.steps += 1
         worked = self._drop_cancelled()
         worked |= self._admit()
         self._notify()
         worked |= self._read_one_chunk()
         self._notify()
-        worked |= self._decode()
-        self._notify()
+        if decode:
+            worked |= self._decode()
+            self._notify()
         return worked
 
     def fail_all(self, error: InferenceError) -> None:

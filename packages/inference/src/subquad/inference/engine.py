@@ -236,6 +236,9 @@ class Engine:
     def stream(self, prompt: str | Sequence[int], options: GenerationOptions | None = None) -> Iterator[StreamEvent]:
         """Yields tokens as they are made; the last event has a ``finish_reason``. The same tokens as `generate`.
 
+        On a GPU the step behind a token is under way while the reader has the token. A reader that closes the iterator
+        ends the generation and leaves the engine ready for the next.
+
         Raises:
           InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
           NonFiniteLogits: The network produced NaN or infinity.
@@ -245,13 +248,12 @@ class Engine:
         return self._stream(job)
 
     def _stream(self, job: GenerateJob) -> Iterator[StreamEvent]:
-        batch = self._take_batch([job])
+        batch, ticket = self._take_batch([job]), Ticket(1)
         try:
-            ticket = Ticket(1, buffer_capacity=1)  # each token is handed over before the next is computed
             batch.submit(ticket, job)
             seed, count = 0, 0
             while not ticket.done:
-                batch.step()
+                batch.step(decode=count > 0)  # the first token is handed over before a second is computed
                 for event in ticket.take():
                     match event:
                         case Started():
@@ -281,6 +283,10 @@ class Engine:
                             raise event.error
                         case _:
                             pass
+        except GeneratorExit:  # the reader has gone; the step under way is dropped and the batch is free again
+            ticket.cancel()
+            batch.step(decode=False)
+            raise
         finally:
             self._keep_batch(batch)
 

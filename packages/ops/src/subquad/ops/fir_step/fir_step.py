@@ -7,6 +7,8 @@ from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Active, History, PerChannel, Position, Step, Taps
 
+_FEW = 3  # earlier samples that are added one by one
+
 
 def fir_step(
     x: Step,
@@ -111,6 +113,13 @@ def _one_row(x: Tensor, filters: Tensor, ring: Tensor, position: int, active: Te
     """Filters the past of a single row, whose position the host may look at, group by group; stores the sample."""
     groups, past = filters.shape[0], filters.shape[1] - 1
     slot = position % past
+    if past <= _FEW and groups == x.shape[1]:
+        y = filters[:, 1] * ring[0, :, (position - 1) % past]
+        for lag in range(2, past + 1):
+            y.addcmul_(filters[:, lag], ring[0, :, (position - lag) % past].to(y.dtype))
+        if active is None or bool(active):
+            ring[0, :, slot] = x[0]
+        return y[None]
     turned = torch.cat([filters[:, 1 : slot + 1].flip(1), filters[:, slot + 1 :].flip(1)], dim=1)
     held = ring[0].to(filters.dtype).reshape(groups, -1, past)
     y = torch.bmm(held, turned[:, :, None]) if held.shape[1] > 1 else (held[:, 0] * turned).sum(dim=1)

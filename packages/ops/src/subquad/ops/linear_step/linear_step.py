@@ -105,5 +105,9 @@ def compute_in_torch(
     upcoming: Tensor | None = None,
 ) -> Tensor:
     """Computes the checked call in plain torch."""
-    y = product_in_torch(normalised(x, norm), weight, bias)
+    x = normalised(x, norm)
+    wide = x.dtype in (torch.float32, torch.float64) and not isinstance(weight, RoundedWeight)
+    if residual is not None and x.device.type == "cpu" and wide and residual.dtype == x.dtype:
+        return torch.addmm(residual if bias is None else residual + bias, x, weight.t())
+    y = product_in_torch(x, weight, bias)
     return y if residual is None else y + residual

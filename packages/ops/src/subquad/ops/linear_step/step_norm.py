@@ -1,12 +1,14 @@
 """The root-mean-square norm in front of a decode step's product."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks
 from subquad.ops.errors import ArgumentOutOfRange
+
+_FORMS = ("vortex", "standard")
 
 
 class StepNorm(NamedTuple):
@@ -22,7 +24,7 @@ def check_norm(norm: StepNorm | None, x: Tensor) -> None:
     if norm is None:
         return
     _checks.shaped("norm.scale", norm.scale, (x.shape[1],), x)
-    _checks.one_of("norm.form", norm.form, get_args(Literal["vortex", "standard"]))
+    _checks.one_of("norm.form", norm.form, _FORMS)
     if norm.eps <= 0:
         raise ArgumentOutOfRange(f"norm.eps is {norm.eps}; it must be positive")
 
