@@ -37,12 +37,10 @@ def poles() -> Tensor:
 
 
 def _scan() -> object:
-    weights = (random(ROWS, 1, STATES, LENGTH), random(ROWS, 1, STATES, LENGTH))
-    steps = torch.rand(ROWS, CHANNELS, LENGTH).requires_grad_()
-    options = {"skip": random(CHANNELS), "initial_state": random(ROWS, CHANNELS, STATES)}
-    return ops.selective_scan_with_state(
-        random(ROWS, CHANNELS, LENGTH), steps, poles(), *weights, **options, backend="triton"
-    )  # type: ignore[arg-type]
+    x, steps = random(ROWS, CHANNELS, LENGTH), torch.rand(ROWS, CHANNELS, LENGTH).requires_grad_()
+    into, out = random(ROWS, 1, STATES, LENGTH), random(ROWS, 1, STATES, LENGTH)
+    skip, before = random(CHANNELS), random(ROWS, CHANNELS, STATES)
+    return ops.selective_scan(x, steps, poles(), into, out, skip=skip, initial_state=before, backend="triton")
 
 
 def _gated(convolve: Callable[..., object], *filters: Tensor) -> object:
