@@ -48,7 +48,7 @@ class FakeGroup:
                 runs[self.run_of(rank, segment)] = run
         return torch.cat([runs[index] for index in sorted(runs)], dim=1)
 
-    def on_every_rank(self, work: Callable[[int], Tensor]) -> list[Tensor]:
+    def on_every_rank(self, work: Callable[[int], Any]) -> list[Any]:
         """Runs ``work(rank)`` on one thread per rank."""
         with ThreadPoolExecutor(self.size) as pool:
             return list(pool.map(work, range(self.size)))

@@ -1,4 +1,4 @@
-"""Counts the arithmetic that PyTorch does while a mixer runs, with every scan in the form of its definition."""
+"""Counts the arithmetic that PyTorch does while a mixer or a network runs, with scans as their definitions say."""
 
 import math
 from collections.abc import Callable
@@ -19,9 +19,11 @@ _ONE_A_RESULT = {
     aten.add, aten.sub, aten.mul, aten.div, aten.add_, aten.sub_, aten.mul_, aten.div_, aten.rsub, aten.neg,
     aten.exp, aten.log, aten.sin, aten.cos, aten.sqrt, aten.rsqrt, aten.pow, aten.reciprocal, aten.abs,
     aten.gelu, aten.silu, aten.relu, aten.sigmoid, aten.softplus, aten.maximum, aten.clamp, aten.clamp_min,
+    aten.addcmul_,
 }  # fmt: skip
 _ONE_AN_INPUT = {aten.sum, aten.mean, aten.cumsum, aten.linalg_vector_norm}
 _COMPLEX_PRODUCT = 6
+_IN_PLACE = {aten.addmm_: aten.addmm}  # which the registry knows only with a result of its own
 
 
 class OperationCounter(TorchDispatchMode):
@@ -33,7 +35,7 @@ class OperationCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        operator = func.overloadpacket
+        operator = _IN_PLACE.get(func.overloadpacket, func.overloadpacket)
         if operator in flop_registry:
             self.total += flop_registry[operator](*args, **(kwargs or {}), out_val=result)
         elif operator is aten._scaled_dot_product_flash_attention_for_cpu:

@@ -19,12 +19,14 @@ from subquad.modules import (
     HyenaShort,
     InputMismatch,
     LocalExchange,
+    Mamba,
     MultiHeadAttention,
     SequenceExchange,
     ShortConvolution,
     StateSpace,
     StripedHyena2,
 )
+from subquad.modules.mixers.split_recurrence import ReversedExchange, entering_states
 from tools.testing.oracle import assert_close
 
 # Ranks, runs per rank, length: medium filters reach past the runs of the short ones, not of the last.
@@ -92,13 +94,16 @@ SPLIT = (
     "heads_causal",
     "heads_shared_window",
     "heads_two_sided",
+    "mamba",
+    "mamba_2",
+    "mamba_bidirectional",
+    "mamba_2_two_sided",
 )
 SHORT = LazyConfig(ShortConvolution)(bias=True)
 BOTH_WAYS = (
-    Case(
-        "hyena_two_sided", Hyena, {"global_conv_cfg": long(), "short_conv_cfg": LazyConfig(ShortConvolution)(bias=True)}
-    ),
+    Case("hyena_two_sided", Hyena, {"global_conv_cfg": long(), "short_conv_cfg": SHORT}),
     Case("heads_two_sided", MultiHeadAttention, {"num_heads": 4, "num_key_value_heads": 2, "qk_norm": "l2"}),
+    Case("mamba_2_two_sided", Mamba, {**mixer_table.MAMBA_2, "bidirectional": True, "chunk_size": 7}),
 )
 
 
@@ -111,8 +116,8 @@ def test_split_streams_give_the_outputs_and_gradients_of_whole_ones(case: Case, 
     group, whole_mixer = FakeGroup(size, segments), case.make(torch.float64)
     mixers = [case.make(torch.float64, exchange=FakeExchange(group, rank)) for rank in range(size)]
     qkv = [x.requires_grad_() for x in case.streams(whole_mixer, torch.float64, length=96)]
-    weight = torch.randn(2, 96, 16, dtype=torch.float64)
     whole = whole_mixer(*qkv)
+    weight = torch.randn(whole.shape, dtype=torch.float64)
     (whole * weight).sum().backward()
     expected = [x.grad.clone() for x in qkv if x.grad is not None and x.numel()]
     for x in qkv:
@@ -134,7 +139,51 @@ def test_split_streams_give_the_outputs_and_gradients_of_whole_ones(case: Case, 
         assert_close(torch.stack([g for g in gradients if g is not None]).sum(0), parameter.grad, relative=1e-10)
 
 
-@pytest.mark.parametrize("name", ["ckconv_causal", "hyena_causal", "state_space_causal", "heads_causal"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_states_of_runs_that_decay_by_factors_of_their_own_are_carried_in_reading_order(backwards: bool) -> None:
+    """Of three ranks and nine numbers, which do not share evenly."""
+    group, runs = FakeGroup(3, 2), 6
+    decay, reached, samples = torch.rand(
+        3, 2, runs, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
+    order = range(runs - 1, -1, -1) if backwards else range(runs)
+    expected, state, before, halo = {}, torch.zeros(2, 3, 3), {}, torch.zeros(2, 3, 2)
+    for run in order:
+        expected[run], before[run] = state, halo
+        state = decay[:, run] * state + reached[:, run]
+        halo = (samples[:, run].flip(-1) if backwards else samples[:, run])[..., -2:]
+
+    def work(rank: int) -> list[Tensor]:
+        exchange = FakeExchange(group, rank)
+        read = ReversedExchange(exchange) if backwards else exchange
+        mine = [group.run_of(rank, segment) for segment in range(2)]
+        own = [torch.cat([x[:, run] for run in mine]) for x in (decay, reached, samples)]
+        carried = entering_states(read, *own[:2])
+        same = read.carry_state(torch.full((3, 3), 0.5, dtype=torch.float64), own[1])
+        assert_close(same, entering_states(read, torch.full_like(own[0], 0.5), own[1]), relative=1e-13)
+        wanted = torch.cat([expected[run] for run in mine]), torch.cat([before[run] for run in mine])
+        return [carried, wanted[0], read.left_halo(own[2].flip(-1) if backwards else own[2], 2), wanted[1]]
+
+    for carried, wanted, taken, wanted_halo in group.on_every_rank(work):
+        assert_close(carried, wanted, relative=1e-13)
+        assert torch.equal(taken, wanted_halo)
+
+
+def test_runs_shorter_than_the_filter_trade_channels() -> None:
+    group, whole = FakeGroup(2, 2), Mamba(4, bidirectional=True, filter_size=5).double()
+    mixers = [Mamba(4, bidirectional=True, filter_size=5, exchange=FakeExchange(group, r)).double() for r in range(2)]
+    for mixer in mixers:
+        mixer.load_state_dict(whole.state_dict())
+    qkv = [torch.randn(1, 12, width, dtype=torch.float64) for width in whole.stream_channels]
+
+    def work(rank: int) -> Tensor:
+        y = mixers[rank](*(torch.cat(group.split(x, rank).chunk(2, dim=1)) for x in qkv))
+        return torch.cat(y.chunk(2), dim=1)
+
+    assert_close(group.merge(group.on_every_rank(work)), whole(*qkv), relative=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ckconv_causal", "hyena_causal", "state_space_causal", "heads_causal", "mamba"])
 def test_split_streams_have_no_state(name: str) -> None:
     case = next(case for case in mixer_table.CASES if case.name == name)
     mixer = case.make(exchange=FakeExchange(FakeGroup(2, 1), 0))
@@ -150,6 +199,8 @@ def test_ranks_share_sequences_and_heads_that_divide() -> None:
     exchange = FakeExchange(FakeGroup(2, 1), 0)
     with pytest.raises(ConfigurationError, match="2 ranks cannot share a grid of 2 axes"):
         StateSpace(4, data_dim=2, exchange=exchange)
+    with pytest.raises(ConfigurationError, match="2 ranks cannot share a grid of 3 axes"):
+        Mamba(4, data_dim=3, exchange=exchange)
     with pytest.raises(ConfigurationError, match="1 key and value heads cannot be shared by 2 ranks"):
         MultiHeadAttention(8, num_heads=2, num_key_value_heads=1, exchange=exchange)
 

@@ -22,6 +22,7 @@ from subquad.modules import (
     CKConv,
     Filter,
     HyenaLong,
+    Mamba,
     Mixer,
     MixerState,
     QKVConditionMixer,
@@ -90,7 +91,7 @@ def test_the_operators_of_a_third_party_are_used(case: Case, calls: list[str]) -
     portable, mixer = case.make(torch.float64), case.make(torch.float64, backend="elsewhere")
     qkv = case.streams(mixer, torch.float64)
     assert_close(mixer(*qkv), portable(*qkv), relative=1e-14)
-    expected = {CKConv: "fft_conv", subquad.modules.StateSpace: "modal_conv", subquad.modules.Mamba: "selective_scan"}
+    expected = {CKConv: "fft_conv", subquad.modules.StateSpace: "modal_conv", Mamba: "selective_scan"}
     assert set(calls) == {expected[case.kind]}
     if case.causal:
         state = mixer.init_state(BATCH, max_length=12, dtype=torch.float64)
@@ -102,7 +103,7 @@ def test_the_operators_of_a_third_party_are_used(case: Case, calls: list[str]) -
         assert calls
 
 
-@pytest.mark.parametrize("kind", [HyenaLong, Attention])
+@pytest.mark.parametrize("kind", [HyenaLong, Attention, Mamba])
 def test_the_exchange_of_a_third_party_is_used(kind: Any) -> None:
     group = FakeGroup(2, 2)
     options = {"num_heads": 4} if kind is Attention else {}
@@ -111,12 +112,19 @@ def test_the_exchange_of_a_third_party_is_used(kind: Any) -> None:
     whole = kind(CHANNELS, **options).double()
     for mixer in mixers:
         mixer.load_state_dict(whole.state_dict())
-    qkv = torch.randn(3, 2, 64, CHANNELS, dtype=torch.float64)
+    qkv = [
+        torch.randn(2, 64, width, dtype=torch.float64) for width in getattr(whole, "stream_channels", [CHANNELS] * 3)
+    ]
     folded = [[_folded(group.split(x, rank)) for x in qkv] for rank in range(2)]
     shards = group.on_every_rank(lambda rank: mixers[rank](*folded[rank]))
     merged = group.merge([torch.cat(shard.chunk(2), dim=1) for shard in shards])
     assert_close(merged, whole(*qkv), relative=1e-12)
-    assert set(group.calls) == ({"carry_state"} if kind is HyenaLong else {"gather_heads", "scatter_heads"})
+    expected = {
+        HyenaLong: {"carry_state"},
+        Attention: {"gather_heads", "scatter_heads"},
+        Mamba: {"left_halo", "to_channels", "to_sequence"},
+    }
+    assert set(group.calls) == expected[kind]
 
 
 def _folded(x: Tensor) -> Tensor:

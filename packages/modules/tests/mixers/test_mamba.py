@@ -162,5 +162,5 @@ def test_arguments_out_of_their_range_are_refused(
 
 def test_another_number_of_axes_is_refused() -> None:
     model = make()
-    with pytest.raises(InputMismatch, match="2 axes of space, the mixer 1"):
+    with pytest.raises(InputMismatch, match=r"q has 2 axes of space, its shape is \(2, 3, 3, 16\); accepted are 1"):
         model(*streams(model, 3, 3))

@@ -77,5 +77,5 @@ def test_arguments_out_of_their_range_are_refused(options: dict[str, Any], messa
 
 
 def test_another_number_of_axes_is_refused() -> None:
-    with pytest.raises(InputMismatch, match="2 axes of space, the mixer 1"):
+    with pytest.raises(InputMismatch, match=r"q has 2 axes of space, .*; accepted are 1"):
         make()(*torch.zeros(3, 1, 4, 4, 3, dtype=torch.float64))

@@ -1,6 +1,5 @@
-"""The operations of whole networks, against a profiler that counts calls of PyTorch, and against sums by hand."""
+"""The operations of whole networks, against PyTorch's profiler, a counter of all arithmetic, and sums by hand."""
 
-import math
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from packages.modules.tests.networks.small_configurations import (
     ckconv,
     hyena,
 )
+from packages.modules.tests.operation_counter import by_definition, count
 from packages.modules.tests.support import TINY
 from subquad.lazy_config import Config, LazyConfig, instantiate
 from subquad.modules import (
@@ -27,19 +27,23 @@ from subquad.modules import (
     GridMixer,
     HierarchicalViT,
     InputMismatch,
+    Mamba,
     MultiHeadAttention,
     Patchify,
     QKVConditionMixer,
     QKVSequenceMixer,
     ResidualBlock,
+    ResidualClassifier,
     ResidualNetwork,
     RMSNorm,
+    StateSpace,
     StripedHyena2,
     UNetConvNeXt,
     ViT5,
     flop_counts,
     round_linears,
 )
+from subquad.ops import dispatch
 
 PARTS: dict[str, Any] = {"norm_cfg": LazyConfig(RMSNorm)(), "mlp_cfg": LazyConfig(MLP)(activation="swiglu")}
 
@@ -105,20 +109,75 @@ def test_whole_networks_agree_with_a_profiler(name: str) -> None:
     assert abs(sum(flop_counts(model, *given, **named).values()) - profiled) <= 0.05 * profiled
 
 
-@pytest.mark.parametrize("mixer", [hyena(2), ckconv(2)], ids=["hyena", "ckconv"])
-def test_convolutions_by_fft_agree_with_a_profiler_that_knows_transforms(mixer: Config[Any]) -> None:
-    """Transforms of n real points count 2.5 n log2 n and products of spectra 3 n, where a profiler has no rule."""
-    model = instantiate(residual(block(mixer)))
-    x = torch.randn(IMAGE)
-    with FlopCounterMode(display=False) as profiler, torch.no_grad():
-        model(x)
-    points = (8 + 7) ** 2
-    transform = 2.5 * points * math.log2(points) + points
-    by_hand = 3 * WIDTH * (2 * transform * x.shape[0] + transform)  # of a batch, and once of the taps
-    counted = sum(flop_counts(model, x).values())
-    filters = 3 * (x.shape[0] - 1) * model.stack.blocks[0].sequence_mixer.mixer.flop_count((8, 8))
-    assert profiler.get_total_flops() < counted
-    assert 0.5 < (counted - filters) / (profiler.get_total_flops() + by_hand) < 1.5
+SCANS = {
+    "state_space": LazyConfig(StateSpace)(channels=WIDTH, data_dim=2, state_size=4),
+    "mamba": LazyConfig(Mamba)(channels=WIDTH, data_dim=2, state_size=4),
+}
+MIXERS_2D: dict[str, Config[Any]] = {"attention": attention(2), "hyena": hyena(2), "ckconv": ckconv(2), **SCANS}
+
+
+def classifier(mixer: Config[Any]) -> Config[Any]:
+    return LazyConfig(ResidualClassifier)(
+        in_proj_cfg=LazyConfig(Patchify)(in_channels=1, out_channels=WIDTH, patch_size=2, data_dim=2),
+        block_cfg=block(mixer),
+        num_blocks=2,
+        hidden_dim=WIDTH,
+        num_classes=3,
+        norm_cfg=NORM,
+    )
+
+
+def hybrid_vit(mixer: Config[Any]) -> Config[Any]:
+    grid_mixer = LazyConfig(GridMixer)(mixer_cfg=mixer, grid=(8, 8))
+    return LazyConfig(ViT5)(
+        in_channels=1, num_classes=2, hidden_dim=WIDTH, pattern="AGA", mixer_cfg={"A": attention(1), "G": grid_mixer},
+        image_size=16, patch_size=2, **PARTS,
+    )  # fmt: skip
+
+
+def hybrid_pyramid(mixer: Config[Any]) -> Config[Any]:
+    return LazyConfig(HierarchicalViT)(
+        in_channels=1, num_classes=2, widths=(WIDTH, 2 * WIDTH), patterns=("M", "MA"),
+        mixer_cfg={"A": attention(2), "M": mixer}, patch_size=2, **PARTS,
+    )  # fmt: skip
+
+
+KINDS = {"residual": lambda mixer: residual(block(mixer)), "adaptive": lambda mixer: residual(adaptive(mixer))}
+KINDS |= {"classifier": classifier, "vit": hybrid_vit, "pyramid": hybrid_pyramid}
+
+
+def assert_counts(model: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    """Holds the counts to a counter of everything that PyTorch computes, norms and sums too, on one sample."""
+    counted = count(lambda: model(*given, **named))
+    stated = sum(flop_counts(model, *given, **named).values())
+    assert abs(stated - counted) <= 0.05 * counted, f"stated {stated}, counted {counted:.0f}"
+
+
+@pytest.mark.parametrize("mixer", MIXERS_2D)
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_every_kind_and_mixer_agree_with_a_counter(
+    kind: str, mixer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = instantiate(KINDS[kind](MIXERS_2D[mixer]))
+    monkeypatch.setattr(dispatch, "choose", by_definition)
+    named = {"condition": torch.randn(1, WIDTH)} if kind == "adaptive" else {}
+    assert_counts(model, (torch.randn(1, *IMAGE[1:]),), named)
+
+
+def test_the_baseline_agrees_with_a_counter() -> None:
+    assert_counts(instantiate(NETWORKS["unet"][0]), (torch.randn(1, *IMAGE[1:]),), {})
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("pattern", ["S", "D", "H", "*", "SDH*"])
+def test_the_language_model_agrees_with_a_counter(
+    pattern: str, fused: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few logits, so that an error in a layer of any kind shows."""
+    sizes = {**TINY, "pattern": pattern, "vocab_size": 16, "use_subquadratic_ops": fused}
+    model = StripedHyena2(**sizes)
+    monkeypatch.setattr(dispatch, "choose", by_definition)
+    assert_counts(model, (torch.zeros(1, 150, dtype=torch.int64),), {})
 
 
 def test_parts_are_counted_by_name_and_add_up() -> None:

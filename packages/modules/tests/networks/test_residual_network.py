@@ -131,8 +131,11 @@ def test_what_does_not_fit_is_refused() -> None:
     cfg = regressor(ckconv(1), 1)
     with pytest.raises(ConfigurationError, match="num_blocks is 0"):
         instantiate(apply_overrides(cfg, ["num_blocks=0"]))
-    small = ResidualClassifier(cfg.in_proj_cfg, cfg.block_cfg, num_blocks=1, hidden_dim=7, num_classes=2)
+    with pytest.raises(ConfigurationError, match="block_cfg makes a ResidualBlock of 24 channels; accepted are 7"):
+        ResidualClassifier(cfg.in_proj_cfg, cfg.block_cfg, num_blocks=1, hidden_dim=7, num_classes=2)
+    silent = LazyConfig(nn.Identity)()  # says nothing of channels
+    small = ResidualClassifier(cfg.in_proj_cfg, silent, num_blocks=1, hidden_dim=7, num_classes=2)
     with pytest.raises(InputMismatch, match="the stream has 24 channels, hidden_dim is 7"):
         small(torch.zeros(1, 4, 1))
-    with pytest.raises(ConfigurationError, match="num_classes 0"):
+    with pytest.raises(ConfigurationError, match="num_classes is 0"):
         ResidualClassifier(cfg.in_proj_cfg, cfg.block_cfg, num_blocks=1, hidden_dim=WIDTH, num_classes=0)

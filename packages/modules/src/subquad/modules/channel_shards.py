@@ -47,8 +47,10 @@ def share_of(count: int, what: str, shards: ChannelShards) -> int:
     """Returns how many of ``count`` heads, filters or units this rank holds.
 
     Raises:
-      ConfigurationError: They cannot be dealt out evenly; names both numbers.
+      ConfigurationError: There are none, or they cannot be dealt out evenly; names both numbers.
     """
+    if count < 1:
+        raise ConfigurationError(f"{count} {what}; accepted are 1 and more")
     if count % shards.size:
         raise ConfigurationError(
             f"{count} {what} cannot be dealt out to {shards.size} ranks evenly; accepted is a number of ranks that "

@@ -7,9 +7,11 @@ from torch.nn import functional
 
 from subquad.lazy_config import Config, instantiate
 from subquad.modules.blocks.sequence_mixer import QKVSequenceMixer
+from subquad.modules.errors import InputMismatch
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.initialization import reset_constant
+from subquad.modules.widths import require_grid, require_part, require_positive
 
 
 class AdaLNZeroBlock(nn.Module):
@@ -26,6 +28,9 @@ class AdaLNZeroBlock(nn.Module):
       condition_dim: Channels of the condition; None for ``hidden_dim``.
       condition_norm_cfg: Configuration of a norm of the condition; None for none.
       dropout: Chance that an element of a branch is dropped in training.
+
+    Raises:
+      ConfigurationError: A width is below 1, or a part was made for another number of channels than ``hidden_dim``.
 
     Source: Peebles and Xie, Scalable diffusion models with transformers, 2023.
     """
@@ -44,13 +49,21 @@ class AdaLNZeroBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.hidden_dim = hidden_dim
+        width = hidden_dim if condition_dim is None else condition_dim
+        require_positive(hidden_dim=hidden_dim, condition_dim=width)
+        self.hidden_dim, self.condition_dim = hidden_dim, width
         self.sequence_mixer_norm = instantiate(norm_cfg)
         self.sequence_mixer = instantiate(sequence_mixer_cfg)
         self.mlp_norm = instantiate(norm_cfg)
         self.mlp = instantiate(mlp_cfg)
         self.condition_norm = nn.Identity() if condition_norm_cfg is None else instantiate(condition_norm_cfg)
-        width = hidden_dim if condition_dim is None else condition_dim
+        for name, part, channels in (
+            ("norm_cfg", self.mlp_norm, hidden_dim),
+            ("sequence_mixer_cfg", self.sequence_mixer, hidden_dim),
+            ("mlp_cfg", self.mlp, hidden_dim),
+            ("condition_norm_cfg", self.condition_norm, width),
+        ):
+            require_part(name, part, channels)
         self.condition_proj = nn.Linear(width, 6 * hidden_dim, device=device, dtype=dtype)
         self.dropout = nn.Dropout(dropout)
         self.to(device=device, dtype=dtype)
@@ -70,7 +83,11 @@ class AdaLNZeroBlock(nn.Module):
         """Transforms sequences or grids, or the next chunk of those in ``state``; see ``Mixer``.
 
         A condition over points counts by its mean.
+
+        Raises:
+          InputMismatch: ``x`` or the condition has another number of channels, or they have not as many rows.
         """
+        self._check(x, condition, None)
         condition = self._one_vector(condition)
         steering = self._steering(condition, x.dim())
         mixed = self.sequence_mixer(
@@ -89,6 +106,7 @@ class AdaLNZeroBlock(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Transforms one more token per row; see ``Mixer``."""
+        self._check(x, condition, 0)
         steering = self._steering(self._one_vector(condition), x.dim())
         steered = self.sequence_mixer_norm(x) * (1 + steering[1]) + steering[0]
         return self._added(x, self.sequence_mixer.step(steered, state, active=active), steering)
@@ -109,6 +127,14 @@ class AdaLNZeroBlock(nn.Module):
         if self.sequence_mixer.takes_condition:
             refuse_state(self, "its condition makes another filter")
         return self.sequence_mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
+
+    def _check(self, x: Tensor, condition: Tensor, axes: int | None) -> None:
+        require_grid("x", x, self.hidden_dim, axes=axes)
+        require_grid("the condition", condition, self.condition_dim)
+        if condition.shape[0] != x.shape[0]:
+            raise InputMismatch(
+                f"the condition has {condition.shape[0]} rows, x has {x.shape[0]}; accepted are as many"
+            )
 
     def _one_vector(self, condition: Float[Tensor, "batch *points condition"]) -> Float[Tensor, "batch condition"]:
         return self.condition_norm(condition.flatten(1, -2).mean(1) if condition.dim() > 2 else condition)

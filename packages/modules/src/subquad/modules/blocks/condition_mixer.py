@@ -10,6 +10,7 @@ from subquad.lazy_config import Config, instantiate
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.mixer import Mixer
 from subquad.modules.parts.initialization import reset_constant, reset_normal
+from subquad.modules.widths import require_grid, require_part, require_positive
 
 
 class QKVConditionMixer(nn.Module):
@@ -25,7 +26,8 @@ class QKVConditionMixer(nn.Module):
       bias: Whether the projections have biases.
 
     Raises:
-      ConfigurationError: What ``mixer_cfg`` makes is no ``Mixer``, or takes no queries.
+      ConfigurationError: What ``mixer_cfg`` makes is no ``Mixer``, takes no queries or returns another number of
+        channels.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class QKVConditionMixer(nn.Module):
         widths: tuple[int, int, int] = getattr(mixer, "stream_channels", (hidden_dim, hidden_dim, hidden_dim))
         if not isinstance(mixer, Mixer) or not isinstance(mixer, nn.Module) or 0 in widths:
             raise ConfigurationError(f"mixer_cfg makes a {type(mixer).__name__}; accepted is a Mixer of q, k and v")
+        if not hasattr(mixer, "output_channels"):
+            require_part("mixer_cfg", mixer, hidden_dim)
         self.hidden_dim = hidden_dim
         self.condition_dim = hidden_dim if condition_dim is None else condition_dim
+        require_positive(hidden_dim=hidden_dim, condition_dim=self.condition_dim)
         self.stream_channels = widths
         self.q_proj = nn.Linear(hidden_dim, widths[0], bias=bias, device=device, dtype=dtype)
         self.kv_proj = nn.Linear(self.condition_dim, widths[1] + widths[2], bias=bias, device=device, dtype=dtype)
@@ -65,10 +70,17 @@ class QKVConditionMixer(nn.Module):
         """Mixes the condition into ``x``.
 
         Raises:
-          InputMismatch: The condition has neither no axis of space nor as many as ``x``.
+          InputMismatch: ``x`` or the condition has another number of channels, or the condition has neither no axis
+            of space nor as many as ``x``, or other rows.
         """
+        require_grid("x", x, self.hidden_dim)
+        require_grid("the condition", condition, self.condition_dim)
         if condition.dim() not in (2, x.dim()):
             raise InputMismatch(f"the condition has {condition.dim()} axes, x has {x.dim()}; accepted are 2 or as many")
+        if condition.shape[0] != x.shape[0]:
+            raise InputMismatch(
+                f"the condition has {condition.shape[0]} rows, x has {x.shape[0]}; accepted are as many"
+            )
         q, kv = self.q_proj(x), self.kv_proj(condition)
         if condition.dim() == 2:
             kv = kv.view(kv.shape[0], *[1] * (x.dim() - 2), -1).expand(*x.shape[:-1], -1)

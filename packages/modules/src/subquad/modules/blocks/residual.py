@@ -12,6 +12,7 @@ from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.drop_path import DropPath
 from subquad.modules.parts.layer_scale import LayerScale
+from subquad.modules.widths import require_grid, require_part
 
 
 class ResidualBlock(nn.Module):
@@ -28,6 +29,9 @@ class ResidualBlock(nn.Module):
       layer_scale: Initial value of a learned factor per channel of each branch; None for none.
       drop_path: Chance that a branch is left out for a sample in training.
       dropout: Chance that an element of a branch is dropped in training.
+
+    Raises:
+      ConfigurationError: A part was made for another number of channels than the sequence mixer.
     """
 
     def __init__(
@@ -48,6 +52,13 @@ class ResidualBlock(nn.Module):
         self.mlp = None if mlp_cfg is None else instantiate(mlp_cfg)
         self.condition_mixer_norm = None if condition_mixer_cfg is None else instantiate(norm_cfg)
         self.condition_mixer = None if condition_mixer_cfg is None else instantiate(condition_mixer_cfg)
+        self.hidden_dim: int = self.sequence_mixer.hidden_dim
+        for name, part in (
+            ("norm_cfg", self.sequence_mixer_norm),
+            ("mlp_cfg", self.mlp),
+            ("condition_mixer_cfg", self.condition_mixer),
+        ):
+            require_part(name, part, self.hidden_dim)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
         weight = self.sequence_mixer.out_proj.weight
@@ -71,8 +82,9 @@ class ResidualBlock(nn.Module):
         """Transforms whole sequences, or the next chunk of those in ``state``, whose position the caller advances.
 
         Raises:
-          InputMismatch: A condition is missing, or there is no branch for it.
+          InputMismatch: ``x`` has another number of channels, a condition is missing, or there is no branch for it.
         """
+        require_grid("x", x, self.hidden_dim)
         if (condition is None) != (self.condition_mixer is None):
             given = "condition is missing" if condition is None else "a condition was given"
             raise InputMismatch(
@@ -87,6 +99,7 @@ class ResidualBlock(nn.Module):
         self, x: Float[Tensor, "batch channel"], state: MixerState, *, active: Bool[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channel"]:
         """Transforms one more token per row; see ``Mixer``."""
+        require_grid("x", x, self.hidden_dim, axes=0)
         mixed = self.sequence_mixer.step(self.sequence_mixer_norm(x), state, active=active)
         return self._feed_forward(x + self._branch("sequence_mixer", mixed))
 

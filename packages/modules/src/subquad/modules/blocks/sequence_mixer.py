@@ -11,6 +11,7 @@ from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.mixer import Mixer, MixerState, ProjectedMixer
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.placement import Placement
+from subquad.modules.widths import require_grid, require_part, require_positive, require_rows
 from subquad.ops import fir_step
 
 
@@ -28,7 +29,7 @@ class QKVSequenceMixer(nn.Module):
       out_proj_bias: Whether the output projection has a bias.
 
     Raises:
-      ConfigurationError: What ``mixer_cfg`` makes is no ``Mixer``.
+      ConfigurationError: What ``mixer_cfg`` makes is no ``Mixer`` or returns another number of channels.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class QKVSequenceMixer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(hidden_dim=hidden_dim)
         place = Placement(device=device, dtype=dtype)
         mixer = instantiate(mixer_cfg)
         if not isinstance(mixer, Mixer) or not isinstance(mixer, nn.Module):
@@ -49,6 +51,8 @@ class QKVSequenceMixer(nn.Module):
                 f"mixer_cfg makes a {type(mixer).__name__}, which is no Mixer; "
                 "a Mixer has forward, init_state, step and flop_count"
             )
+        if not hasattr(mixer, "output_channels"):
+            require_part("mixer_cfg", mixer, hidden_dim)
         self.hidden_dim = hidden_dim
         self.stream_channels: tuple[int, int, int] = getattr(
             mixer, "stream_channels", (hidden_dim, hidden_dim, hidden_dim)
@@ -91,8 +95,12 @@ class QKVSequenceMixer(nn.Module):
         """Mixes whole sequences, or the next chunk of those in ``state``, whose position the caller advances.
 
         Raises:
-          InputMismatch: A condition was given and the mixer takes none.
+          InputMismatch: ``x`` has other channels than ``hidden_dim`` or other rows than ``state``, or a condition was
+            given and the mixer takes none.
         """
+        require_grid("x", x, self.hidden_dim)
+        if state is not None:
+            require_rows(x, state)
         if condition is not None and not self.takes_condition:
             raise InputMismatch(f"a condition was given, but {type(self.mixer).__name__} takes none")
         z, taps = self.qkv_proj(x), self.projection_taps
@@ -123,6 +131,8 @@ class QKVSequenceMixer(nn.Module):
         self, x: Float[Tensor, "batch channel"], state: MixerState, *, active: Bool[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_grid("x", x, self.hidden_dim, axes=0)
+        require_rows(x, state)
         z, taps = self.qkv_proj(x), self.projection_taps
         if taps is not None:
             z = fir_step(z, taps, state.tensors()["projection"], state.position, active=active)

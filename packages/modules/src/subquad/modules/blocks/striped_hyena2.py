@@ -24,6 +24,7 @@ from subquad.modules.parts.linear_layouts import product_channels_first, product
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 from subquad.modules.parts.rounded_linear import RoundedLinear
+from subquad.modules.widths import require_grid, require_part
 from subquad.ops import RoundedRows, rounded_rows
 
 
@@ -106,7 +107,11 @@ class StripedHyena2Block(nn.Module, ABC):
 
         ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. The result is
         that of the last ``wanted`` positions (None: of all), and what only others need is not computed.
+
+        Raises:
+          InputMismatch: ``x`` has another number of channels or axes.
         """
+        require_grid("x", x, self.pre_norm.channels, axes=1)
         if self._is_rounded(x):
             rows, _ = self.pre_norm.rounded(x)
             mixed = self.shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted))
@@ -126,7 +131,12 @@ class StripedHyena2Block(nn.Module, ABC):
         active: Bool[Tensor, " batch"] | None = None,
         upcoming: Tensor | None = None,
     ) -> Float[Tensor, "batch channel"]:
-        """Transforms one more token per row; ``upcoming`` are the weights that are read behind this block."""
+        """Transforms one more token per row; ``upcoming`` are the weights that are read behind this block.
+
+        Raises:
+          InputMismatch: ``x`` has another number of channels or axes.
+        """
+        require_grid("x", x, self.pre_norm.channels, axes=0)
         y = self.mix_step(x, state, active)
         once = self.shards.rank == 0
         y = linear_through(self.outward, y, residual=x if once else None, upcoming=next_weight(self.mlp.l1, x))
@@ -169,6 +179,8 @@ class HyenaBlock(StripedHyena2Block):
     """
 
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
+        own = share_of(channels, "channels", options.get("shards", WholeChannels()))
+        require_part("mixer", mixer, own)
         super().__init__(channels, options)
         place = Placement(device=options["device"], dtype=options["dtype"])
         self.projections = linear_without_bias(
@@ -315,6 +327,8 @@ class AttentionBlock(StripedHyena2Block):
     """
 
     def __init__(self, channels: int, mixer: ProjectedAttention, options: BlockOptions) -> None:
+        own = share_of(channels, "channels", options.get("shards", WholeChannels()))
+        require_part("mixer", mixer, own)
         super().__init__(channels, options)
         self.inner_mha_cls = mixer
 

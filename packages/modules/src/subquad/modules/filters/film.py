@@ -8,6 +8,7 @@ from torch.nn import functional
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.filters.full_precision_linear import FullPrecisionLinear
 from subquad.modules.parts.initialization import reset_constant, reset_normal, reset_uniform
+from subquad.modules.widths import require_grid, require_positive
 
 
 class FilterFiLM(nn.Module):
@@ -24,7 +25,7 @@ class FilterFiLM(nn.Module):
       init_deviation: Deviation of the last layer's initial weights.
 
     Raises:
-      ConfigurationError: ``num_layers`` is below 1, or ``init_deviation`` below 0.
+      ConfigurationError: A width or ``num_layers`` is below 1, or ``init_deviation`` below 0.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class FilterFiLM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(condition_dim=condition_dim, hidden_dim=hidden_dim, inner_dim=inner_dim)
         if num_layers < 1:
             raise ConfigurationError(f"num_layers is {num_layers}; FiLM needs at least one layer to act on")
         if init_deviation < 0:
@@ -59,7 +61,12 @@ class FilterFiLM(nn.Module):
         reset_constant(self.out_proj.bias.view(self.num_layers, 2, self.hidden_dim)[:, 0], 1.0)
 
     def forward(self, condition: Float[Tensor, "batch condition"]) -> Float[Tensor, "batch layer 2 hidden"]:
-        """Returns the scale (index 0) and shift (index 1) of every layer for every sample."""
+        """Returns the scale (index 0) and shift (index 1) of every layer for every sample.
+
+        Raises:
+          InputMismatch: The condition has another number of channels, or is no vector per sample.
+        """
+        require_grid("the condition", condition, self.in_proj.in_features, axes=0)
         inner = functional.gelu(self.in_proj(condition.to(self.in_proj.weight.dtype)))
         return self.out_proj(inner).unflatten(-1, (self.num_layers, 2, self.hidden_dim))
 

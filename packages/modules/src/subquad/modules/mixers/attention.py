@@ -12,6 +12,7 @@ from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.causal_rows import attend_last, attend_whole
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState, paged_state
 from subquad.modules.parts.rotary import RotaryEmbedding
+from subquad.modules.widths import require_streams
 from subquad.ops import attention_step
 
 
@@ -76,7 +77,12 @@ class Attention(torch.nn.Module):
         *,
         state: PagedKeyValueState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Mixes whole sequences, or the next chunk of the sequences in ``state``; see ``Mixer``."""
+        """Mixes whole sequences, or the next chunk of the sequences in ``state``; see ``Mixer``.
+
+        Raises:
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
+        """
+        require_streams(q, k, v, self.channels, axes=1, state=state)
         qkv = torch.stack([x.unflatten(-1, (self.num_heads, self.head_size)) for x in (q, k, v)], dim=3)
         return self.attend(qkv, state).flatten(2)
 
@@ -163,6 +169,7 @@ class Attention(torch.nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; rows where ``active`` is false keep their state, their output means nothing."""
+        require_streams(q, k, v, self.channels, axes=0, state=state)
         qkv = torch.stack([x.unflatten(-1, (self.num_heads, self.head_size)) for x in (q, k, v)], dim=2)
         return self.step_heads(qkv, state, active=active).flatten(1)
 

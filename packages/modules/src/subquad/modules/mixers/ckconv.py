@@ -22,6 +22,7 @@ from subquad.modules.mixers.split_convolution import channel_share
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
+from subquad.modules.widths import require_grid, require_positive, require_rows
 from subquad.ops import fft_conv
 from subquad.ops.fft_sizes import fast_fft_size
 
@@ -94,6 +95,7 @@ class CKConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(channels=channels)
         sizes = per_axis("trained_size", trained_size, data_dim, least=2)
         self.channels, self.data_dim, self.causal = channels, data_dim, causal
         self.boundary, self.extent = _check_axes(data_dim, causal, boundary, extent)
@@ -156,8 +158,9 @@ class CKConv(nn.Module):
         """Convolves a grid, channels last.
 
         Raises:
-          InputMismatch: ``x`` has more or fewer axes than the filter, or a condition has nothing to act on.
+          InputMismatch: ``x`` has another number of channels or axes, or a condition has nothing to act on.
         """
+        require_grid("the input", x, self.channels, axes=self.data_dim)
         x = x.movedim(-1, 1)
         if self.exchange.size == 1:
             return self._convolved(x, slice(None), condition).movedim(1, -1)
@@ -186,11 +189,18 @@ class CKConv(nn.Module):
         state: InputHistoryState | None = None,
         condition: Float[Tensor, "batch condition"] | None = None,
     ) -> Float[Tensor, "batch *space channel"]:
-        """Convolves v, or the next chunk of the sequences in ``state``; q and k are not looked at."""
+        """Convolves v, or the next chunk of the sequences in ``state``; q and k are not looked at.
+
+        Raises:
+          InputMismatch: v has another number of channels or axes, or other rows than ``state``.
+          StateUnsupported: A state and a condition, which makes another filter, were given.
+        """
+        require_grid("v", v, self.channels, axes=self.data_dim)
         if state is None:
             return self.convolve(v, condition)
         if condition is not None:
             refuse_state(self, "a condition makes another filter")
+        require_rows(v, state)
         return self.continue_with(v.transpose(1, 2), state).transpose(1, 2)
 
     def continue_with(
@@ -247,6 +257,8 @@ class CKConv(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Convolves one more token per row; see ``Mixer``."""
+        require_grid("v", v, self.channels, axes=0)
+        require_rows(v, state)
         refuse_split_state(self.exchange)
         self._check_room(state, 1, active)
         position = state.position if active is None else torch.where(active, state.position, 0)

@@ -14,6 +14,7 @@ from subquad.modules.mixers.projection import check_filters, projection_paramete
 from subquad.modules.mixers.split_convolution import split_causal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
+from subquad.modules.widths import require_projected, require_streams
 from subquad.ops import (
     Explanation,
     GatedConvState,
@@ -121,7 +122,12 @@ class HyenaFIR(Gated, FullPrecisionModule):
         *,
         state: FIRState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Mixes q, k, v that went through the short projection convolution."""
+        """Mixes q, k, v that went through the short projection convolution.
+
+        Raises:
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
+        """
+        require_streams(q, k, v, self.channels, axes=1, state=state)
         y = self.filter_gated(self.gated(k, v).transpose(1, 2), state)
         return self.gated_after(q, y.transpose(1, 2))
 
@@ -152,6 +158,7 @@ class HyenaFIR(Gated, FullPrecisionModule):
 
         ``fresh`` says that no row of ``state`` has seen a token, so that its rings need not be read.
         """
+        require_projected(z, 3 * self.channels)
         taps = self.filter_taps()
         if state is not None:
             refuse_split_state(self.exchange)
@@ -215,6 +222,7 @@ class HyenaFIR(Gated, FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_streams(q, k, v, self.channels, axes=0, state=state)
         gated = self.gated(k, v)
         y = fir_step(gated, self.filter_taps(), state.taps, state.position, skip=self.D, active=active)
         return self.gated_after(q, y)

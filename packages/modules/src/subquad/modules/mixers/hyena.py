@@ -13,6 +13,7 @@ from subquad.modules.exchange import SequenceExchange, refuse_split_state
 from subquad.modules.mixers.ckconv import CKConv, InputHistoryState
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.short_convolution import ShortConvolution
+from subquad.modules.widths import require_part, require_streams
 
 
 @dataclasses.dataclass
@@ -46,7 +47,7 @@ class Hyena(nn.Module):
       exchange: See ``CKConv``.
 
     Raises:
-      ConfigurationError: The long convolution is causal and another part is not, or numbers of axes differ.
+      ConfigurationError: The long convolution is causal and another part is not, or numbers of axes or channels differ.
 
     Source: Poli et al., Hyena hierarchy: towards larger convolutional language models, 2023.
     """
@@ -84,6 +85,9 @@ class Hyena(nn.Module):
         self.to(device=device, dtype=dtype)
 
     def _check_parts(self) -> None:
+        norms = {"pixel_norm_cfg": self.pixel_norm, "qk_norm_cfg": self.q_norm, "output_norm_cfg": self.output_norm}
+        for name, norm in norms.items():
+            require_part(name, norm, self.channels)
         short = self.short_conv
         if short is not None and short.data_dim != self.global_conv.data_dim:
             raise ConfigurationError(
@@ -118,8 +122,10 @@ class Hyena(nn.Module):
         """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``.
 
         Raises:
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
           StateUnsupported: A state and a condition, which makes another filter, were given.
         """
+        require_streams(q, k, v, self.channels, axes=self.global_conv.data_dim, state=state)
         if state is not None and condition is not None:
             refuse_state(self, "a condition makes another filter")
         if self.short_conv is not None:
@@ -172,6 +178,7 @@ class Hyena(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_streams(q, k, v, self.channels, axes=0, state=state)
         refuse_split_state(self.global_conv.exchange)
         if self.short_conv is not None:
             assert state.projection is not None

@@ -8,12 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.errors import ConfigurationError
+from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.mixers.selective_branch import Mamba1Branch, Mamba2Branch
 from subquad.modules.mixers.selective_state import SelectiveState
+from subquad.modules.mixers.split_recurrence import ReversedExchange
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
 from subquad.modules.parts.placement import Placement
+from subquad.modules.widths import require_streams
 
 ScanOrder = Literal["raster", "axes"]
 _NORM_EPSILON = 1e-5
@@ -45,6 +48,7 @@ class Mamba(nn.Module):
       chunk_size: Samples scanned at a time and recomputed in backward, so that the portable scan does not keep a state
         for each of a long sequence; None for all.
       backend: See ``selective_scan``.
+      exchange: Where the rest of a split sequence is, over one axis; None for a sequence on one rank.
 
     Raises:
       ConfigurationError: An argument is out of its range, or sizes do not divide.
@@ -71,6 +75,7 @@ class Mamba(nn.Module):
         filter_size: int = 4,
         chunk_size: int | None = None,
         backend: str = "auto",
+        exchange: SequenceExchange | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -90,6 +95,7 @@ class Mamba(nn.Module):
         self.channels, self.inner_size, self.data_dim = channels, expansion * channels, data_dim
         self.scan_order, self.bidirectional = scan_order, bidirectional
         self.causal = data_dim == 1 and not bidirectional
+        self.exchange = sequence_exchange(exchange, data_dim)
         if chunk_size is not None and chunk_size < 1:
             raise ConfigurationError(f"chunk_size is {chunk_size}; accepted are 1 or more samples, or None for all")
         shared = {"state_size": state_size, "filter_size": filter_size, "chunk_size": chunk_size, "backend": backend}
@@ -133,15 +139,18 @@ class Mamba(nn.Module):
         """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``.
 
         Raises:
-          InputMismatch: The input has another number of axes.
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
+          ExchangeUnsupported: A state was given, but the sequence is split over ranks.
         """
-        if v.dim() != self.data_dim + 2:
-            raise InputMismatch(f"the input has {v.dim() - 2} axes of space, the mixer {self.data_dim}")
+        require_streams(q, k, v, self.stream_channels, axes=self.data_dim, state=state)
         if state is not None:
+            refuse_split_state(self.exchange)
             return self._gated(self._branches()[0](v, k, state), q)
         y = None
         for branch, (axis, reverse) in zip(self._branches(), self._orders(), strict=True):
-            part = _grid(branch(_line(v, axis, reverse), _line(k, axis, reverse)), v.shape, axis, reverse)
+            exchange = ReversedExchange(self.exchange) if reverse else self.exchange
+            line = branch(_line(v, axis, reverse), _line(k, axis, reverse), exchange=exchange)
+            part = _grid(line, v.shape, axis, reverse)
             y = part if y is None else y + part
         assert y is not None
         return self._gated(y, q)
@@ -183,6 +192,8 @@ class Mamba(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch inner"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_streams(q, k, v, self.stream_channels, axes=0, state=state)
+        refuse_split_state(self.exchange)
         rows = torch.ones_like(state.position, dtype=torch.bool) if active is None else active
         y = self._branches()[0](v.unsqueeze(1), k.unsqueeze(1), state, rows)
         return self._gated(y.squeeze(1), q)

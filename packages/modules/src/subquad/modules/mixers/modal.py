@@ -15,6 +15,7 @@ from subquad.modules.mixers.projection import check_filters, projection_paramete
 from subquad.modules.mixers.split_convolution import split_causal_conv, split_modal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
+from subquad.modules.widths import require_projected, require_streams
 from subquad.ops import (
     Explanation,
     GatedModalState,
@@ -139,7 +140,12 @@ class HyenaLong(Gated, FullPrecisionModule):
         *,
         state: ModalState | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Mixes q, k, v that went through the short projection convolution."""
+        """Mixes q, k, v that went through the short projection convolution.
+
+        Raises:
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
+        """
+        require_streams(q, k, v, self.channels, axes=1, state=state)
         y = self.filter_gated(self.gated(k, v).transpose(1, 2), state)
         return self.gated_after(q, y.transpose(1, 2))
 
@@ -166,6 +172,7 @@ class HyenaLong(Gated, FullPrecisionModule):
         fresh: bool = False,
     ) -> tuple[Float[Tensor, "batch channel length"], ModalState | None]:
         """Runs projection convolution, gates and filter as one operator; see ``ProjectedMixer`` and ``HyenaFIR``."""
+        require_projected(z, 3 * self.channels)
         poles = self.poles()
         if state is not None:
             refuse_split_state(self.exchange)
@@ -229,6 +236,7 @@ class HyenaLong(Gated, FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_streams(q, k, v, self.channels, axes=0, state=state)
         gated = self.gated(k, v)
         y = modal_step(gated, self.poles(), self.residues, state.modal, skip=self.D, active=active)
         return self.gated_after(q, y)

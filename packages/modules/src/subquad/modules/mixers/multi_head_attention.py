@@ -15,6 +15,7 @@ from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding, grid_positions
 from subquad.modules.parts.l2_norm import L2Norm
 from subquad.modules.parts.rms_norm import RMSNorm
+from subquad.modules.widths import require_streams
 
 _QUERY_BLOCK = 256
 _MOST_BLOCKS = 64  # at once: the keys of each are copied
@@ -115,12 +116,11 @@ class MultiHeadAttention(nn.Module):
         the two.
 
         Raises:
-          InputMismatch: The input has another number of axes, or keys another size and positions matter.
+          InputMismatch: A stream has another number of channels or axes, or keys another size and positions matter.
           StateCapacityExceeded: A row would grow past the room of ``state``.
         """
+        require_streams(q, k, v, self.stream_channels, axes=self.data_dim, state=state, keys_elsewhere=True)
         size = q.shape[1:-1]
-        if len(size) != self.data_dim:
-            raise InputMismatch(f"the input has {len(size)} axes of space, the attention {self.data_dim}")
         if k.shape[1:-1] != size and (self.rotary is not None or self.causal or self.window is not None):
             raise InputMismatch(
                 f"keys over {tuple(k.shape[1:-1])} and queries over {tuple(size)} points; attention over two sizes has "
@@ -246,6 +246,7 @@ class MultiHeadAttention(nn.Module):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; rows where ``active`` is false keep their state and return zeros."""
+        require_streams(q, k, v, self.stream_channels, axes=0, state=state)
         return self._continue(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), state, active).squeeze(1)
 
     def _continue(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueState, active: Tensor | None) -> Tensor:

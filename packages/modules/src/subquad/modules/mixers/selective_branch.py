@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixers.selective_state import SelectiveState, SelectiveStreams
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_constant, reset_uniform
@@ -77,11 +78,16 @@ class SelectiveBranch(FullPrecisionModule, ABC):
         control: Float[Tensor, "batch length control"],
         state: SelectiveState | None = None,
         active: Bool[Tensor, " batch"] | None = None,
+        *,
+        exchange: SequenceExchange | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Scans whole sequences, or the next samples of those in ``state``; one sample of the rows in ``active``."""
+        """Scans whole sequences, or the next samples of those in ``state``; one sample of the rows in ``active``.
+
+        Sequences without a state may be split over the ranks of ``exchange``.
+        """
         z = self.convolved(x, control)
         if state is None:
-            z = self.conv(z)
+            z = self.conv(z, exchange=exchange)
         elif active is None:
             z = self.conv.continue_with(z, state.convolution, state.position)
         else:
@@ -89,7 +95,9 @@ class SelectiveBranch(FullPrecisionModule, ABC):
         streams = self.streams(functional.silu(z), control)
         decay, skip = self.coefficients()
         options = {"chunk_size": self.chunk_size, "backend": self.backend}
-        if state is None:
+        if state is None and exchange is not None and exchange.size > 1:
+            y = streams.scan_split(decay, exchange, **options)
+        elif state is None:
             y = streams.scan(decay, **options)
         else:
             y, after = streams.continue_from(state.scan, decay, **options)

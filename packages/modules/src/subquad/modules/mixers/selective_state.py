@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
+from subquad.modules.mixers.split_recurrence import entering_states
 from subquad.ops import selective_scan, selective_scan_with_state
 
 
@@ -71,3 +74,21 @@ class SelectiveStreams:
             chunk_size=chunk_size,
             backend=backend,
         )
+
+    def scan_split(
+        self,
+        decay: Float[Tensor, "channel state"],
+        exchange: SequenceExchange,
+        *,
+        chunk_size: int | None = None,
+        backend: str = "auto",
+    ) -> Float[Tensor, "batch channel length"]:
+        """Scans this rank's runs of sequences that are split over ranks, each run from the state that enters it.
+
+        A first scan finds what state each run reaches from zero, a second one makes the output.
+        """
+        options = {"chunk_size": chunk_size, "backend": backend}
+        through = torch.exp(self.step_size.sum(-1, keepdim=True) * decay)
+        _, reached = self.continue_from(torch.zeros_like(through), decay, **options)
+        y, _ = self.continue_from(entering_states(exchange, through, reached), decay, **options)
+        return y

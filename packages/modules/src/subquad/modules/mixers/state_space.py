@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.errors import ConfigurationError
 from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.mixers.modal import ModalState
 from subquad.modules.mixers.split_convolution import channel_share, split_modal_conv
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_normal
+from subquad.modules.widths import require_streams
 from subquad.ops import modal_conv, modal_conv_with_state, modal_step
 
 
@@ -95,10 +96,9 @@ class StateSpace(FullPrecisionModule):
         """Mixes whole grids, or the next chunk of the sequences in ``state``; see ``Mixer``.
 
         Raises:
-          InputMismatch: The input has another number of axes.
+          InputMismatch: A stream has another number of channels or axes, or other points than the rest.
         """
-        if q.dim() != self.data_dim + 2:
-            raise InputMismatch(f"the input has {q.dim() - 2} axes of space, the mixer {self.data_dim}")
+        require_streams(q, k, v, self.channels, axes=self.data_dim, state=state)
         gated = k * v
         x = gated.movedim(-1, 1)
         if state is None and self.exchange.size > 1:
@@ -171,6 +171,7 @@ class StateSpace(FullPrecisionModule):
         active: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; see ``Mixer``."""
+        require_streams(q, k, v, self.channels, axes=0, state=state)
         refuse_split_state(self.exchange)
         poles, residues = self.poles()[0, 0], self.residues[0, 0]
         gated = k * v

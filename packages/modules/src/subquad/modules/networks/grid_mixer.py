@@ -11,6 +11,7 @@ from subquad.lazy_config import Config, instantiate
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.mixer import Mixer, MixerState
 from subquad.modules.mixers.stateless import refuse_state
+from subquad.modules.widths import require_grid, require_positive
 
 
 class GridMixer(nn.Module):
@@ -38,6 +39,7 @@ class GridMixer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(channels=channels)
         self.grid = tuple(grid)
         if not self.grid or min(self.grid) < 1:
             raise ConfigurationError(f"grid is {self.grid}; accepted are sizes of 1 and more, one an axis")
@@ -67,11 +69,13 @@ class GridMixer(nn.Module):
         """Mixes the tokens.
 
         Raises:
-          InputMismatch: There are fewer tokens than points of the grid.
+          InputMismatch: A stream has another number of channels or axes, or fewer tokens than the grid has points.
           StateUnsupported: A state was given.
         """
         if state is not None:
             refuse_state(self)
+        for name, x, width in zip("qkv", (q, k, v), self.stream_channels, strict=True):
+            require_grid(name, x, width, axes=1)
         length, size = v.shape[1], self._size(v.shape[1])
         missing = math.prod(size) - length
         q, k, v = (nn.functional.pad(x, (0, 0, 0, missing)).unflatten(1, size) for x in (q, k, v))

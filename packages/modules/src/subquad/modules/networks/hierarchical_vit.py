@@ -14,6 +14,7 @@ from subquad.modules.networks.vit5 import drop_path_rates, pattern_blocks
 from subquad.modules.parts.initialization import reset_constant, reset_truncated_normal
 from subquad.modules.parts.patch_merging import PatchMerging
 from subquad.modules.parts.patches import Patchify
+from subquad.modules.widths import require_positive
 
 
 class HierarchicalViT(nn.Module):
@@ -37,7 +38,7 @@ class HierarchicalViT(nn.Module):
       gradient_checkpointing: See ``BlockStack``.
 
     Raises:
-      ConfigurationError: Widths and patterns are none or not as many, or a letter has no mixer.
+      ConfigurationError: A width is below 1, widths and patterns are none or not as many, or a letter has no mixer.
 
     Source: Liu et al., Swin transformer: hierarchical vision transformer using shifted windows, 2021.
     """
@@ -61,6 +62,9 @@ class HierarchicalViT(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(
+            in_channels=in_channels, num_classes=num_classes, **{f"widths[{i}]": n for i, n in enumerate(widths)}
+        )
         if not widths or len(widths) != len(patterns):
             raise ConfigurationError(f"{len(widths)} widths and {len(patterns)} patterns; there is one a stage of each")
         self.patchify = Patchify(in_channels, widths[0], patch_size=patch_size, data_dim=data_dim)
@@ -90,11 +94,19 @@ class HierarchicalViT(nn.Module):
         reset_constant(self.head.bias, 0.0)
 
     def forward(self, x: Float[Tensor, "batch *space channel"]) -> Float[Tensor, "batch class"]:
-        """Returns the logits of every sample, channels last in."""
+        """Returns the logits of every sample, channels last in.
+
+        Raises:
+          InputMismatch: The input has another number of channels or axes, or patches do not fill it.
+        """
         return self.head(self.norm(self.stage_outputs(x)[-1]).flatten(1, -2).mean(dim=1))
 
     def stage_outputs(self, x: Float[Tensor, "batch *space channel"]) -> list[Tensor]:
-        """Returns the stream behind each stage, ``[batch, *coarse, width]``, each half the size of the one before."""
+        """Returns the stream behind each stage, ``[batch, *coarse, width]``, each half the size of the one before.
+
+        Raises:
+          InputMismatch: The input has another number of channels or axes, or patches do not fill it.
+        """
         outputs = []
         x = self.patchify(x)
         for stage, merging in zip(self.stages, [*self.mergings, None], strict=True):

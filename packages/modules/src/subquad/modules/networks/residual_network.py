@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from subquad.lazy_config import Config, LazyConfig, instantiate
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.networks.block_stack import BlockStack
+from subquad.modules.widths import require_grid, require_part, require_positive
 
 
 class ResidualNetwork(nn.Module):
@@ -24,7 +25,7 @@ class ResidualNetwork(nn.Module):
       gradient_checkpointing: See ``BlockStack``.
 
     Raises:
-      ConfigurationError: There is no block.
+      ConfigurationError: There is no block, or norm, positions or ``out_proj_cfg`` are for other channels than it.
     """
 
     def __init__(
@@ -52,18 +53,34 @@ class ResidualNetwork(nn.Module):
         self.stack = BlockStack([block_cfg] * num_blocks, gradient_checkpointing=gradient_checkpointing)
         self.norm = nn.Identity() if norm_cfg is None else instantiate(norm_cfg)
         self.out_proj = instantiate(out_proj_cfg)
+        hidden = getattr(self.stack.blocks[0], "hidden_dim", None)
+        for name, part in (("norm_cfg", self.norm), ("position_cfg", self.position), ("out_proj_cfg", self.out_proj)):
+            if isinstance(hidden, int):
+                require_part(name, part, hidden)
         self.to(device=device, dtype=dtype)
 
     def forward(
         self, x: Tensor, *, condition: Float[Tensor, "batch *points condition"] | None = None
     ) -> Float[Tensor, "batch *space out"]:
-        """Maps a grid, ``[batch, *space, channel]`` or whatever ``in_proj_cfg`` reads, to a grid."""
+        """Maps a grid, ``[batch, *space, channel]`` or whatever ``in_proj_cfg`` reads, to a grid.
+
+        Raises:
+          InputMismatch: The input or the condition has another number of channels.
+        """
         return self.out_proj(self.features(x, condition=condition))
 
     def features(
         self, x: Tensor, *, condition: Float[Tensor, "batch *points condition"] | None = None
     ) -> Float[Tensor, "batch *coarse channel"]:
-        """Returns the last norm's output, for ``[batch, *space, channel]`` or what ``in_proj_cfg`` reads."""
+        """Returns the last norm's output, for ``[batch, *space, channel]`` or what ``in_proj_cfg`` reads.
+
+        Raises:
+          InputMismatch: The input or the condition has another number of channels.
+        """
+        if isinstance(self.in_proj, nn.Linear):
+            require_grid("the input", x, self.in_proj.in_features)
+        if condition is not None and isinstance(self.condition_proj, nn.Linear):
+            require_grid("the condition", condition, self.condition_proj.in_features)
         x = self.dropout(self.position(self.in_proj(x)))
         return self.norm(self.stack(x, condition=None if condition is None else self.condition_proj(condition)))
 
@@ -78,7 +95,7 @@ class ResidualClassifier(nn.Module):
       num_classes: Number of logits; 1 or more.
 
     Raises:
-      ConfigurationError: There is no block or no class.
+      ConfigurationError: There is no block or no class, or blocks are for other channels than ``hidden_dim``.
     """
 
     def __init__(
@@ -98,8 +115,7 @@ class ResidualClassifier(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if hidden_dim < 1 or num_classes < 1:
-            raise ConfigurationError(f"hidden_dim is {hidden_dim}, num_classes {num_classes}; accepted are 1 and more")
+        require_positive(hidden_dim=hidden_dim, num_classes=num_classes)
         self.network = ResidualNetwork(
             in_proj_cfg,
             block_cfg,
@@ -111,6 +127,7 @@ class ResidualClassifier(nn.Module):
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
         )
+        require_part("block_cfg", self.network.stack.blocks[0], hidden_dim)
         self.head = nn.Linear(hidden_dim, num_classes)
         self.to(device=device, dtype=dtype)
 

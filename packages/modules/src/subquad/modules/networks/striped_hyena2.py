@@ -203,7 +203,11 @@ class StripedHyena2(nn.Module):
         reset_constant(self.norm.scale, 1.0)
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
-        """Returns the logits of the next token at every position, in the type of the weights."""
+        """Returns the logits of the next token at every position, in the type of the weights.
+
+        Raises:
+          InputMismatch: See ``encode``.
+        """
         return self.unembed(self.encode(ids))
 
     def encode(
@@ -222,10 +226,12 @@ class StripedHyena2(nn.Module):
           starts: ``state.position`` where the caller knows it; reading it from a GPU waits for all that is under way.
 
         Raises:
-          InputMismatch: ``ids`` is empty, cannot be cut into this rank's runs or does not fit ``state``.
+          InputMismatch: ``ids`` is no matrix of integers, is empty, cannot be cut into this rank's runs or does not fit
+            ``state``.
           StateCapacityExceeded: A row would grow past ``state.max_length``.
           ExchangeUnsupported: ``state`` was given although the sequence is split over ranks.
         """
+        _check_ids(ids, 2)
         if ids.shape[1] == 0:
             raise InputMismatch("ids hold no token; a sequence has at least one")
         if state is None:
@@ -282,6 +288,7 @@ class StripedHyena2(nn.Module):
           StateCapacityExceeded: A row would grow past ``state.max_length``.
           ExchangeUnsupported: The sequence is split over ranks.
         """
+        _check_ids(ids, 2)
         if not 1 <= count <= len(self.blocks) or ids.shape[1] == 0:
             accepted = f"accepted are 1 to {len(self.blocks)} blocks, 1 or more tokens"
             raise InputMismatch(f"{count} blocks and {ids.shape[1]} tokens; {accepted}")
@@ -318,6 +325,7 @@ class StripedHyena2(nn.Module):
           StateCapacityExceeded: An active row has no room left. On a CUDA device nothing waits for the answer: there
             the caller counts, or asks ``state.require_room``; a token without room is not stored.
         """
+        _check_ids(ids, 1)
         if not ids.is_cuda:
             state.require_room(ids.shape[0], 1, active)
         x = self.embedding_layer(ids)
@@ -377,6 +385,13 @@ class StripedHyena2(nn.Module):
         """Undoes ``_fold``."""
         segments = self.exchange.segments
         return x if segments == 1 else x.unflatten(0, (segments, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def _check_ids(ids: Tensor, axes: int) -> None:
+    """Refuses what are no tokens."""
+    if ids.dim() != axes or ids.is_floating_point():
+        accepted = "[batch, length]" if axes == 2 else "[batch]"
+        raise InputMismatch(f"ids are {ids.dtype} of shape {tuple(ids.shape)}; accepted are integers {accepted}")
 
 
 def _check_sizes(pattern: str, inner_size: int, vocab_size: int, filter_parameters: str) -> None:

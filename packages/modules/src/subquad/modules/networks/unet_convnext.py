@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.lazy_config import Config, LazyConfig
-from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.errors import InputMismatch
 from subquad.modules.networks.block_stack import BlockStack
 from subquad.modules.parts.layer_scale import LayerScale
 from subquad.modules.parts.mlp import MLP
 from subquad.modules.parts.patches import Patchify, Unpatchify
 from subquad.modules.parts.short_convolution import ShortConvolution
+from subquad.modules.widths import require_grid, require_positive
 
 Boundary = Literal["zero", "circular"]
 
@@ -29,6 +30,9 @@ class ConvNeXtBlock(nn.Module):
       boundary: See ``ShortConvolution``.
       expansion: Inner channels of the MLP for each channel.
       layer_scale: Initial value of the factor per channel.
+
+    Raises:
+      ConfigurationError: A size is below 1, or the convolution refuses its arguments.
 
     Source: Liu et al., A ConvNet for the 2020s, 2022.
     """
@@ -46,6 +50,8 @@ class ConvNeXtBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(channels=channels, expansion=expansion)
+        self.channels = channels
         self.convolution = ShortConvolution(
             channels, filter_size=filter_size, data_dim=data_dim, boundary=boundary, bias=True
         )
@@ -55,7 +61,11 @@ class ConvNeXtBlock(nn.Module):
         self.to(device=device, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "batch *space channel"]) -> Float[Tensor, "batch *space channel"]:
-        """Transforms a grid, channels last."""
+        """Transforms a grid, channels last.
+
+        Raises:
+          InputMismatch: The grid has another number of channels or axes.
+        """
         return x + self.scale(self.mlp(self.norm(self.convolution(x))))
 
 
@@ -102,12 +112,11 @@ class UNetConvNeXt(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if min(stages, blocks_per_stage, neck_blocks, init_features) < 1:
-            raise ConfigurationError(
-                f"stages is {stages}, blocks_per_stage {blocks_per_stage}, neck_blocks {neck_blocks}, init_features "
-                f"{init_features}; accepted are 1 and more"
-            )
-        self.factor = 2**stages
+        require_positive(
+            in_channels=in_channels, out_channels=out_channels, stages=stages, blocks_per_stage=blocks_per_stage,
+            neck_blocks=neck_blocks, init_features=init_features,
+        )  # fmt: skip
+        self.factor, self.data_dim = 2**stages, data_dim
         widths = [init_features * 2**stage for stage in range(stages + 1)]
         self.in_proj = nn.Linear(in_channels, init_features)
         self.out_proj = nn.Linear(init_features, out_channels)
@@ -134,8 +143,10 @@ class UNetConvNeXt(nn.Module):
         """Maps a grid, channels last.
 
         Raises:
-          InputMismatch: The grid cannot be halved as often as there are stages.
+          InputMismatch: The input has another number of channels or axes, or cannot be halved as often as there are
+            stages.
         """
+        require_grid("the input", x, self.in_proj.in_features, axes=self.data_dim)
         if any(size % self.factor for size in x.shape[1:-1]):
             raise InputMismatch(
                 f"a grid of {tuple(x.shape[1:-1])} points; each axis must be a multiple of {self.factor}"

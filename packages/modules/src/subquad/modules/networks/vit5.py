@@ -16,6 +16,7 @@ from subquad.modules.filters.positions import per_axis
 from subquad.modules.networks.block_stack import BlockStack
 from subquad.modules.parts.initialization import reset_constant, reset_truncated_normal
 from subquad.modules.parts.patches import Patchify
+from subquad.modules.widths import require_positive
 
 Readout = Literal["class", "mean", "registers"]
 
@@ -49,7 +50,8 @@ class ViT5(nn.Module):
       gradient_checkpointing: See ``BlockStack``.
 
     Raises:
-      ConfigurationError: A letter has no mixer, patches do not fill the input, or the read-out has nothing to read.
+      ConfigurationError: A width is below 1, a letter has no mixer, patches do not fill the input, or the read-out has
+        nothing to read.
 
     Source: Dosovitskiy et al., An image is worth 16x16 words, 2020; Darcet et al., Vision transformers need registers,
       2023; Touvron et al., Going deeper with image transformers, 2021.
@@ -81,6 +83,7 @@ class ViT5(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(in_channels=in_channels, num_classes=num_classes, hidden_dim=hidden_dim)
         sizes = per_axis("image_size", image_size, data_dim, least=1)
         patches = per_axis("patch_size", patch_size, data_dim, least=1)
         if any(size % patch for size, patch in zip(sizes, patches, strict=True)):
@@ -126,7 +129,7 @@ class ViT5(nn.Module):
         """Returns the logits of every sample, channels last in.
 
         Raises:
-          InputMismatch: The input has another size than ``image_size``.
+          InputMismatch: The input has another number of channels or axes, or another size than ``image_size``.
         """
         tokens = self.encode(x)
         points = math.prod(self.grid)
@@ -138,7 +141,7 @@ class ViT5(nn.Module):
         """Returns the tokens behind the last norm: patches row by row, class token, registers.
 
         Raises:
-          InputMismatch: The input has another size than ``image_size``.
+          InputMismatch: The input has another number of channels or axes, or another size than ``image_size``.
         """
         patches = self.patchify(x)
         if patches.shape[1:-1] != self.grid:

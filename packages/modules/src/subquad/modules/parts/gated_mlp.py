@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.parts.linear_layouts import add_product
+from subquad.modules.parts.linear_layouts import add_product, owns_output
+from subquad.modules.widths import require_positive
 from subquad.ops import RoundedRows, gated_product, rounded_product
 
 
@@ -20,7 +21,7 @@ class GatedMLP(nn.Module):
       activation: ``"gelu"`` (exact, with erf) or ``"identity"``, which leaves a purely bilinear gate.
 
     Raises:
-      ConfigurationError: ``activation`` is neither of the two.
+      ConfigurationError: A size is below 1, or ``activation`` is neither of the two.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class GatedMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(channels=channels, inner_size=inner_size)
         if activation not in ("gelu", "identity"):
             raise ConfigurationError(f"activation is {activation!r}; accepted are 'gelu' and 'identity'")
         self.activation = activation
@@ -60,4 +62,7 @@ class GatedMLP(nn.Module):
         return "gelu" if self.activation == "gelu" else None
 
     def _gated(self, x: Tensor) -> Tensor:
-        return gated_product(self.l1(x), self.l2(x), activation=self._gate_activation)
+        gate, value = self.l1(x), self.l2(x)
+        if self.activation == "identity" and x.device.type == "cpu" and owns_output(self.l1, x):
+            return gate.mul_(value)  # new memory costs more than the product
+        return gated_product(gate, value, activation=self._gate_activation)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.parts.full_precision import full_precision_dtype
+from subquad.modules.widths import require_positive
 
 
 class GlobalResponseNorm(nn.Module):
@@ -15,6 +16,9 @@ class GlobalResponseNorm(nn.Module):
     Args:
       channels: Size of the last axis.
       eps: Keeps the quotient finite; positive.
+
+    Raises:
+      ConfigurationError: ``channels`` is below 1.
 
     Source: Woo et al., ConvNeXt V2, 2023.
     """
@@ -30,7 +34,8 @@ class GlobalResponseNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.eps = eps
+        require_positive(channels=channels)
+        self.channels, self.eps = channels, eps
         self.scale = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
         self.shift = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
 

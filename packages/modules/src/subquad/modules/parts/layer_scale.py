@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from subquad.modules.widths import require_positive
+
 
 class LayerScale(nn.Module):
     """Multiplies channels: ``y = x * scale``.
@@ -11,6 +13,9 @@ class LayerScale(nn.Module):
     Args:
       channels: Size of the last axis.
       init: Initial value of every factor.
+
+    Raises:
+      ConfigurationError: ``channels`` is below 1.
 
     Source: Touvron et al., Going deeper with image transformers, 2021.
     """
@@ -24,6 +29,8 @@ class LayerScale(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        require_positive(channels=channels)
+        self.channels = channels
         self.scale = nn.Parameter(torch.full((channels,), init, device=device, dtype=dtype))
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:

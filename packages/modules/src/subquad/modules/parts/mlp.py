@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from subquad.lazy_config import Config, instantiate
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.widths import require_part
 
 MLPActivation = Literal["relu", "gelu", "silu", "glu", "geglu", "swiglu"]
 _PLAIN = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
@@ -28,7 +29,7 @@ class MLP(nn.Module):
       norm_cfg: Configuration of a norm of ``inner_size`` channels, such as ``GlobalResponseNorm``; None for none.
 
     Raises:
-      ConfigurationError: The activation is unknown, or a size is below 1.
+      ConfigurationError: The activation is unknown, a size is below 1, or the norm is of another size.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class MLP(nn.Module):
         if channels < 1 or inner_size < 1:
             raise ConfigurationError(f"channels is {channels} and inner_size {inner_size}; accepted are 1 and more")
         self.activation: MLPActivation = activation
+        self.channels = channels
         width = 2 * inner_size if activation in _GATES else inner_size
         self.in_proj = nn.Linear(channels, width, bias=bias, device=device, dtype=dtype)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.Identity() if norm_cfg is None else instantiate(norm_cfg)
+        require_part("norm_cfg", self.norm, inner_size)
         self.out_proj = nn.Linear(inner_size, channels, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.lazy_config import Config, instantiate
-from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.errors import ConfigurationError
 from subquad.modules.filters.positions import per_axis
 from subquad.modules.parts.initialization import reset_truncated_normal
+from subquad.modules.widths import require_grid
 
 
 class PatchMerging(nn.Module):
@@ -46,6 +47,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         if in_channels < 1 or out_channels < 1:
             raise ConfigurationError(f"merging {in_channels} to {out_channels} channels; both must be 1 or more")
+        self.channels = in_channels
         self.factor = per_axis("factor", factor, data_dim, least=1)
         width = in_channels * torch.Size(self.factor).numel()
         self.norm = nn.Identity() if norm_cfg is None else instantiate(norm_cfg, channels=width)
@@ -61,11 +63,10 @@ class PatchMerging(nn.Module):
         """Merges the points of a grid, channels last; ``ceil(size / factor)`` are left along each axis.
 
         Raises:
-          InputMismatch: The input has another number of axes.
+          InputMismatch: The input has another number of channels or axes.
         """
+        require_grid("the input", x, self.channels, axes=len(self.factor))
         size = x.shape[1:-1]
-        if len(size) != len(self.factor):
-            raise InputMismatch(f"the input has {len(size)} axes of space, the merging {len(self.factor)}")
         missing = [-n % f for n, f in zip(size, self.factor, strict=True)]
         if any(missing):
             x = nn.functional.pad(x, [0, 0, *(pad for m in reversed(missing) for pad in (0, m))])

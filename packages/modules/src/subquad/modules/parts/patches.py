@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.filters.positions import per_axis
 from subquad.modules.parts.initialization import reset_constant, reset_uniform
+from subquad.modules.widths import require_grid
 
 
 class Patchify(nn.Module):
@@ -40,6 +41,7 @@ class Patchify(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = per_axis("patch_size", patch_size, data_dim, least=1)
+        self.channels = in_channels
         volume = torch.Size(self.patch_size).numel()
         self.linear = _linear(in_channels * volume, out_channels, bias, device, dtype)
         self.reset_parameters()
@@ -53,10 +55,11 @@ class Patchify(nn.Module):
         """Makes one point of each patch.
 
         Raises:
-          InputMismatch: The input has another number of axes, or patches do not fill it.
+          InputMismatch: The input has another number of channels or axes, or patches do not fill it.
         """
+        require_grid("the input", x, self.channels, axes=len(self.patch_size))
         size = x.shape[1:-1]
-        if len(size) != len(self.patch_size) or any(n % p for n, p in zip(size, self.patch_size, strict=False)):
+        if any(n % p for n, p in zip(size, self.patch_size, strict=True)):
             raise InputMismatch(f"a grid of {tuple(size)} points does not divide into patches of {self.patch_size}")
         axes = [part for n, p in zip(size, self.patch_size, strict=True) for part in (n // p, p)]
         x = x.reshape(x.shape[0], *axes, x.shape[-1])
@@ -92,6 +95,7 @@ class Unpatchify(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = per_axis("patch_size", patch_size, data_dim, least=1)
+        self.channels = in_channels
         volume = torch.Size(self.patch_size).numel()
         self.linear = _linear(in_channels, out_channels * volume, bias, device, dtype)
         self.reset_parameters()
@@ -105,11 +109,10 @@ class Unpatchify(nn.Module):
         """Makes a patch of each point.
 
         Raises:
-          InputMismatch: The input has another number of axes.
+          InputMismatch: The input has another number of channels or axes.
         """
         rank, size = len(self.patch_size), x.shape[1:-1]
-        if len(size) != rank:
-            raise InputMismatch(f"the input has {len(size)} axes of space, the patches {rank}")
+        require_grid("the input", x, self.channels, axes=rank)
         x = self.linear(x).unflatten(-1, (*self.patch_size, -1))
         pairs = [axis for a in range(rank) for axis in (1 + a, 1 + rank + a)]
         x = x.permute(0, *pairs, 2 * rank + 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.filters.positions import per_axis
 from subquad.modules.parts.initialization import reset_normal
+from subquad.modules.widths import require_grid
 
 
 class PositionEmbedding(nn.Module):
@@ -36,6 +37,7 @@ class PositionEmbedding(nn.Module):
         self.max_size = per_axis("max_size", max_size, data_dim, least=1)
         if channels < 1 or channels % data_dim:
             raise ConfigurationError(f"{channels} channels cannot be shared by {data_dim} axes; they must divide")
+        self.channels = channels
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(size, channels // data_dim, device=device, dtype=dtype)) for size in self.max_size
         )
@@ -52,8 +54,9 @@ class PositionEmbedding(nn.Module):
         """Adds the embeddings of the first positions along each axis.
 
         Raises:
-          InputMismatch: The input has another number of axes, or more positions than a table.
+          InputMismatch: The input has another number of channels or axes, or more positions than a table.
         """
+        require_grid("the input", x, self.channels)
         size = x.shape[1:-1]
         if len(size) != len(self.max_size) or any(n > m for n, m in zip(size, self.max_size, strict=False)):
             raise InputMismatch(f"a grid of {tuple(size)} points; there are embeddings for up to {self.max_size}")

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.widths import require_positive
 from subquad.ops import RoundedRows, StepNorm, rms_norm, rms_norm_of_sum, rounded_norm
 
 NormForm = Literal["vortex", "standard"]
@@ -25,7 +26,7 @@ class RMSNorm(nn.Module):
       form: Where ``eps`` is added.
 
     Raises:
-      ConfigurationError: ``form`` is neither of the two.
+      ConfigurationError: ``channels`` is below 1, or ``form`` is neither of the two.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         if form not in ("vortex", "standard"):
             raise ConfigurationError(f"norm form is {form!r}; accepted are 'vortex' and 'standard'")
-        self.eps = eps
+        require_positive(channels=channels)
+        self.channels, self.eps = channels, eps
         self.form: NormForm = form
         self.scale = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
 

@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.modules.errors import ConfigurationError, InputMismatch
+from subquad.modules.errors import ConfigurationError
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixers.split_convolution import channel_share, split_causal_conv
 from subquad.modules.parts.initialization import reset_constant, reset_uniform
+from subquad.modules.widths import require_grid
 from subquad.ops import causal_conv, causal_conv_with_state, fir_step, history_from_ring, ring_from_history
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
@@ -81,10 +82,9 @@ class ShortConvolution(nn.Module):
         """Filters a grid, channels last, or the part of a sequence that this rank of ``exchange`` holds.
 
         Raises:
-          InputMismatch: ``x`` has another number of axes.
+          InputMismatch: ``x`` has another number of channels or axes.
         """
-        if x.dim() != self.data_dim + 2:
-            raise InputMismatch(f"the input has {x.dim() - 2} axes of space, the convolution {self.data_dim}")
+        require_grid("the input", x, self.channels, axes=self.data_dim)
         x = x.movedim(-1, 1)
         if exchange is None or exchange.size == 1:
             return self._filtered(x, self.taps, self.bias).movedim(1, -1)
