@@ -41,7 +41,7 @@ def _run_case(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def reports(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
-    """The output of every case that was asked for; they run side by side, since the references take most of the time."""
+    """The output of every case asked for; they run side by side, since the references take most of the time."""
     wanted = (item.callspec.params for item in request.session.items if "reports" in item.fixturenames)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {parameters["name"]: pool.submit(_run_case, parameters["name"]) for parameters in wanted}

@@ -77,9 +77,8 @@ def hold_a_slow_mode() -> None:
     y, last = ops.selective_scan_with_state(*inputs, initial_state=state, backend="triton")
     (gradient,) = torch.autograd.grad(last.sum(), state)
     exact = torch.exp(decay.double() * step_size.double().cumsum(-1))
-    assert_close(y, exact, 4e-7)  # a rounded decay is 3e-8 off, 640 of them 2e-5
-    assert_close(last[..., 0], exact[..., -1], 4e-7)
-    assert_close(gradient[..., 0], exact[..., -1], 4e-7)
+    for value, oracle in ((y, exact), (last[..., 0], exact[..., -1]), (gradient[..., 0], exact[..., -1])):
+        assert_close(value, oracle, 1e-6)  # two roundings of 6e-8 a tile; a rounded decay a sample would add up to 1e-5
 
 
 def main() -> None:
