@@ -4,7 +4,7 @@ import torch
 from random_network import random_network
 
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
-from subquad.modules import StripedHyena2Preset
+from subquad.modules import StripedHyena2Preset, round_linears
 
 
 class OurEngine:
@@ -12,15 +12,20 @@ class OurEngine:
 
     name = "subquad"
 
-    def __init__(self, preset: StripedHyena2Preset, *, device: str, dtype: torch.dtype, longest: int) -> None:
+    def __init__(
+        self, preset: StripedHyena2Preset, *, device: str, dtype: torch.dtype, longest: int, rounded: bool = False
+    ) -> None:
         self._network = random_network(preset, device=device, dtype=dtype)
+        if rounded:
+            round_linears(self._network)
         self._longest = longest
         self._engines: dict[int, Engine] = {}
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the parameters."""
-        return sum(p.numel() * p.element_size() for p in self._network.parameters())
+        """Bytes of the parameters, rounded ones included."""
+        stored = (*self._network.parameters(), *self._network.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in stored)
 
     def generate(self, prompts: list[str], tokens: int) -> None:
         """Reads the prompts and makes so many tokens for each."""

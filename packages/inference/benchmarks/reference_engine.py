@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import io
 import logging
+import os
 import sys
+import tempfile
 import types
 from typing import Any
 
@@ -142,12 +144,24 @@ def _prepare_import(device: str) -> None:
     logging.getLogger("vortex").setLevel(logging.ERROR)
     if "flash_attn_2_cuda" not in sys.modules and importlib.util.find_spec("flash_attn_2_cuda") is None:
         sys.modules.setdefault("flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
+    _import_in_a_folder_of_its_own("vortex.logging")
     if device != "cpu":
         return
     rotary = types.ModuleType("vortex.ops.embedding.rotary")
     rotary.apply_rotary = _rotate  # type: ignore[attr-defined]
     sys.modules.setdefault("vortex.ops.embedding.rotary", rotary)
     torch.cuda.device = lambda *_: contextlib.nullcontext()  # type: ignore[assignment, misc]
+
+
+def _import_in_a_folder_of_its_own(name: str) -> None:
+    """Imports a module that opens a log file in the working directory, away from the directory of the caller."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            importlib.import_module(name)
+        finally:
+            os.chdir(before)
 
 
 def _rotate(

@@ -1,12 +1,14 @@
 """Times prefill, scoring, decoding and long prompts of our engine and, where it can be imported, of the reference.
 
-usage: run.py [--size 1b|7b|cpu|tiny ...] [--case prefill|score|decode|long ...] [--engine subquad|vtx|vtx-kernels ...]
-              [--longest TOKENS] [--repeats N] [--json FILE]
+usage: run.py [--size 1b|7b|cpu|tiny ...] [--case first|prefill|score|decode|long ...]
+              [--engine subquad|subquad-fp8|vtx|vtx-kernels ...] [--longest TOKENS] [--repeats N] [--json FILE]
 
 Weights are random, prompts random bases, tokens greedy. A time is the median wall time of a whole call, prompts as text
 in and results out. "x floor" is the time over the least that the arithmetic and the memory of an H100 need for it.
 "prefill" reads a prompt and makes one token; "decode" is what further tokens cost on top of that; "long" is prefill
-beyond the reference's reach. Peak memory is torch's, weights included.
+beyond the reference's reach. "first" is the first call on a network, which makes one token and is not repeated: it is
+the time to the first token of a process whose compiler caches are empty where TRITON_CACHE_DIR and CUDA_CACHE_PATH
+name empty folders. "subquad-fp8" is our engine with weights of one byte. Peak memory is torch's, weights included.
 """
 
 import argparse
@@ -33,8 +35,9 @@ with contextlib.suppress(ModuleNotFoundError):  # a bare GPU machine may not hav
     from rich.console import Console
     from rich.progress import track
 
-ENGINES = ("subquad", "vtx", "vtx-kernels")
-CASES = ("prefill", "score", "decode", "long")
+OURS = ("subquad", "subquad-fp8")
+ENGINES = (*OURS, "vtx", "vtx-kernels")
+CASES = ("first", "prefill", "score", "decode", "long")
 _MIB = 1 << 20
 _LONG = 200_000  # tokens of a prompt that is read once only
 
@@ -56,6 +59,7 @@ class Shape:
 
 SHAPES: dict[str, list[Shape]] = {
     "1b": [
+        Shape("first", 1, 7919),
         Shape("prefill", 1, 4096),
         Shape("prefill", 1, 8000),
         Shape("score", 1, 8192),
@@ -66,6 +70,7 @@ SHAPES: dict[str, list[Shape]] = {
         Shape("long", 1, 1_000_000),
     ],
     "7b": [
+        Shape("first", 1, 7919),
         Shape("prefill", 1, 4096),
         Shape("prefill", 1, 8000),
         Shape("score", 1, 8192),
@@ -77,7 +82,7 @@ SHAPES: dict[str, list[Shape]] = {
         Shape("long", 1, 131_072),
     ],
     "cpu": [Shape("prefill", 1, 2048), Shape("score", 1, 2048), Shape("decode", 1, 2048, 257)],
-    "tiny": [Shape("prefill", 1, 300), Shape("score", 2, 300), Shape("decode", 1, 300, 9), Shape("long", 1, 5000)],
+    "tiny": [Shape("first", 1, 291), Shape("prefill", 1, 300), Shape("score", 2, 300), Shape("decode", 1, 300, 9), Shape("long", 1, 5000)],
 }
 
 
@@ -174,8 +179,9 @@ def print_slope(rows: list[Row]) -> None:
 def make_engine(name: str, size: str, device: str, longest: int) -> Any:
     """Builds one engine with random weights."""
     dtype = torch.bfloat16 if device == "cuda" and size != "cpu" else torch.float32
-    if name == "subquad":
-        return OurEngine(PRESETS[size], device=device, dtype=dtype, longest=longest)
+    if name in OURS:
+        rounded = name == "subquad-fp8"
+        return OurEngine(PRESETS[size], device=device, dtype=dtype, longest=longest, rounded=rounded)
     return reference_engine.ReferenceEngine(
         PRESETS[size], device=device, dtype=dtype, longest=longest, kernels=name == "vtx-kernels"
     )
@@ -184,7 +190,7 @@ def make_engine(name: str, size: str, device: str, longest: int) -> Any:
 def run_engine(name: str, size: str, shapes: list[Shape], device: str, repeats: int) -> Iterator[Row]:
     """Measures all shapes on one engine, row by row; what fails leaves its reason in the row."""
     rows = [Row(size, name, shape.case, shape.batch, shape.length) for shape in shapes]
-    missing = None if name == "subquad" else reference_engine.problem()
+    missing = None if name in OURS else reference_engine.problem()
     engine = None if missing else make_engine(name, size, device, max(shape.longest for shape in shapes))
     for row, shape in with_progress(list(zip(rows, shapes, strict=True))):
         try:
@@ -192,7 +198,8 @@ def run_engine(name: str, size: str, shapes: list[Shape], device: str, repeats: 
                 row.problem = missing
             else:
                 tokens = shape.batch * shape.length
-                measure(engine, shape, row, 1 if shape.length > _LONG else 2 if tokens > _LONG else repeats)
+                once = shape.case == "first" or shape.length > _LONG
+                measure(engine, shape, row, 1 if once else 2 if tokens > _LONG else repeats)
         except Exception as error:  # one engine out of memory must not hide the others
             row.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
         print_row(row)
@@ -248,7 +255,7 @@ def main() -> None:
     for size in options.size:
         for name in options.engine:
             shapes = [s for s in SHAPES[size] if s.case in options.case and s.length <= options.longest]
-            if name != "subquad":
+            if name not in OURS:
                 shapes = [shape for shape in shapes if shape.case != "long"]
             for row in run_engine(name, size, shapes, "cuda" if on_gpu else "cpu", options.repeats) if shapes else ():
                 rows.append(row)

@@ -225,14 +225,14 @@ def test_a_checkpoint_with_fp8_projections_says_what_a_device_without_costs(comm
     flags += ["--max-new-tokens", 2] if command is infer_evo2 else ["--fasta", fasta, "--output-dir", tmp_path / "out"]
     refused = run(command, *flags)
     assert refused.exit_code == 2
-    assert "fp8_projections='emulate' computes as that does" in refused.stderr
+    assert "--fp8-projections emulate, in Python fp8_projections='emulate', computes as that does" in refused.stderr
     assert run(command, *flags, "--fp8-projections", "emulate").exit_code == 0
 
 
 def test_names_that_occur_twice_are_refused(checkpoint, tmp_path):
     (tmp_path / "in.fa").write_text(">a\nACGT\n>a\nACGT\n")
     arguments = ["--ckpt-dir", checkpoint, "--fasta", tmp_path / "in.fa", "--output-dir", tmp_path / "out"]
-    assert "records of different names" in run(predict_evo2, *arguments).stderr
+    assert "in.fa, line 3: record 'a' has the id of the one on line 1" in run(predict_evo2, *arguments).stderr
 
 
 def test_a_checkpoint_of_the_original_tools_is_refused_with_the_way_to_convert_it(tmp_path):

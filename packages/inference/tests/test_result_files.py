@@ -91,10 +91,12 @@ def test_an_error_before_the_first_result_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_resume_earlier_rows_are_replaced(tmp_path):
+def test_earlier_rows_are_dropped_only_when_that_is_said(tmp_path):
     path = tmp_path / "out.jsonl"
     write_and_fail(path, ["a", "b"])
-    with opened_results(path, columns=COLUMNS) as results:
+    with pytest.raises(InvalidOption, match=r"--resume to go on from the results .*, or --overwrite to drop them"):
+        open_and_close(path)
+    with opened_results(path, columns=COLUMNS, overwrite=True) as results:
         assert results.kept == 0
         results.write({"id": "z"})
     assert rows(path) == ["z"]
@@ -134,6 +136,8 @@ def test_damaged_rows_and_a_missing_folder_are_refused(tmp_path):
         open_and_close(tmp_path / "no" / "out.jsonl")
     with pytest.raises(InvalidOption, match="--resume"):
         open_and_close(None, resume=True)
+    with pytest.raises(InvalidOption, match="--overwrite is True; accepted: only together with --output"):
+        open_and_close(None, overwrite=True)
     with pytest.raises(InvalidOption, match=r"jsonl, parquet or safetensors"):
         open_and_close(path, file_format="csv")
 

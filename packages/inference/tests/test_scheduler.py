@@ -303,10 +303,16 @@ class Faulty:
     def __init__(self, network, token, effect):
         self._token, self._effect = token, effect
         self._encode, self._step, self._unembed = network.encode, network.step, network.unembed
-        network.encode, network.step = self.encode, self.step
+        self._encode_last = network.encode_last
+        network.encode, network.encode_last, network.step = self.encode, self.encode_last, self.step
 
     def encode(self, ids, state=None, *, starts=None):
-        hidden = self._encode(ids, state, starts=starts)
+        return self._spoiled(ids, self._encode(ids, state, starts=starts))
+
+    def encode_last(self, ids, state, *, starts=None):
+        return self._spoiled(ids, self._encode_last(ids, state, starts=starts))
+
+    def _spoiled(self, ids, hidden):
         if self._token in ids.tolist()[0]:
             if self._effect == "raise":
                 raise RuntimeError("boom")

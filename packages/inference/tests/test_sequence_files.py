@@ -10,8 +10,8 @@ from subquad.inference.errors import InputFileError
 from subquad.inference.sequence_files import Record, dna_only, read_records
 
 
-def records(tmp_path, content, **options):
-    path = tmp_path / "input"
+def records(tmp_path, content, name="input", **options):
+    path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return [(r.id, r.sequence, r.line) for r in read_records(path, **options)]
 
@@ -26,8 +26,28 @@ def test_json_lines_take_sequence_or_prompt_and_number_what_has_no_id(tmp_path):
     assert records(tmp_path, text) == [("x", "AC", 1), ("1", "GT", 3), ("7", "A", 4)]
 
 
-def test_plain_text_is_one_sequence_a_line(tmp_path):
-    assert records(tmp_path, "ACGT\n  GG \n\nTT") == [("0", "ACGT", 1), ("1", "GG", 2), ("2", "TT", 4)]
+@pytest.mark.parametrize(
+    ("name", "options"), [("in.txt", {}), ("in.TXT", {}), ("in.txt.gz", {}), ("input", {"file_format": "plain"})]
+)
+def test_plain_text_is_one_sequence_a_line_in_a_file_that_says_so(tmp_path, name, options):
+    text = b"ACGT\n  GG \n\nTT"
+    content = gzip.compress(text) if name.endswith(".gz") else text
+    assert records(tmp_path, content, name, **options) == [("0", "ACGT", 1), ("1", "GG", 2), ("2", "TT", 4)]
+
+
+@pytest.mark.parametrize("name", ["in.fa", "prompts", "in.jsonl", "genes.vcf", "txt"])
+def test_any_other_text_is_not_taken_for_sequences(tmp_path, name):
+    with pytest.raises(InputFileError) as caught:
+        records(tmp_path, "\n##fileformat=VCFv4.3\n#CHROM\n", name)
+    assert str(caught.value) == (
+        f"{tmp_path / name}, line 2: begins with '##fileformat=VCFv4.3'; accepted: FASTA, which begins with '>'; "
+        "JSON lines, which begin with '{'; or one sequence a line in a file named .txt or .txt.gz or with "
+        "--format plain"
+    )
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_no_character_of_it(tmp_path):
+    assert records(tmp_path, b"\xef\xbb\xbf>a\r\nACGT\r\n") == [("a", "ACGT", 1)]
 
 
 def test_a_format_can_be_demanded(tmp_path):
@@ -44,6 +64,11 @@ def test_a_dash_is_the_standard_input(monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", Stdin)
     assert [r.sequence for r in read_records("-")] == ["AC"]
+    Stdin.buffer = io.BufferedReader(io.BytesIO(b"ACGT\n"))
+    with pytest.raises(InputFileError, match="standard input, line 1: begins with 'ACGT'; accepted: FASTA"):
+        list(read_records("-"))
+    Stdin.buffer = io.BufferedReader(io.BytesIO(b"ACGT\n"))
+    assert [r.sequence for r in read_records("-", file_format="plain")] == ["ACGT"]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +76,7 @@ def test_a_dash_is_the_standard_input(monkeypatch):
     [
         (b"", {}, "the file is empty"),
         (b"\n \n", {}, "the file is empty"),
+        (b"ACGT\n", {}, "line 1: begins with 'ACGT'; accepted: FASTA"),
         (b"ACGT\n", {"file_format": "fasta"}, "line 1: FASTA begins with '>', this line with 'ACGT'"),
         (b">a\n>b\nAC\n", {}, "line 1: record 'a' has no sequence"),
         (b">a\nAC\n>\nAC\n", {}, "line 3: the header has no name"),

@@ -26,6 +26,15 @@ def test_the_alias_equals_the_operator(name: str) -> None:
     assert_close(y.movedim(-1, 1) if last else y, expected, 1e-12)
 
 
+def test_the_names_are_those_of_the_convention() -> None:
+    kinds = [(prefix, rank) for prefix in ("", "circular_", "mixed_") for rank in (1, 2, 3)] + [("causal_", 1)]
+    layouts, ends = ("bhl", "blh", "bhl_w_reshape"), ("", "_chunked")
+    expected = {
+        f"{prefix}fftconv{rank}d_fp32_{layout}{end}" for prefix, rank in kinds for layout in layouts for end in ends
+    }
+    assert expected == set(convention_names.CONVENTION_NAMES)
+
+
 def test_the_documented_example_name_exists_and_others_are_refused() -> None:
     assert "causal_fftconv1d_fp32_bhl_w_reshape" in dir(convention_names)
     with pytest.raises(AttributeError, match="has no 'fftconv4d_fp32_bhl'"):

@@ -1,12 +1,25 @@
 """Which backend a call takes, and how a third party adds one."""
 
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from subquad.ops import ArgumentOutOfRange, BackendUnavailable, causal_conv, explain, gated_modal_conv
-from subquad.ops.dispatch import OPERATORS, third_party_backends
+from subquad import ops
+from subquad.ops import ArgumentOutOfRange, BackendUnavailable, causal_conv, dispatch, explain, gated_modal_conv
+from subquad.ops.diagnosis import diagnose
+from subquad.ops.dispatch import (
+    AUTO_ON_CUDA,
+    BUILT_IN,
+    LIBRARIES_ON_CUDA,
+    OPERATORS,
+    Call,
+    third_party_backends,
+)
 
 PLUGIN = """
 from subquad.ops.dispatch import Implementation
@@ -24,7 +37,7 @@ def offer():
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Installs a distribution that offers the backend "answer"."""
     (tmp_path / "subquad_answer.py").write_text(PLUGIN)
     information = tmp_path / "subquad_answer-1.0.dist-info"
@@ -32,6 +45,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: subquad-answer\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[subquad.ops.backends]\nanswer = subquad_answer:offer\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("subquad_answer", None)
 
 
 def test_a_cpu_call_takes_torch_and_says_why() -> None:
@@ -54,6 +69,44 @@ def test_an_unknown_operator_or_backend_is_refused_with_the_accepted_names() -> 
 def test_a_backend_that_cannot_run_here_says_why(backend: str) -> None:
     with pytest.raises(BackendUnavailable, match=f"backend '{backend}' cannot take this causal_conv: .+"):
         causal_conv(torch.randn(1, 2, 9), torch.randn(2, 3), backend=backend)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_explain_takes_the_arguments_of_every_operator(name: str) -> None:
+    module = importlib.import_module(f"subquad.ops.{name}.{name}")
+    accepted = inspect.signature(module.describe).parameters
+    wanted = [argument for argument in inspect.signature(getattr(ops, name)).parameters if argument != "backend"]
+    assert [argument for argument in accepted if argument in wanted] == wanted
+
+
+@pytest.mark.parametrize("name", sorted({*AUTO_ON_CUDA, *LIBRARIES_ON_CUDA}))
+def test_the_measured_order_names_operators_and_backends_that_exist(name: str) -> None:
+    assert name in OPERATORS
+    assert {*AUTO_ON_CUDA.get(name, ()), *LIBRARIES_ON_CUDA.get(name, ())} <= set(BUILT_IN)
+
+
+def test_without_any_backend_a_call_on_cuda_takes_torch_and_says_what_each_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "load_backend", lambda name: (f"no {name} here", ()))
+    call = Call("causal_conv", torch.float32, "cuda", batch=1, channels=2, length=9, taps=3)
+    chosen, explanation = dispatch.choose(call, "auto")
+    assert chosen is None
+    assert explanation.reason == "cuda: no cuda here; triton: no triton here; vendor: no vendor here"
+
+
+@pytest.mark.usefixtures("plugin")
+def test_doctor_lists_a_third_party_backend() -> None:
+    assert "backend answer: usable (causal_conv)" in list(diagnose())
+
+
+def test_doctor_survives_a_third_party_backend_that_does_not_import(
+    plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "subquad_answer.py").write_text("import a_module_that_nobody_has\n")
+    monkeypatch.delitem(sys.modules, "subquad_answer", raising=False)
+    lines = [line for line in diagnose() if line.startswith("backend answer: ")]
+    assert lines == ["backend answer: not usable: ModuleNotFoundError: No module named 'a_module_that_nobody_has'"]
 
 
 @pytest.mark.usefixtures("plugin")

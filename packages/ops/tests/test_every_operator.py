@@ -1,79 +1,16 @@
 """What holds for every operator: any strides, empty batches, odd and prime lengths, poisoned memory, each channel."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from packages.ops.tests.every_operator import BATCH, CASES, CHANNELS, STATES, modes
 from packages.ops.tests.memory import peak_bytes
 from subquad import ops
-from subquad.ops.causal_conv.reference import causal_conv_reference
-from subquad.ops.fft_conv.reference import fft_conv_reference
-from subquad.ops.gated_conv.reference import gated_conv_reference
-from subquad.ops.gated_modal_conv.reference import gated_modal_conv_reference
-from subquad.ops.modal_conv.reference import modal_conv_reference
-from subquad.ops.rearrange.reference import rearrange_reference
-from subquad.ops.selective_scan.reference import selective_scan_reference
 from tools.testing.oracle import assert_close, assert_matches_oracle
-
-BATCH, CHANNELS, STATES = 2, 3, 5
-
-
-@dataclass(frozen=True)
-class Case:
-    """An operator, its definition, and its inputs: the stream of the given batch and length first."""
-
-    operator: Callable[..., Tensor]
-    reference: Callable[..., Tensor]
-    inputs: Callable[[int, int], tuple[Tensor, ...]]
-    causal: bool = True
-
-
-def _modes() -> tuple[Tensor, Tensor]:
-    return -0.3 * torch.rand(CHANNELS, STATES), torch.randn(CHANNELS, STATES)
-
-
-def _scan(batch: int, length: int) -> tuple[Tensor, ...]:
-    x, step = torch.randn(batch, CHANNELS, length), torch.rand(batch, CHANNELS, length)
-    weights = torch.randn(2, batch, 1, STATES, length)
-    return x, step, _modes()[0], weights[0], weights[1]
-
-
-def _filter(taps: int) -> Callable[[int, int], tuple[Tensor, ...]]:
-    return lambda batch, length: (torch.randn(batch, CHANNELS, length), torch.randn(CHANNELS, taps) / taps**0.5)
-
-
-CASES = {
-    "causal_conv, direct": Case(ops.causal_conv, causal_conv_reference, _filter(7)),
-    "causal_conv, FFT": Case(ops.causal_conv, causal_conv_reference, _filter(150)),
-    "fft_conv": Case(ops.fft_conv, lambda x, w: fft_conv_reference(x, w, ("zero",)), _filter(12), causal=False),
-    "fft_conv, circular": Case(
-        lambda x, w: ops.fft_conv(x, w, boundary="circular"),
-        lambda x, w: fft_conv_reference(x, w, ("circular",)),
-        _filter(12),
-        causal=False,
-    ),
-    "gated_conv": Case(
-        ops.gated_conv,
-        gated_conv_reference,
-        lambda b, n: (torch.randn(b, 3 * CHANNELS, n), torch.randn(3 * CHANNELS, 3), torch.randn(CHANNELS, 9)),
-    ),
-    "modal_conv": Case(
-        ops.modal_conv,
-        lambda x, p, r: modal_conv_reference(x, p, r)[0],
-        lambda b, n: (torch.randn(b, CHANNELS, n), *_modes()),
-    ),
-    "gated_modal_conv": Case(
-        ops.gated_modal_conv,
-        gated_modal_conv_reference,
-        lambda b, n: (torch.randn(b, 3 * CHANNELS, n), torch.randn(3 * CHANNELS, 3), *_modes()),
-    ),
-    "selective_scan": Case(ops.selective_scan, lambda *a: selective_scan_reference(*a)[0], _scan),
-    "rearrange": Case(ops.rearrange, rearrange_reference, lambda b, n: (torch.randn(b, CHANNELS, n),), causal=False),
-}
 
 
 def _spread(value: Tensor) -> Tensor:
@@ -160,8 +97,40 @@ def test_gradcheck_passes_in_float64(name: str) -> None:
     assert gradcheck(case.operator, inputs, fast_mode=True)
 
 
+STATEFUL: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "causal_conv": lambda x, w, s: ops.causal_conv_with_state(x, w, initial_state=s),
+    "causal_conv, FFT": lambda x, w, s: ops.causal_conv_with_state(x, w, initial_state=s),
+    "gated_conv": lambda z, p, m, s, t: _flat(
+        ops.gated_conv_with_state(z, p, m, initial_state=ops.GatedConvState(s, t))
+    ),
+    "modal_conv": lambda x, p, r, s: ops.modal_conv_with_state(x, p, r, initial_state=s),
+    "gated_modal_conv": lambda z, w, p, r, s, t: _flat(
+        ops.gated_modal_conv_with_state(z, w, p, r, initial_state=ops.GatedModalState(s, t))
+    ),
+}
+STATES_OF: dict[str, tuple[tuple[int, ...], ...]] = {
+    "causal_conv": ((BATCH, CHANNELS, 6),),
+    "causal_conv, FFT": ((BATCH, CHANNELS, 149),),
+    "gated_conv": ((BATCH, 3 * CHANNELS, 2), (BATCH, CHANNELS, 8)),
+    "modal_conv": ((BATCH, CHANNELS, STATES),),
+    "gated_modal_conv": ((BATCH, 3 * CHANNELS, 2), (BATCH, CHANNELS, STATES)),
+}
+
+
+def _flat(result: tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return result[0], *result[1]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_gradients_reach_the_state_before_and_come_from_the_state_after(name: str) -> None:
+    inputs = CASES[name if name != "causal_conv" else "causal_conv, direct"].inputs(BATCH, 7)
+    states = [torch.randn(shape) for shape in STATES_OF[name]]
+    leaves = [value.double().requires_grad_() for value in (*inputs, *states)]
+    assert gradcheck(STATEFUL[name], leaves, fast_mode=True)
+
+
 def test_filter_generation_passes_gradcheck_and_keeps_strides_apart() -> None:
-    poles, residues = (x.double().requires_grad_() for x in _modes())
+    poles, residues = (x.double().requires_grad_() for x in modes())
     assert gradcheck(lambda p, r: ops.modal_filter(p, r, 300), (poles, residues), fast_mode=True)
     spread = ops.modal_filter(_spread(poles.detach()), _spread(residues.detach()), 300)
     assert torch.equal(spread, ops.modal_filter(poles, residues, 300))

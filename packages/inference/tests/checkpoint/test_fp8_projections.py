@@ -131,9 +131,12 @@ def test_scales_that_the_config_does_not_use_are_left_out_and_told(native, tmp_p
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_cpu_runs_fp8_projections_only_when_told_how_and_says_what_that_costs(native):
     with pytest.raises(
-        FP8Unavailable, match=r"the device is cpu.*'emulate' .*'exact'.*1\.79 instead of 0\.92.*'off'.*1\.2435"
+        FP8Unavailable, match=r"the device is cpu.*'emulate', .*exact .*1\.79 instead of 0\.92.*off .*1\.2435"
     ):
         load_checkpoint(native, device="cpu")
+    save_checkpoint(native.with_name("plain"), tiny_network(), config(fp8_projections=False))
+    with pytest.raises(InvalidOption, match="is 'emulate'; accepted: 'auto' or 'off', since this network has no FP8"):
+        load_checkpoint(native.with_name("plain"), device="cpu", fp8_projections="emulate")
     with pytest.raises(InvalidOption, match="fp8_projections is 'maybe'"):
         Engine.from_checkpoint(native, device="cpu", fp8_projections="maybe")
     options = ("emulate", "exact", "off")

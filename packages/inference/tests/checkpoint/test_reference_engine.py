@@ -35,7 +35,11 @@ def write_bridge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "write"), [("native", write_native), ("savanna", write_savanna), ("mbridge", write_bridge)]
 )
-def test_the_reference_engine_gives_our_logits(source: str, write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_the_reference_engine_gives_our_logits(
+    source: str, write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
     native = tmp_path / "native"
     if source == "native":
         write(native)
@@ -50,3 +54,4 @@ def test_the_reference_engine_gives_our_logits(source: str, write: Callable[[Pat
         ours = load_checkpoint(native, dtype="float64").model(ids)
     error = (reference.logits(ids).double() - ours).norm() / ours.norm()
     assert error < 5e-6, f"relative error {error:.2e}"
+    assert list(Path().iterdir()) == [], "the reference engine writes its log where it is imported"

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from packages.modules.tests.support import golden_model, lively_model, random_ids
-from subquad.modules import InputMismatch, StateCapacityExceeded, StripedHyena2, StripedHyena2State
+from subquad.modules import InputMismatch, StateCapacityExceeded, StripedHyena2, StripedHyena2State, round_linears
+from subquad.ops.fp8_linear.fp8_linear import values_of
 from tools.testing.oracle import assert_close, relative_error
 
 
@@ -47,6 +48,28 @@ def test_any_chunking_equals_forward(chunks: list[int]) -> None:
     with torch.inference_mode():
         whole = model(ids)
     assert_close(read(model, ids, model.init_state(2, max_length=140), chunks), whole, relative=1e-12)
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["plain", "one byte"])
+@pytest.mark.parametrize("last", "SDH*")
+@torch.inference_mode()
+def test_the_last_position_alone_and_the_state_behind_it_equal_those_of_all(last: str, rounded: bool) -> None:
+    model, ids = lively_model(seed=8, pattern="SH*D" + last), random_ids(2, 90, seed=9)
+    if rounded:
+        round_linears(model)
+    states = [model.init_state(2, max_length=90) for _ in range(2)]
+    rows = []
+    model.blocks[-1].mlp.l3.register_forward_pre_hook(lambda _, given: rows.append(values_of(given[0]).shape[1]))
+    for part in ids.split([1, 70, 19], dim=1):
+        every, alone = model.encode(part, states[0]), model.encode_last(part, states[1])
+        assert_close(alone, every[:, -1], relative=1e-12)
+    assert rows == [1, 1, 70, 1, 19, 1]
+    assert states[0].position.tolist() == states[1].position.tolist() == [90, 90]
+    for one, other in zip(states[0].layers, states[1].layers, strict=True):
+        for name, value in one.tensors().items():
+            assert torch.equal(other.tensors()[name], value)
+    with pytest.raises(InputMismatch, match="no token"):
+        model.encode_last(ids[:, :0], states[1])
 
 
 def test_rows_at_different_positions_each_equal_their_own_forward() -> None:

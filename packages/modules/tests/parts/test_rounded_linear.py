@@ -1,11 +1,15 @@
 """Tests of linear layers with weights of one byte."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from packages.modules.tests.support import lively_model, random_ids
 from subquad.modules import FP8Linear, RoundedLinear, round_linears
+from subquad.ops import _scaled_mm_backend, _triton_backend, dispatch
+from subquad.ops.dispatch import Implementation
 from tools.testing.oracle import assert_close, relative_error
 
 
@@ -58,6 +62,28 @@ def test_decode_steps_round_the_weights_and_not_the_activations() -> None:
         plain, got = (n.step(token, state) for n, state in zip((model, rounded), states, strict=True))
         assert_close(got, plain, 1e-12)
     assert relative_error(got, rounded(ids)[:, -1]) < 0.7  # whole sequences round the activations as well
+
+
+@torch.inference_mode()
+def test_chunks_of_any_length_multiply_on_the_8_bit_tensor_cores_of_a_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals: dict[str, set[str | None]] = {"fp8_linear": set(), "rounded_rows": set()}
+    offered = {item.operator: item for item in _scaled_mm_backend.implementations()}
+    monkeypatch.setattr(_triton_backend, "_e4m3_refusal", _triton_backend._refusal)
+    offered["rounded_rows"] = Implementation("triton", "rounded_rows", _triton_backend._rounded_rows_refusal, print)
+
+    def choose(call: dispatch.Call, backend: str) -> tuple[None, dispatch.Explanation]:
+        if call.operator in refusals:
+            assert backend == "auto"
+            refusals[call.operator].add(offered[call.operator].refusal(replace(call, device="cuda")))
+        return None, dispatch.Explanation("torch", "there is no GPU here")
+
+    model = lively_model(dtype=torch.bfloat16)
+    round_linears(model)
+    monkeypatch.setattr(dispatch, "choose", choose)
+    state = model.init_state(1, max_length=2200)
+    for part in random_ids(1, 2062).split([2048, 1, 13], dim=1):
+        model.encode(part, state)
+    assert refusals == {"fp8_linear": {None}, "rounded_rows": {None}}
 
 
 def test_layers_with_stored_scales_stay() -> None:

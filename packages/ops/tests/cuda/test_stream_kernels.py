@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,17 +31,25 @@ NAMES = (
 CHANNELS = 4
 
 
-@pytest.fixture(scope="module")
-def report() -> str:
+def _run_case(name: str) -> str:
     program = Path(__file__).parents[1] / "kernels" / "kernel_cases.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, str(program), "cuda", "cuda"]
+    command = [sys.executable, str(program), "cuda", "cuda", name]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return result.stdout + result.stderr
 
 
+@pytest.fixture(scope="module")
+def reports(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
+    """The output of every case that was asked for; they run side by side, since the references take most of the time."""
+    wanted = (item.callspec.params for item in request.session.items if "reports" in item.fixturenames)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {parameters["name"]: pool.submit(_run_case, parameters["name"]) for parameters in wanted}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_kernel_computes_what_the_torch_form_computes(name: str, report: str) -> None:
+def test_kernel_computes_what_the_torch_form_computes(name: str, reports: dict[str, Future[str]]) -> None:
+    report = reports[name].result()
     assert f"{name}: passed" in report.splitlines(), report[-12000:]
 
 

@@ -9,6 +9,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional
 
 from subquad.ops import causal_conv, fft_conv
+from subquad.ops.axes import Boundary
 from subquad.ops.fft_conv.reference import fft_conv_reference
 from tools.testing.oracle import assert_close, assert_matches_oracle
 
@@ -23,6 +24,16 @@ def test_every_boundary_and_tap_count_equals_the_direct_sum(rank: int, taps: int
     w = torch.randn(3, *[taps if axis == 0 else (taps + axis) % 7 + 1 for axis in range(rank)], dtype=torch.float64)
     for boundary in itertools.product(BOUNDARIES, repeat=rank):
         assert_close(fft_conv(x, w, boundary=boundary), fft_conv_reference(x, w, boundary), 1e-12)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_every_tap_count_up_to_twice_the_length_equals_the_direct_sum(length: int, boundary: Boundary) -> None:
+    for taps in range(1, 2 * length + 2):
+        x, w = torch.randn(2, 3, length).double(), torch.randn(3, taps).double()
+        assert_close(fft_conv(x, w, boundary=boundary), fft_conv_reference(x, w, (boundary,)), 1e-12)
+        got = fft_conv(x.float(), w.float(), boundary=boundary)
+        assert_close(got, fft_conv_reference(x, w, (boundary,)).float(), 1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

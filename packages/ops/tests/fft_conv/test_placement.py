@@ -1,14 +1,12 @@
 """Placing an image and its filter in a square transform turns every boundary into one circular convolution."""
 
 import itertools
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops.fft_conv.placement import LARGE_SIZES, PASSES, SIZES, Axis, place
+from subquad.ops.fft_conv.placement import SIZES, Axis, place
 from subquad.ops.fft_conv.reference import fft_conv_reference
 from subquad.ops.fft_conv.spectral import reaching_taps
 from tools.testing.oracle import assert_close
@@ -72,14 +70,3 @@ def test_a_circle_as_long_as_the_transform_is_not_continued() -> None:
     assert size == 28
     assert not height.wraps
     assert place((27, 14), (27, 3), (13, 1), ("circular", "zero"))[0] == 56
-
-
-def test_the_passes_are_those_of_the_cuda_library() -> None:
-    source = (Path(__file__).parents[2] / "csrc" / "image_conv.cu").read_text()
-    found = re.findall(r"case (\d+):\s+return body\(ImageSetting<(\d+), (\d+),", source)
-    assert {int(n): (int(first), int(second)) for n, first, second in found} == PASSES
-    source = (Path(__file__).parents[2] / "csrc" / "image_large.cu").read_text()
-    found = re.findall(r"case (\d+):\s+return body\(LargeSetting<(\d+), (\d+)>", source)
-    assert [int(n) for n, *_ in found] == list(LARGE_SIZES)
-    assert all(int(first) * int(second) == int(n) for n, first, second in found)
-    assert all(first * second == n for n, (first, second) in PASSES.items())

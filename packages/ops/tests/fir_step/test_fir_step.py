@@ -65,3 +65,11 @@ def test_a_ring_that_is_a_view_is_filled_in_place() -> None:
     fill_ring(pool[::4], history, position, 2)
     assert torch.equal(pool[::4], ring_from_history(history, position + 2))
     assert not pool[1:4].any()
+
+
+def test_no_row_is_no_row_and_samples_may_have_any_strides() -> None:
+    w, none = torch.randn(3, 5), torch.zeros(0, dtype=torch.int64)
+    assert fir_step(torch.randn(0, 3), w, torch.randn(0, 3, 4), none).shape == (0, 3)
+    x, ring, position = torch.randn(3, 2).T, torch.randn(2, 3, 4), torch.tensor([5, 6])
+    expected = fir_step(x.contiguous(), w, ring.clone(), position)
+    assert torch.equal(fir_step(x, w, ring, position), expected)

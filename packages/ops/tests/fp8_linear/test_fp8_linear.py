@@ -1,11 +1,13 @@
 """fp8_linear against its definition, and what must not change its result."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from subquad import ops
-from subquad.ops import fp8_linear, round_to_e4m3, row_scales
+from subquad.ops import _scaled_mm_backend, dispatch, fp8_linear, round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.reference import e4m3_reference, fp8_linear_reference
 from tools.testing.oracle import assert_close
 
@@ -120,6 +122,28 @@ def test_a_cpu_call_runs_in_torch_and_says_why_the_tensor_cores_do_not() -> None
     assert (explanation.backend, explanation.reason) == ("torch", "the tensors are on cpu")
     with pytest.raises(ops.BackendUnavailable, match="backend 'scaled_mm' cannot take this fp8_linear: "):
         run(x, weight, backend="scaled_mm")
+
+
+@pytest.mark.parametrize("rows", [8000, 2048, 1856, 13, 1])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.bfloat16, "scaled_mm"), (None, "torch"), (torch.float16, "torch")]
+)
+def test_rounded_rows_are_dispatched_by_the_type_of_the_result(
+    rows: int, dtype: torch.dtype | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, choose = [], dispatch.choose
+
+    def on_a_hopper(call: dispatch.Call, backend: str) -> tuple[None, dispatch.Explanation]:
+        taken.append(choose(replace(call, device="cuda"), backend)[1].backend)
+        return None, dispatch.Explanation("torch", "there is no GPU here")
+
+    offered = {"scaled_mm": (None, _scaled_mm_backend.implementations())}
+    monkeypatch.setattr(dispatch, "load_backend", offered.__getitem__)
+    monkeypatch.setattr(dispatch, "choose", on_a_hopper)
+    codes = round_to_e4m3(torch.ones(1, rows, 24), torch.ones(()))
+    x = ops.RoundedRows(codes, torch.ones(1, rows))
+    fp8_linear(x, torch.ones(20, 24), weight_scale=torch.ones(20), dtype=dtype)
+    assert taken == [expected]
 
 
 @pytest.mark.parametrize(

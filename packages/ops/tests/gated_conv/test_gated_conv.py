@@ -23,6 +23,15 @@ def test_output_and_gradients_match_the_oracle(dtype: torch.dtype, mixer: int, l
     )
 
 
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_every_tap_count_up_to_twice_the_length_equals_the_direct_sums(length: int) -> None:
+    for taps in range(1, 2 * length + 1):
+        z, p, m, s = _inputs(length, taps, torch.float64)
+        assert_close(gated_conv(z, p, m, skip=s), gated_conv_reference(z, p, m, s), 1e-12)
+        wide = torch.randn(12, taps).double()
+        assert_close(gated_conv(z, wide, m, skip=s), gated_conv_reference(z, wide, m, s), 1e-12)
+
+
 @pytest.mark.parametrize("pregate", [True, False])
 @pytest.mark.parametrize("postgate", [True, False])
 def test_each_gate_can_be_left_out(pregate: bool, postgate: bool) -> None:

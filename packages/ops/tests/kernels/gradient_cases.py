@@ -9,7 +9,7 @@ from subquad import ops
 from tools.testing.oracle import assert_as_exact_as
 
 _ALLOWED = 5e-3  # relative, of a bfloat16 stream's gradients; those of float32 are held to plain torch's
-# Gradients of few numbers are long sums, some near zero: the order of summing shows, and in bfloat16 its pieces of 8 bits.
+# Gradients of few numbers are long sums, some near zero: the order of summing shows, and in bfloat16 its 8-bit pieces.
 _FEW, _ALLOWED_OF_FEW = 64, {torch.float32: 1e-5, torch.bfloat16: 4e-2}
 _TAPS = (2, 7, 40, 128, 129)
 _PROJECTION_TAPS = (3, 1, 2, 3, 3)

@@ -329,8 +329,8 @@ def gated_linear_step(dtype: torch.dtype) -> None:
 
 
 def gated_steps(dtype: torch.dtype) -> None:
-    channels, inputs = 40, 96
-    for rows in (1, 3) if dtype == torch.float32 else (1, 3, 9):
+    channels, inputs = (10 if DEVICE.type == "cpu" else 40), 96
+    for rows in (1, 3) if dtype == torch.float32 else (1, 9) if DEVICE.type == "cpu" else (1, 3, 9):
         position = torch.tensor([0, 5, 131] * 3, device=DEVICE)[:rows]
         active = torch.tensor([True, False, True] * 3, device=DEVICE)[:rows]
         short, skip = random(3 * channels, 3, dtype=dtype), random(channels, dtype=dtype)
@@ -360,7 +360,8 @@ def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, o
     got, plain, oracle = ([state.clone() for state in states] for _ in range(3))
     oracle = [state.double() for state in oracle]
     on, results = options["active"], []
-    for turn in range(12):  # tokens enough to compare largest errors by
+    # Tokens enough to compare the largest errors of 16 bits by; the interpreter takes long for each.
+    for turn in range(4 if DEVICE.type == "cpu" and inputs[0].dtype == torch.float32 else 12):
         tokens = (inputs[0].roll(turn, 1), *inputs[1:])
         results.append(
             (

@@ -29,3 +29,12 @@ def test_low_precision_samples_advance_a_float32_state() -> None:
     y = modal_step(x, -torch.rand(3, 4), torch.ones(3, 4), state)
     assert y.dtype == torch.bfloat16
     assert torch.equal(state, x.float()[..., None].expand(2, 3, 4))
+
+
+def test_no_row_is_no_row_and_any_strides_are_written_through() -> None:
+    poles, residues = -torch.rand(3, 16), torch.randn(3, 16)
+    assert modal_step(torch.randn(0, 3), poles, residues, torch.randn(0, 3, 16)).shape == (0, 3)
+    x, pool = torch.randn(3, 2).T, torch.randn(3, 4, 16).transpose(0, 1)[::2]
+    state = pool.contiguous()
+    assert torch.equal(modal_step(x, poles, residues, pool), modal_step(x.contiguous(), poles, residues, state))
+    assert torch.equal(pool, state)

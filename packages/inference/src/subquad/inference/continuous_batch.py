@@ -19,7 +19,7 @@ from subquad.inference.embedding import EmbeddingPass, resolve_layer
 from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Embedded, EmbedJob, Failed, GenerateJob, Scored, ScoreJob, Started, Timing
-from subquad.inference.network import Network
+from subquad.inference.network import Network, read_prompt
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
 from subquad.inference.state_pool import StatePool
 from subquad.inference.stopping import Token
@@ -253,14 +253,14 @@ class ContinuousBatch:
         stop = min(start + self._chunk, len(prompt))
         ids = id_rows([prompt[start:stop]], device=self._device)
         first = request.slots[0]
-        hidden = self._network.encode(ids, self.pool.row(first), starts=[start])
+        hidden = read_prompt(self._network, ids, self.pool.row(first), [start])
         request.next_token = stop
         if stop < len(prompt):
             return True
         self.counters.prefills += 1
         self.pool.copy(first, request.slots[1:])
         streams = [request.streams[slot] for slot in request.slots]
-        logits = self._network.unembed(hidden[:, -1:])[:, 0].expand(len(streams), -1)
+        logits = self._network.unembed(hidden[:, None])[:, 0].expand(len(streams), -1)
         positions = torch.full((len(streams),), len(prompt), device=self._device)
         settings = SamplingTable(len(streams), self._device)
         settings.set([stream.settings for stream in streams])

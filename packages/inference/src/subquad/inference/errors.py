@@ -18,6 +18,7 @@ __all__ = [
     "MissingPackage",
     "NonFiniteActivations",
     "NonFiniteLogits",
+    "OutputError",
     "QueueFull",
     "RequestCancelled",
     "RequestTooLarge",
@@ -146,6 +147,14 @@ class InputFileError(InferenceError, ValueError):
         super().__init__(f"{path}{'' if line is None else f', line {line}'}: {problem}")
 
 
+class OutputError(InferenceError, RuntimeError):
+    """Results cannot be written; ``path`` says where to. What was written before is kept, where there is a journal."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path} cannot be written: {problem}")
+
+
 class CheckpointError(InferenceError, ValueError):
     """A checkpoint cannot be read or written."""
 
@@ -172,9 +181,9 @@ class FP8Unavailable(CheckpointError):
     def __init__(self, got: str) -> None:
         super().__init__(
             f"the network has FP8 projections, which want a GPU of compute capability 9.0 (Hopper); {got}. "
-            f"fp8_projections='emulate' computes as that does, a hundred times slower; 'exact' rounds as FP8 does and "
-            f"adds exactly ({COST_OF_EXACT_SUMS}); "
-            f"'off' does not round ({COST_WITHOUT_FP8})"
+            "--fp8-projections emulate, in Python fp8_projections='emulate', computes as that does, a hundred times "
+            f"slower; exact rounds as FP8 does and adds exactly ({COST_OF_EXACT_SUMS}); "
+            f"off does not round ({COST_WITHOUT_FP8})"
         )
 
 

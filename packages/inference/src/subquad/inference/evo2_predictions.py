@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from subquad.inference.engine import Engine
 from subquad.inference.sequence_files import Record
+from subquad.inference.writing import writing
 
 Kind = Literal["logits", "sum", "mean", "per_token"]
 NAME = "predictions__rank_0__dp_rank_0"
@@ -106,8 +107,9 @@ class PredictionFiles:
 
 def _save(batch: dict[str, Tensor], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    torch.save(batch, partial)
-    os.replace(partial, path)
+    with writing(path):
+        torch.save(batch, partial)
+        os.replace(partial, path)
 
 
 def _widened(values: Tensor, width: int, filling: int) -> Tensor:

@@ -114,7 +114,13 @@ def infer_evo2(
             return_logprobs=return_log_probs,
         )
         records = _records(prompt, prompt_file)
-        with opened_results(output_file, columns={"id": "text"}, file_format="jsonl", overwrite=True) as results:
+        with opened_results(
+            output_file,
+            columns={"id": "text"},
+            file_format="jsonl",
+            overwrite=output_file is not None,
+            way_on="rows.jsonl there has them",
+        ) as results:
             engine = Engine.from_checkpoint(
                 ckpt_dir,
                 device=device,

@@ -1,5 +1,6 @@
 """Draws how well each base of a sequence was predicted, and writes it as a bedGraph track."""
 
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from subquad.inference.errors import InvalidOption, MissingPackage
+from subquad.inference.writing import writing
 
 MOST_PANELS = 32
 
@@ -26,6 +28,19 @@ class Track:
     name: str
     logprobs: Sequence[float]
     first_position: int = 0
+
+
+def check_pictures(tracks: int) -> None:
+    """Checks that a picture of so many tracks can be drawn, which is better known before they are computed.
+
+    Raises:
+      InvalidOption: They are none, or too many.
+      MissingPackage: matplotlib is not there.
+    """
+    if not 1 <= tracks <= MOST_PANELS:
+        raise InvalidOption("tracks", tracks, f"1 to {MOST_PANELS} tracks in one picture")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackage("a picture", "matplotlib", "plot")
 
 
 def draw_tracks(
@@ -51,14 +66,10 @@ def draw_tracks(
     """
     if path.suffix not in (".png", ".svg"):
         raise InvalidOption("path", str(path), "a name that ends in .png or .svg")
-    if not 1 <= len(tracks) <= MOST_PANELS:
-        raise InvalidOption("tracks", len(tracks), f"1 to {MOST_PANELS} tracks in one picture")
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingPackage("a picture", "matplotlib", "plot") from None
+    check_pictures(len(tracks))
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.2 * len(tracks)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -111,7 +122,8 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 def _replaced(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with writing(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from subquad.inference.errors import InvalidOption
 
 RANKS = ("d", "p", "c", "o", "f", "g", "s")
 _TAG = re.compile(r"\|[^|]*\|")
+_TAG_OR_BASES = re.compile(r"\|[^|]*\||[^|]+")
 _NAME = re.compile(r"[A-Za-z0-9 ._()-]+")
 
 
@@ -34,3 +35,8 @@ def phylogenetic_tag(lineage: str, *, field: str = "lineage") -> str:
 def without_tags(prompt: str) -> str:
     """Returns a prompt in which every complete tag is replaced by as many ``N``, for checks of its bases."""
     return _TAG.sub(lambda tag: "N" * len(tag[0]), prompt)
+
+
+def upper_bases(prompt: str) -> str:
+    """Returns a prompt in upper case but for its complete tags."""
+    return _TAG_OR_BASES.sub(lambda part: part[0] if part[0][0] == "|" else part[0].upper(), prompt)

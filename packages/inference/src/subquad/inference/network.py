@@ -57,6 +57,17 @@ class StepRows(Protocol):
 
 
 @runtime_checkable
+class ReadsPrompts(Protocol):
+    """A network that can leave out of the last chunk of a prompt what no prediction needs."""
+
+    def encode_last(
+        self, ids: Int[Tensor, "batch length"], state: Any, *, starts: list[int] | None = None
+    ) -> Float[Tensor, "batch channel"]:
+        """Does ``Network.encode`` with a state and returns the hidden state of the last position alone."""
+        ...
+
+
+@runtime_checkable
 class Network(Protocol):
     """A causal network over token ids that can read a sequence in chunks and step by step."""
 
@@ -102,3 +113,12 @@ class Network(Protocol):
         get by ``RecurrentState.hold_pages``.
         """
         ...
+
+
+def read_prompt(
+    network: Network, ids: Int[Tensor, "batch length"], state: RecurrentState, starts: list[int]
+) -> Float[Tensor, "batch channel"]:
+    """Feeds a chunk of a prompt and returns the hidden state of its last token, by ``encode_last`` where there is one."""
+    if isinstance(network, ReadsPrompts):
+        return network.encode_last(ids, state, starts=starts)
+    return network.encode(ids, state, starts=starts)[:, -1]

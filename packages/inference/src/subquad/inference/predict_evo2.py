@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import FP8, Chunk, Device, FP8Choice, Traceback
+from subquad.inference.commands.settings import FP8, Chunk, Device, EngineOptions, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption
 from subquad.inference.evo2_flags import (
     IN_THE_CHECKPOINT,
@@ -132,18 +132,21 @@ def predict_evo2(
         from subquad.inference.memory import require_memory
         from subquad.inference.sequence_files import read_records
 
-        choice = EngineChoice(
-            ckpt_dir,
-            device,
-            dtype,
-            prefill_chunk,
+        options = EngineOptions(
+            prefill_chunk=prefill_chunk,
             use_subquadratic_ops=use_subquadratic_ops,
-            fp8_projections=fp8_projections.value,
+            device=device,
+            dtype=dtype,
+            fp8_projections=fp8_projections,
             tensor_parallel=tensor_parallel_size,
         )
+        choice = EngineChoice(ckpt_dir, options)
         reading = Reading(str(fasta), "error", uppercase=True)
         found = survey(
-            read_records(fasta, file_format="fasta"), reading, limit=choice.token_limit(), room=int(prepend_bos)
+            lambda: read_records(fasta, file_format="fasta"),
+            reading,
+            limit=choice.token_limit(),
+            room=int(prepend_bos),
         )
         check_shortest(found, min_length, choice.token_limit() - prepend_bos)
         engine = choice.load()
@@ -157,13 +160,13 @@ def predict_evo2(
         )
         files = PredictionFiles(output_dir, by_batch=write_interval is WriteInterval.batch, per_folder=files_per_subdir)
         records = reading.chosen(read_records(fasta, file_format="fasta"))
-        order = _predict(records, predictor, files, rows=micro_batch_size, name=str(fasta))
+        order = _predict(records, predictor, files, rows=micro_batch_size)
         files.finish()
         (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
 
 
 def _predict(
-    records: "Iterable[Record]", predictor: "Predictor", files: "PredictionFiles", *, rows: int, name: str
+    records: "Iterable[Record]", predictor: "Predictor", files: "PredictionFiles", *, rows: int
 ) -> dict[str, int]:
     """Adds the predictions of all records to the files; returns the index of each record by its name."""
     from subquad.inference.commands.batches import groups
@@ -172,8 +175,6 @@ def _predict(
     for group in groups(records, WINDOW_BATCHES * rows):
         numbered = [(len(order) + i, record) for i, record in enumerate(group)]
         order |= {record.id: index for index, record in numbered}
-        if len(order) != numbered[-1][0] + 1:
-            raise InvalidOption("--fasta", name, "records of different names, since predictions go by name")
         numbered.sort(key=lambda pair: -len(pair[1].sequence))
         for start in range(0, len(numbered), rows):
             files.add(predictor.batch(numbered[start : start + rows]))

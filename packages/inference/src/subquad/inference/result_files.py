@@ -3,13 +3,14 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from subquad.inference.errors import InvalidOption
+from subquad.inference.errors import InvalidOption, OutputError
 from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_line, write_results
-from subquad.inference.result_journal import Journal
+from subquad.inference.result_journal import Journal, holds_rows
+from subquad.inference.writing import writing
 
 
 class Results(Protocol):
@@ -36,8 +37,9 @@ class _StandardOutput:
         return iter(())
 
     def write(self, row: Mapping[str, Any]) -> None:
-        sys.stdout.write(json_line(row))
-        sys.stdout.flush()
+        with writing("the standard output"):
+            sys.stdout.write(json_line(row))
+            sys.stdout.flush()
 
 
 @contextmanager
@@ -50,6 +52,7 @@ def opened_results(
     overwrite: bool = False,
     resume: bool = False,
     multiple: int = 1,
+    way_on: str = "--resume goes on from there",
 ) -> Iterator[Results]:
     """Gives a place for results: standard output for None, else a file that takes its name at the end.
 
@@ -61,43 +64,66 @@ def opened_results(
       columns: Kind of each field of a row.
       settings: What the results depend on; a run that resumes must have the same.
       file_format: ``"jsonl"``, ``"parquet"``, ``"safetensors"``, or ``"auto"`` to go by the name.
-      overwrite: Replace an existing file.
+      overwrite: Replace an existing file, and drop the rows of an interrupted run.
       resume: Go on from an interrupted run.
       multiple: See `Journal`.
+      way_on: What a user is told to do with the results of a run that failed.
 
     Raises:
       InvalidOption: The file exists and may not be replaced, or the format, the folder or the settings do not fit.
       InputFileError: The partial folder is damaged.
+      OutputError: Writing is not allowed, or the disk is full.
     """
     if path is None:
         if resume:
             raise InvalidOption("--resume", True, "only together with --output")
+        if overwrite:
+            raise InvalidOption("--overwrite", True, "only together with --output")
         if file_format not in ("auto", "jsonl"):
             raise InvalidOption("--output-format", file_format, "jsonl without --output")
         yield _StandardOutput()
         return
     chosen = format_of(path, file_format)
-    if path.exists() and not overwrite:
-        raise InvalidOption("--output", str(path), "a file that does not exist yet, or --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise InvalidOption("--output", str(path), "a file in a folder that exists")
+    check_output(path, overwrite=overwrite)
     folder = path.with_name(path.name + ".partial")
+    if not (resume or overwrite) and holds_rows(folder):
+        accepted = f"--resume to go on from the results of an earlier run in {folder}, or --overwrite to drop them"
+        raise InvalidOption("--output", str(path), accepted)
     journal = Journal(folder, settings or {}, resume=resume, multiple=multiple)
     try:
         yield journal
         journal.close()
         _complete(journal, path, columns, chosen)
     except BaseException:
-        journal.close()
+        with suppress(OutputError):  # of which the error on its way tells already
+            journal.close()
         if journal.count:
-            print(f"{journal.count} results are kept in {folder}; --resume goes on from there", file=sys.stderr)
+            print(f"{journal.count} results are kept in {folder}; {way_on}", file=sys.stderr)
         else:
             journal.remove()
         raise
 
 
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Checks that a file may be written, before anything is computed for it.
+
+    Raises:
+      InvalidOption: It exists and may not be replaced, is a folder, or its folder is missing or cannot be written.
+    """
+    if path.is_dir():
+        raise InvalidOption("--output", str(path), "a file; this is a folder")
+    if path.exists() and not overwrite:
+        raise InvalidOption("--output", str(path), "a file that does not exist yet, or --overwrite")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InvalidOption("--output", str(path), "a file in a folder that exists")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidOption("--output", str(path), "a file in a folder that may be written")
+
+
 def _complete(journal: Journal, path: Path, columns: Columns, chosen: ResultFormat) -> None:
     whole = journal.folder / "complete"
-    write_results(journal, whole, columns, chosen)
-    os.replace(whole, path)
+    with writing(path):
+        write_results(journal, whole, columns, chosen)
+        os.replace(whole, path)
     journal.remove()

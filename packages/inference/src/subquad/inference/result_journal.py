@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 
 from subquad.inference.errors import InputFileError, InvalidOption
+from subquad.inference.writing import writing
 
 _SETTINGS, _ROWS, _ARRAYS = "settings.json", "rows.jsonl", "arrays.bin"
 _ARRAY = "$array"
 Row = Mapping[str, Any]
+
+
+def holds_rows(folder: Path) -> bool:
+    """Says whether a folder holds rows of a job that was interrupted."""
+    return (folder / _ROWS).is_file() and (folder / _ROWS).stat().st_size > 0
 
 
 class Journal:
@@ -32,6 +38,7 @@ class Journal:
     Raises:
       InvalidOption: The earlier job had other settings; names the first one.
       InputFileError: The folder is damaged.
+      OutputError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, multiple: int = 1) -> None:
@@ -41,27 +48,30 @@ class Journal:
             self._cut(multiple)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            (folder / _SETTINGS).write_text(json.dumps(dict(settings)) + "\n", encoding="utf-8")
+            with writing(folder):
+                folder.mkdir()
+                (folder / _SETTINGS).write_text(json.dumps(dict(settings)) + "\n", encoding="utf-8")
         self.kept = self.count
-        self._rows = (folder / _ROWS).open("a", encoding="ascii")
-        self._arrays = (folder / _ARRAYS).open("ab")
+        with writing(folder):
+            self._rows = (folder / _ROWS).open("a", encoding="ascii")
+            self._arrays = (folder / _ARRAYS).open("ab")
         self._place = self._arrays.seek(0, os.SEEK_END)
 
     def write(self, row: Row) -> None:
         """Adds a row, which has an ``id``; its arrays come first, so that a line never points at nothing."""
         line: dict[str, Any] = {}
-        for name, value in row.items():
-            if isinstance(value, np.ndarray):
-                data = np.ascontiguousarray(value)
-                self._arrays.write(data.tobytes())
-                line[name] = {_ARRAY: [self._place, data.dtype.str, list(data.shape)]}
-                self._place += data.nbytes
-            else:
-                line[name] = value
-        self._arrays.flush()
-        self._rows.write(json.dumps(line) + "\n")
-        self._rows.flush()
+        with writing(self.folder):
+            for name, value in row.items():
+                if isinstance(value, np.ndarray):
+                    data = np.ascontiguousarray(value)
+                    self._arrays.write(data.tobytes())
+                    line[name] = {_ARRAY: [self._place, data.dtype.str, list(data.shape)]}
+                    self._place += data.nbytes
+                else:
+                    line[name] = value
+            self._arrays.flush()
+            self._rows.write(json.dumps(line) + "\n")
+            self._rows.flush()
         self.count += 1
 
     def kept_ids(self) -> Iterator[str]:
@@ -83,11 +93,12 @@ class Journal:
 
     def close(self) -> None:
         """Writes everything out."""
-        for file in (self._arrays, self._rows):
-            if not file.closed:
+        if self._rows.closed:
+            return
+        with writing(self.folder), self._arrays, self._rows:
+            for file in (self._arrays, self._rows):
                 file.flush()
                 os.fsync(file.fileno())
-                file.close()
 
     def remove(self) -> None:
         """Deletes the folder."""

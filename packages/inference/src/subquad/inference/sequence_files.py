@@ -1,5 +1,6 @@
 """Reads prompts and sequences from FASTA, JSON lines or plain text, gzip or not, one record at a time."""
 
+import codecs
 import dataclasses
 import gzip
 import io
@@ -19,6 +20,10 @@ from subquad.inference.lineage_tags import without_tags
 FileFormat = Literal["auto", "fasta", "jsonl", "plain"]
 NonDNA = Literal["error", "mask", "skip", "keep"]
 _OTHER_THAN_DNA = re.compile(r"[^ACGTNacgtn]")
+_ACCEPTED = (
+    "FASTA, which begins with '>'; JSON lines, which begin with '{'; "
+    "or one sequence a line in a file named .txt or .txt.gz or with --format plain"
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,12 @@ def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Itera
     Args:
       path: The file.
       file_format: ``"fasta"``; ``"jsonl"``, objects with ``sequence`` or ``prompt`` and an optional ``id``;
-        ``"plain"``, one sequence a line; or ``"auto"``.
+        ``"plain"``, one sequence a line; or ``"auto"``, which takes a file for plain only by the name ``.txt`` or
+        ``.txt.gz``, since any text would pass for it.
 
     Raises:
-      InputFileError: The file is missing, empty, truncated, not ASCII or not of its format; names the line.
+      InputFileError: The file is missing, empty, truncated, not ASCII, of none of these formats or not of its own;
+        names the line.
     """
     name = "standard input" if str(path) == "-" else str(path)
     if file_format not in ("auto", "fasta", "jsonl", "plain"):
@@ -53,11 +60,22 @@ def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Itera
     lines = read_lines(path)
     number, first = next(lines, (0, ""))
     if not number:
-        raise InputFileError(name, "the file is empty; accepted: FASTA, JSON lines or one sequence a line")
-    if file_format == "auto":
-        file_format = "fasta" if first[0] in ">;" else "jsonl" if first[0] == "{" else "plain"
-    reader = {"fasta": _fasta, "jsonl": _jsonl, "plain": _plain}[file_format]
+        raise InputFileError(name, f"the file is empty; accepted: {_ACCEPTED}")
+    chosen = _format_of(first, number, name) if file_format == "auto" else file_format
+    reader = {"fasta": _fasta, "jsonl": _jsonl, "plain": _plain}[chosen]
     yield from reader(_chained(number, first, lines), name)
+
+
+def _format_of(first: str, number: int, name: str) -> FileFormat:
+    """Tells the format of a file by its first line and its name."""
+    if first[0] in ">;":
+        return "fasta"
+    if first[0] == "{":
+        return "jsonl"
+    if name.lower().removesuffix(".gz").endswith(".txt"):
+        return "plain"
+    found = first[:20] + ("…" if len(first) > 20 else "")
+    raise InputFileError(name, f"begins with {found!r}; accepted: {_ACCEPTED}", line=number)
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -129,6 +147,8 @@ def _lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         for number, raw in enumerate(stream, start=1):
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
             try:
                 line = raw.decode("ascii").strip()
             except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from subquad.inference.errors import CheckpointExists
+from subquad.inference.writing import writing
 
 _BLOCK = 1 << 22
 
@@ -33,13 +34,15 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
       CheckpointExists: ``target`` exists and may not be replaced.
     """
     _check_target(target, overwrite, marker)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        fresh.chmod(0o777 & ~_umask())
-        yield fresh
-        for path in (*fresh.iterdir(), fresh):
-            _sync(path)
+        with writing(target):
+            fresh.chmod(0o777 & ~_umask())
+            yield fresh
+            for path in (*fresh.iterdir(), fresh):
+                _sync(path)
         _check_target(target, overwrite, marker)
         _exchange(fresh, target)
         _sync(target.parent)
@@ -62,15 +65,17 @@ def check_new_file(target: Path, *, overwrite: bool) -> None:
 @contextmanager
 def replaced_file(target: Path) -> Iterator[Path]:
     """Gives a file beside ``target`` that takes its place when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
     os.close(handle)
     partial = Path(name)
     try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        _sync(partial)
-        partial.replace(target)
+        with writing(target):
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            _sync(partial)
+            partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -25,12 +25,14 @@ def check_fp8_option(option: str, device: torch.device, *, used: bool) -> None:
     """Checks that the FP8 projections of a network may run on a device as they were asked to.
 
     Raises:
-      InvalidOption: ``option`` is unknown.
+      InvalidOption: ``option`` is unknown, or says how FP8 projections add in a network that has none.
       FP8Unavailable: ``option`` is ``"auto"``, the network has FP8 projections, and the device does not add 8-bit
         products as the checkpoints were trained with.
     """
     if option not in ("auto", *_BACKENDS, "off"):
         raise InvalidOption("fp8_projections", option, "'auto', 'emulate', 'exact' or 'off'")
+    if option in _BACKENDS and not used:
+        raise InvalidOption("fp8_projections", option, "'auto' or 'off', since this network has no FP8 projections")
     if option != "auto" or not used:
         return
     if device.type != "cuda":

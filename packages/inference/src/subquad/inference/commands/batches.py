@@ -1,10 +1,14 @@
 """Records in groups, after the policy on their characters and without those that an earlier run has done."""
 
 import dataclasses
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from subquad.inference.errors import InputFileError, RequestTooLarge
+from subquad.inference.lineage_tags import upper_bases
 from subquad.inference.sequence_files import NonDNA, Record, dna_only
 
 
@@ -18,6 +22,7 @@ class Reading:
       uppercase: Change letters to upper case.
       tags: Whether phylogenetic tags are allowed.
       prefix: A text in front of every sequence.
+      repeats: Whether several records may have one id.
     """
 
     where: str
@@ -25,6 +30,7 @@ class Reading:
     uppercase: bool = False
     tags: bool = False
     prefix: str = ""
+    repeats: bool = False
 
     def chosen(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yields the records that the policy lets through, as they will be read.
@@ -35,8 +41,21 @@ class Reading:
         for record in records:
             kept = dna_only(record, self.policy, self.where, allow_tags=self.tags)
             if kept is not None:
-                text = kept.sequence.upper() if self.uppercase else kept.sequence
+                text = upper_bases(kept.sequence) if self.uppercase else kept.sequence
                 yield dataclasses.replace(kept, sequence=self.prefix + text)
+
+    def unrepeated(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Yields records until one has the id of an earlier one, which is an error unless ids may repeat.
+
+        Raises:
+          InputFileError: An id comes twice, since nothing else tells whose a result is; names both lines.
+        """
+        lines: dict[str, int] = {}
+        for record in records:
+            if not self.repeats and lines.setdefault(record.id, record.line) != record.line:
+                problem = f"record {record.id!r} has the id of the one on line {lines[record.id]}; give each its own"
+                raise InputFileError(self.where, problem, line=record.line)
+            yield record
 
 
 @dataclass(frozen=True)
@@ -56,28 +75,34 @@ class Survey:
     name: str
 
 
-def survey(records: Iterable[Record], reading: Reading, *, limit: int, room: int = 0) -> Survey:
+def survey(open_records: Callable[[], Iterable[Record]], reading: Reading, *, limit: int, room: int = 0) -> Survey:
     """Reads a whole input once, so that everything wrong with it shows before any work starts.
 
+    Takes eight bytes a record: digests of the ids. Where two are equal the input is read once more to compare the ids.
+
     Args:
-      records: The records.
+      open_records: Gives the records, from the first one on each time.
       reading: How they are read.
       limit: Tokens that the network takes.
       room: Tokens that come on top of each record.
 
     Raises:
-      InputFileError: The file is damaged, or a character is refused.
+      InputFileError: The file is damaged, a character is refused, or two records have one id.
       RequestTooLarge: A record is too long; names both numbers.
     """
-    count, tokens, longest, name = 0, 0, 0, reading.where
-    for record in reading.chosen(records):
+    tokens, longest, name, digests = 0, 0, reading.where, array("q")
+    for record in reading.chosen(open_records()):
         size = len(record.sequence)
         if size + room > limit:
             raise RequestTooLarge(f"{reading.where}: record {record.id!r}", size, limit - room, "tokens")
-        count, tokens = count + 1, tokens + size
+        digests.append(hash(record.id))
+        tokens += size
         if size > longest:
             longest, name = size, f"{reading.where}: record {record.id!r}"
-    return Survey(count, tokens, longest, name)
+    if not reading.repeats and len(np.unique(np.frombuffer(digests, dtype=np.int64))) < len(digests):
+        for _ in reading.unrepeated(reading.chosen(open_records())):
+            pass
+    return Survey(len(digests), tokens, longest, name)
 
 
 def remaining(

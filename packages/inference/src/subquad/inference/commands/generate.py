@@ -1,33 +1,22 @@
 """`subquad generate`: extends prompts."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
+from subquad.inference.commands.option_groups import chosen_flags, with_options
 from subquad.inference.commands.settings import (
-    FP8,
     Checkpoint,
-    Chunk,
-    Device,
-    Dtype,
-    Format,
-    FP8Choice,
+    EngineOptions,
     InputFormat,
-    NonDNAPolicy,
-    Output,
-    OutputFormat,
-    Overwrite,
     Progress,
-    ResultsFormat,
-    Resume,
-    SubquadraticOps,
-    TensorParallel,
+    ReadingOptions,
+    ResultOptions,
     Traceback,
-    Weights,
-    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -40,44 +29,60 @@ if TYPE_CHECKING:
 MAX_STORED_SEED = 2**63 - 1
 
 
-def generate(
-    checkpoint: Checkpoint,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
-    input_file: Annotated[
-        Path | None,
-        typer.Option("--input", "-i", help="Prompts: FASTA, JSON lines or one a line (.gz too); - is stdin."),
-    ] = None,
-    output: Output = None,
-    output_format: ResultsFormat = OutputFormat.auto,
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How prompts are extended."""
+
     tag: Annotated[
         str | None,
         typer.Option("--tag", help="Lineage for a phylogenetic tag before each prompt: d__Bacteria;g__Escherichia."),
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add to each prompt at most.")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 is greedy; else logits are divided by it.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Keep the most likely tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the most likely tokens up to this probability.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draws; default: a new one, which is reported.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add to each prompt at most.")] = 100
+    temperature: Annotated[float, typer.Option(help="0 is greedy; else logits are divided by it.")] = 0.0
+    top_k: Annotated[int, typer.Option(help="Keep the most likely tokens; 0 keeps all.")] = 0
+    top_p: Annotated[float, typer.Option(help="Keep the most likely tokens up to this probability.")] = 1.0
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws; default: a new one, which is reported.")] = None
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None
     ignore_eod: Annotated[
         bool, typer.Option("--ignore-eod", help="Go on after the end-of-document token instead of ending there.")
-    ] = False,
-    logprobs: Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of each token.")] = False,
-    file_format: Format = InputFormat.auto,
-    non_dna: Annotated[
-        NonDNAPolicy, typer.Option(help="On characters other than ACGTN outside tags such as |d__Bacteria;…|.")
-    ] = NonDNAPolicy.error,
-    uppercase: Annotated[bool, typer.Option("--uppercase", help="Change prompts to upper case.")] = False,
-    max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8,
-    prefill_chunk: Chunk = None,
-    use_subquadratic_ops: SubquadraticOps = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    fp8_projections: FP8 = FP8Choice.auto,
-    weights: Weights = WeightsChoice.stored,
-    tensor_parallel: TensorParallel = 1,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    ] = False
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of each token.")] = False
+    max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8
+
+    def checked(self) -> "GenerationOptions":
+        """Returns what the engine is asked for.
+
+        Raises:
+          InvalidOption: A value lies outside its range.
+        """
+        from subquad.inference.options import GenerationOptions
+
+        return GenerationOptions(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=tuple(self.stop or ()),
+            return_logprobs=self.logprobs,
+        )
+
+
+@with_options
+def generate(
+    checkpoint: Checkpoint,
+    *,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be repeated.")] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", "-i", help="Prompts: FASTA, JSON lines, or one a line in a .txt file (.gz too); - is stdin."
+        ),
+    ] = None,
+    results: ResultOptions,
+    options: GenerateOptions,
+    reading: ReadingOptions,
+    engine_options: EngineOptions,
     progress: Progress = None,
     traceback: Traceback = False,
 ) -> None:
@@ -87,56 +92,26 @@ def generate(
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
         from subquad.inference.errors import InvalidOption
         from subquad.inference.lineage_tags import phylogenetic_tag
-        from subquad.inference.options import GenerationOptions
 
-        records = _records(prompt, input_file, file_format)
-        options = GenerationOptions(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=tuple(stop or ()),
-            return_logprobs=logprobs,
-        )
-        if seed is not None and seed > MAX_STORED_SEED and output_format not in ("auto", "jsonl"):
-            raise InvalidOption("--seed", seed, f"0 to {MAX_STORED_SEED} for a {output_format.value} file")
-        prefix = "" if tag is None else phylogenetic_tag(tag, field="--tag")
-        settings = {
-            "--tag": tag,
-            "--max-new-tokens": max_new_tokens,
-            "--temperature": temperature,
-            "--top-k": top_k,
-            "--top-p": top_p,
-            "--seed": seed,
-            "--stop": list(stop or ()),
-            "--ignore-eod": ignore_eod,
-            "--logprobs": logprobs,
-            "--non-dna": non_dna.value,
-            "--uppercase": uppercase,
-        }
+        records = _records(prompt, input_file, reading.file_format)
+        asked = options.checked()
+        if (options.seed or 0) > MAX_STORED_SEED and results.output_format not in ("auto", "jsonl"):
+            accepted = f"0 to {MAX_STORED_SEED} for a {results.output_format.value} file"
+            raise InvalidOption("--seed", options.seed, accepted)
+        prefix = "" if options.tag is None else phylogenetic_tag(options.tag, field="--tag")
+        where = "--prompt" if input_file is None else str(input_file)
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
-            return _extended(engine, group, options, where, ignore_eod=ignore_eod)
+            return _extended(engine, group, asked, where, ignore_eod=options.ignore_eod)
 
-        where = "--prompt" if input_file is None else str(input_file)
+        rows = options.max_running
         run_batches(
             "generate",
             records,
-            Reading(where, non_dna.value, uppercase, tags=True, prefix=prefix),
-            EngineChoice(
-                checkpoint,
-                device,
-                dtype,
-                prefill_chunk,
-                max_running,
-                use_subquadratic_ops,
-                fp8_projections.value,
-                weights.value,
-                tensor_parallel,
-            ),
-            Destination(output, output_format.value, overwrite, resume, _columns(logprobs=logprobs), settings),
-            Load(group=16 * max_running, rows=max_running, room=1, extra=max_new_tokens, weight=0),
+            Reading(where, reading.non_dna.value, reading.uppercase, tags=True, prefix=prefix),
+            EngineChoice(checkpoint, engine_options, max_running=rows),
+            Destination(results, _columns(logprobs=options.logprobs), chosen_flags(options, reading)),
+            Load(group=16 * rows, rows=rows, room=1, extra=options.max_new_tokens, weight=0),
             work,
             show=progress,
         )
@@ -167,6 +142,8 @@ def _records(
         raise InvalidOption("--prompt and --input", "both" if prompts else None, "exactly one of them")
     if path is not None:
         return opened_input(path, file_format.value)
+    if file_format != "auto":
+        raise InvalidOption("--format", file_format.value, "only together with --input")
     texts = prompts or []
     for text in texts:
         ByteTokenizer().encode(text, field="--prompt")

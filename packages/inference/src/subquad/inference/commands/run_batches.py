@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subquad.inference.commands.batches import Reading, groups, remaining, survey
+from subquad.inference.commands.option_groups import chosen_flags
 from subquad.inference.commands.progress import shown_progress
+from subquad.inference.commands.settings import EngineOptions, ResultOptions
 from subquad.inference.memory import require_memory
 from subquad.inference.result_files import opened_results
 from subquad.inference.result_formats import Columns
@@ -20,17 +23,11 @@ GROUP_BATCHES = 16  # so many batches are sorted by length at a time
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """How the engine is loaded."""
+    """Which network is run, and how."""
 
     checkpoint: Path
-    device: str
-    dtype: str
-    prefill_chunk: int | None
+    options: EngineOptions
     max_running: int = 1
-    use_subquadratic_ops: bool | None = None
-    fp8_projections: str = "auto"
-    weights: str = "stored"
-    tensor_parallel: int = 1
 
     def token_limit(self) -> int:
         """Returns the tokens that the network takes, without loading its weights."""
@@ -44,42 +41,30 @@ class EngineChoice:
         """Loads it."""
         from subquad.inference.engine import Engine
 
-        return Engine.from_checkpoint(
-            self.checkpoint,
-            device=self.device,
-            dtype=self.dtype,
-            fp8_projections=self.fp8_projections,
-            weights=self.weights,
-            tensor_parallel=self.tensor_parallel,
-            max_running=self.max_running,
-            prefill_chunk=self.prefill_chunk,
-            use_subquadratic_ops=self.use_subquadratic_ops,
-        )
+        chosen = {
+            name: value.value if isinstance(value, StrEnum) else value for name, value in vars(self.options).items()
+        }
+        return Engine.from_checkpoint(self.checkpoint, max_running=self.max_running, **chosen)
 
     def settings(self) -> dict[str, Any]:
         """Returns what results depend on."""
         from subquad.inference.checkpoint.summary import read_summary
 
-        return {
-            "weights": read_summary(self.checkpoint).metadata["weights_sha256"],
-            "--dtype": self.dtype,
-            "--prefill-chunk": self.prefill_chunk,
-            "--max-running": self.max_running,
-            "--use-subquadratic-ops": self.use_subquadratic_ops,
-            "--fp8-projections": self.fp8_projections,
-            "--weights": self.weights,
-            "--tensor-parallel": self.tensor_parallel,
-        }
+        digest = read_summary(self.checkpoint).metadata["weights_sha256"]
+        return {"weights": digest, **chosen_flags(self.options)}
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where results go and how."""
+    """Where results go and how.
 
-    output: Path | None
-    file_format: str
-    overwrite: bool
-    resume: bool
+    Attributes:
+      options: The file.
+      columns: Kind of each field of a row.
+      settings: What results depend on beside the network.
+    """
+
+    options: ResultOptions
     columns: Columns
     settings: Mapping[str, Any]
 
@@ -134,17 +119,19 @@ def run_batches(
     """
     limit, found = engine_choice.token_limit(), None
     if callable(records):
-        found = survey(records(), reading, limit=limit, room=load.room)
-        records = records()
+        found = survey(records, reading, limit=limit, room=load.room)
+        chosen = reading.chosen(records())
+    else:
+        chosen = reading.unrepeated(reading.chosen(records))
     total = None if found is None else load.weight * found.tokens + load.extra * found.records
     with (
         opened_results(
-            destination.output,
+            destination.options.output,
             columns=destination.columns,
             settings={**engine_choice.settings(), **destination.settings},
-            file_format=destination.file_format,
-            overwrite=destination.overwrite,
-            resume=destination.resume,
+            file_format=destination.options.output_format.value,
+            overwrite=destination.options.overwrite,
+            resume=destination.options.resume,
             multiple=load.multiple,
         ) as results,
     ):
@@ -158,11 +145,16 @@ def run_batches(
                 tokens = load.weight * len(record.sequence) + load.extra
                 advance(records=1, tokens=tokens, done_before=True)
 
-            left = remaining(reading.chosen(records), results.kept_ids(), reading.where, skipped)
+            left = remaining(chosen, results.kept_ids(), reading.where, skipped)
             for group in groups(left, load.group):
                 for row, tokens in work(engine, group):
                     results.write(row)
                     advance(records=1, tokens=tokens)
+
+
+def group_size(batch_size: int) -> int:
+    """Returns how many records are sorted by length at a time, one where each is read alone."""
+    return 1 if batch_size == 1 else GROUP_BATCHES * batch_size
 
 
 def opened_input(path: Path, file_format: str) -> Callable[[], Iterable[Record]] | Iterable[Record]:

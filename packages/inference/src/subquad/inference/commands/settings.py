@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from subquad.inference.commands.option_groups import Changeable
 
 
 class InputFormat(StrEnum):
@@ -58,19 +61,14 @@ class WeightsChoice(StrEnum):
 
 
 Checkpoint = Annotated[Path, typer.Argument(help="A native checkpoint directory.", show_default=False)]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Results go here, complete or not at all; default: JSON lines on stdout."),
-]
-ResultsFormat = Annotated[
-    OutputFormat, typer.Option("--output-format", help="Format of the output; auto goes by its name, else JSON lines.")
-]
-SubquadraticOps = Annotated[
-    bool | None,
-    typer.Option(
-        "--use-subquadratic-ops/--no-use-subquadratic-ops",
-        help="Demand fused operators, or run their parts one by one; default: what is faster. Decode is the same.",
+SequenceInput = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INPUT", help="FASTA, JSON lines, or one sequence a line in a .txt file (.gz too); - is stdin."
     ),
+]
+Strand = Annotated[
+    StrandChoice, typer.Option("--strand", help="both averages log-probabilities with the reverse complement.")
 ]
 BatchSize = Annotated[
     int,
@@ -82,31 +80,14 @@ PrependEOD = Annotated[
     bool,
     typer.Option("--prepend-eod", help="Start from the end-of-document token, so that the first base is scored."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Keep the results of an interrupted run and go on.")]
-Format = Annotated[InputFormat, typer.Option("--format", help="Format of the input; auto looks at its first byte.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output."), Changeable()]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N."), Changeable()]
 FP8 = Annotated[
     FP8Choice,
     typer.Option(
         "--fp8-projections",
         help="Of a checkpoint that has them: auto wants an H100 or H200, emulate does the same anywhere and slowly, "
         "exact adds otherwise, off leaves them out; what that costs is said where it matters.",
-    ),
-]
-Weights = Annotated[
-    WeightsChoice,
-    typer.Option(
-        "--weights", help="fp8 rounds linear layers to one byte a weight: half the memory, a little less exact."
-    ),
-]
-TensorParallel = Annotated[
-    int,
-    typer.Option(
-        "--tensor-parallel",
-        min=1,
-        help="Processes that share every layer, one CUDA device each (or the CPU): for networks too large for one.",
     ),
 ]
 Chunk = Annotated[
@@ -119,3 +100,72 @@ Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress on stderr; default: on a terminal.")
 ]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show Python's traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where results go, and how."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Results go here, complete or not at all; default: JSON lines on stdout."),
+        Changeable(),
+    ] = None
+    output_format: Annotated[
+        OutputFormat,
+        typer.Option("--output-format", help="Format of the output; auto goes by its name, else JSON lines."),
+        Changeable(),
+    ] = OutputFormat.auto
+    overwrite: Overwrite = False
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the results of an interrupted run and go on."), Changeable()
+    ] = False
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How sequences and prompts are read."""
+
+    file_format: Annotated[
+        InputFormat,
+        typer.Option("--format", help="Format of the input; auto looks at its first byte, and for plain at its name."),
+        Changeable(),
+    ] = InputFormat.auto
+    non_dna: Annotated[
+        NonDNAPolicy,
+        typer.Option("--non-dna", help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;…|)."),
+    ] = NonDNAPolicy.error
+    uppercase: Annotated[bool, typer.Option("--uppercase", help="Change bases to upper case.")] = False
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a network is loaded and run."""
+
+    prefill_chunk: Chunk = None
+    use_subquadratic_ops: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-subquadratic-ops/--no-use-subquadratic-ops",
+            help="Demand fused operators, or run their parts one by one; default: what is faster. Decode is the same.",
+        ),
+    ] = None
+    device: Device = "auto"
+    dtype: Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")] = (
+        "auto"
+    )
+    fp8_projections: FP8 = FP8Choice.auto
+    weights: Annotated[
+        WeightsChoice,
+        typer.Option(
+            "--weights", help="fp8 rounds linear layers to one byte a weight: half the memory, a little less exact."
+        ),
+    ] = WeightsChoice.stored
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(
+            "--tensor-parallel",
+            min=1,
+            help="Processes that share every layer, one CUDA device each (or the CPU): for networks too large for one.",
+        ),
+    ] = 1

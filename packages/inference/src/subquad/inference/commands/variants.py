@@ -1,6 +1,7 @@
 """`subquad variants`: how much a change of the genome changes its likelihood."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,28 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
+from subquad.inference.commands.option_groups import Changeable, chosen_flags, with_options
 from subquad.inference.commands.settings import (
-    FP8,
     BatchSize,
     Checkpoint,
-    Chunk,
-    Device,
-    Dtype,
-    FP8Choice,
+    EngineOptions,
     NonDNAPolicy,
-    Output,
-    OutputFormat,
-    Overwrite,
     PrependEOD,
     Progress,
-    ResultsFormat,
-    Resume,
+    ResultOptions,
+    Strand,
     StrandChoice,
-    SubquadraticOps,
-    TensorParallel,
     Traceback,
-    Weights,
-    WeightsChoice,
 )
 
 if TYPE_CHECKING:
@@ -61,103 +52,92 @@ class SymbolicPolicy(StrEnum):
     skip = "skip"
 
 
+@dataclass(frozen=True)
+class VariantOptions:
+    """Which windows are compared."""
+
+    reference: Annotated[Path, typer.Option("--reference", "-r", help="FASTA of the genome, not compressed.")]
+    window: Annotated[int, typer.Option(min=2, help="Bases of the reference window.")] = 8192
+    anchor: Annotated[
+        AnchorChoice, typer.Option(help="Where in its window the variant lies; end has all other bases upstream.")
+    ] = AnchorChoice.middle
+    strand: Strand = StrandChoice.forward
+    prepend_eod: PrependEOD = False
+    batch_size: BatchSize = 1
+    variant_format: Annotated[
+        VariantFormatChoice, typer.Option("--format", help="auto looks for a VCF header."), Changeable()
+    ] = VariantFormatChoice.auto
+    symbolic: Annotated[SymbolicPolicy, typer.Option(help="On alleles that are not bases, such as <DEL> or *.")] = (
+        SymbolicPolicy.error
+    )
+    non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters of the genome other than ACGTN.")] = (
+        NonDNAPolicy.error
+    )
+    keep_case: Annotated[bool, typer.Option("--keep-case", help="Leave soft-masked bases in lower case.")] = False
+
+
+@with_options
 def variants(
     checkpoint: Checkpoint,
     variant_file: Annotated[
         Path,
         typer.Argument(metavar="VARIANTS", help="VCF, or a table with chrom, pos, ref, alt (.gz too); - is stdin."),
     ],
-    reference: Annotated[Path, typer.Option("--reference", "-r", help="FASTA of the genome, not compressed.")],
-    output: Output = None,
-    output_format: ResultsFormat = OutputFormat.auto,
-    window: Annotated[int, typer.Option(min=2, help="Bases of the reference window.")] = 8192,
-    anchor: Annotated[
-        AnchorChoice, typer.Option(help="Where in its window the variant lies; end has all other bases upstream.")
-    ] = AnchorChoice.middle,
-    strand: Annotated[
-        StrandChoice, typer.Option(help="both averages with the reverse complement.")
-    ] = StrandChoice.forward,
-    prepend_eod: PrependEOD = False,
-    batch_size: BatchSize = 1,
-    variant_format: Annotated[
-        VariantFormatChoice, typer.Option("--format", help="auto looks for a VCF header.")
-    ] = VariantFormatChoice.auto,
-    symbolic: Annotated[
-        SymbolicPolicy, typer.Option(help="On alleles that are not bases, such as <DEL> or *.")
-    ] = SymbolicPolicy.error,
-    non_dna: Annotated[
-        NonDNAPolicy, typer.Option(help="On characters of the genome other than ACGTN.")
-    ] = NonDNAPolicy.error,
-    keep_case: Annotated[bool, typer.Option("--keep-case", help="Leave soft-masked bases in lower case.")] = False,
-    prefill_chunk: Chunk = None,
-    use_subquadratic_ops: SubquadraticOps = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    fp8_projections: FP8 = FP8Choice.auto,
-    weights: Weights = WeightsChoice.stored,
-    tensor_parallel: TensorParallel = 1,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    options: VariantOptions,
+    results: ResultOptions,
+    engine_options: EngineOptions,
     progress: Progress = None,
     traceback: Traceback = False,
 ) -> None:
     """Score variants: log-likelihood of the window with the variant minus that of the reference, in nats."""
     with one_line_errors(traceback=traceback):
         from subquad.inference.commands.batches import Reading
-        from subquad.inference.commands.run_batches import GROUP_BATCHES, Destination, EngineChoice, Load, run_batches
+        from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, group_size, run_batches
         from subquad.inference.reference_genome import ReferenceGenome
         from subquad.inference.variant_files import VariantWindows, read_variants
 
-        settings = {
-            "--reference": str(reference),
-            "--window": window,
-            "--anchor": anchor.value,
-            "--strand": strand.value,
-            "--prepend-eod": prepend_eod,
-            "--batch-size": batch_size,
-            "--symbolic": symbolic.value,
-            "--non-dna": non_dna.value,
-            "--keep-case": keep_case,
-        }
-        genome = ReferenceGenome(reference)
+        genome = ReferenceGenome(options.reference)
         where = str(variant_file)
-        cut = VariantWindows(genome, where, window, anchor.value, not keep_case, non_dna.value)
+        cut = VariantWindows(
+            genome, where, options.window, options.anchor.value, not options.keep_case, options.non_dna.value
+        )
 
         def records() -> "Iterator[VariantRecord]":
-            return cut.records(read_variants(variant_file, file_format=variant_format.value, symbolic=symbolic.value))
+            kind, symbolic = options.variant_format.value, options.symbolic.value
+            return cut.records(read_variants(variant_file, file_format=kind, symbolic=symbolic))
 
         def work(engine: "Engine", group: "list[VariantRecord]") -> "Iterator[tuple[dict[str, Any], int]]":
-            texts = list(dict.fromkeys(t for each in group for t in (each.windows.reference, each.windows.alternate)))
-            scores = engine.score_details(texts, prepend_eod=prepend_eod, strand=strand.value, batch_size=batch_size)
-            likelihood = {text: score.log_likelihood for text, score in zip(texts, scores, strict=True)}
-            for each in group:
-                pair = (likelihood[each.windows.reference], likelihood[each.windows.alternate])
+            for each, pair in zip(group, _likelihoods(engine, group, options), strict=True):
                 yield _row(each, *pair), weight * len(each.sequence)
 
-        group_size = 1 if batch_size == 1 else GROUP_BATCHES * batch_size
-        weight = 2 * (2 if strand == "both" else 1)
+        size = group_size(options.batch_size)
+        weight = 2 * (2 if options.strand == "both" else 1)
         try:
             run_batches(
                 "variants",
                 records() if where == "-" else records,
-                Reading(where, "keep"),
-                EngineChoice(
-                    checkpoint,
-                    device,
-                    dtype,
-                    prefill_chunk,
-                    use_subquadratic_ops=use_subquadratic_ops,
-                    fp8_projections=fp8_projections.value,
-                    weights=weights.value,
-                    tensor_parallel=tensor_parallel,
-                ),
-                Destination(output, output_format.value, overwrite, resume, _columns(), settings),
-                Load(group=group_size, multiple=group_size, rows=batch_size, room=int(prepend_eod), weight=weight),
+                Reading(where, "keep", repeats=True),
+                EngineChoice(checkpoint, engine_options),
+                Destination(results, _columns(), chosen_flags(options)),
+                Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=weight),
                 work,  # type: ignore[arg-type]
                 show=progress,
             )
         finally:
             genome.close()
+
+
+def _likelihoods(
+    engine: "Engine", group: "list[VariantRecord]", options: VariantOptions
+) -> "Iterator[tuple[float, float]]":
+    """Yields the log-likelihoods of the two windows of each variant; windows that occur twice are scored once."""
+    texts = list(dict.fromkeys(t for each in group for t in (each.windows.reference, each.windows.alternate)))
+    scores = engine.score_details(
+        texts, prepend_eod=options.prepend_eod, strand=options.strand.value, batch_size=options.batch_size
+    )
+    likelihood = {text: score.log_likelihood for text, score in zip(texts, scores, strict=True)}
+    for each in group:
+        yield likelihood[each.windows.reference], likelihood[each.windows.alternate]
 
 
 def _columns() -> "Columns":

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from subquad.inference.tensor_parallel.following import Follower
-from subquad.inference.tensor_parallel.workers import HOST, join
+from subquad.inference.tensor_parallel.workers import HOST, await_every_rank, join
 from subquad.modules import ModulesError
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         store = dist.TCPStore(HOST, first["port"], is_master=False)
         shards, device = join(store, first["rank"], first["size"], first["device"])
         follower = Follower(first["build"](shards, device).eval())
-        dist.barrier(**({"device_ids": [device.index]} if device.type == "cuda" else {}))
+        await_every_rank(device)
         while (message := messages.get())[0] != "end":
             try:
                 with torch.inference_mode():

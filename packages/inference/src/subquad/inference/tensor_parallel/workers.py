@@ -174,7 +174,7 @@ def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
     try:
         shards, own = join(store, 0, size, device.type)
         part = build(shards, own).eval()
-        dist.barrier(**({"device_ids": [own.index]} if own.type == "cuda" else {}))  # until every rank has its part
+        await_every_rank(own)
     except BaseException as error:
         failure = workers.failure
         workers.end(failure or f"rank 0 failed: {error}")
@@ -195,3 +195,8 @@ def join(store: dist.Store, rank: int, size: int, kind: str) -> tuple[TensorShar
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     assert dist.group.WORLD is not None
     return TensorShards(dist.group.WORLD), device
+
+
+def await_every_rank(device: torch.device) -> None:
+    """Returns once every rank, this one with ``device``, has its part."""
+    dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)

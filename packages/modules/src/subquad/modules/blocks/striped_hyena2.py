@@ -12,7 +12,7 @@ from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_o
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
 from subquad.modules.mixer import MixerState
-from subquad.modules.mixers.attention import Attention
+from subquad.modules.mixers.attention import Attention, last_positions
 from subquad.modules.mixers.fir import FIRState, HyenaMedium, HyenaShort
 from subquad.modules.mixers.fused_operators import fused_refusal, mix_one_by_one
 from subquad.modules.mixers.modal import HyenaLong, ModalState
@@ -61,14 +61,23 @@ class StripedHyena2Block(nn.Module, ABC):
 
     @abstractmethod
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
-        """Mixes normalised input over the sequence."""
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
+        """Mixes normalised input over the sequence; see ``forward`` for ``wanted``."""
 
     @abstractmethod
     def mix_rounded(
-        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        rows: RoundedRows,
+        dtype: torch.dtype,
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Mixes normalised input that is rounded, through linears with weights of one byte."""
 
     @property
@@ -84,18 +93,20 @@ class StripedHyena2Block(nn.Module, ABC):
     @abstractmethod
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch channel"]:
-        """Normalises and mixes one token per row, up to the linear behind the mixer."""
+    ) -> Float[Tensor, "batch mixed"]:
+        """Normalises and mixes one token per row, up to the linear behind the mixer, whose width it gives."""
 
     def forward(
         self,
         x: Float[Tensor, "batch length channel"],
         state: MixerState | None = None,
         starts: list[int] | None = None,
-    ) -> Float[Tensor, "batch length channel"]:
+        wanted: int | None = None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Transforms whole sequences, or the next chunk of the sequences in ``state``.
 
-        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``.
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. The result is
+        that of the last ``wanted`` positions (None: of all), and what only others need is not computed.
 
         Raises:
           InputMismatch: ``x`` has another number of channels or axes.
@@ -103,10 +114,11 @@ class StripedHyena2Block(nn.Module, ABC):
         require_grid("x", x, self.pre_norm.channels, axes=1)
         if self._is_rounded(x):
             rows, _ = self.pre_norm.rounded(x)
-            rows, total = self.post_norm.rounded(x, self.shards.total(self.mix_rounded(rows, x.dtype, state, starts)))
+            mixed = self.shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted))
+            rows, total = self.post_norm.rounded(last_positions(x, 1, wanted), mixed)
             return total + self.shards.total(self.mlp.of_rounded(rows, dtype=x.dtype))
-        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts))
-        normed, total = self.post_norm.of_sum(x, mixed)
+        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts, wanted))
+        normed, total = self.post_norm.of_sum(last_positions(x, 1, wanted), mixed)
         if self.shards.size > 1:
             return total + self.shards.total(self.mlp(normed))
         return self.mlp.add_to(total, normed)
@@ -190,18 +202,27 @@ class HyenaBlock(StripedHyena2Block):
         return self.filter.projection_taps
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, convolves, gates and filters."""
-        y = self._filtered(product_channels_first(self.projections, x), state, starts)
+        y = last_positions(self._filtered(product_channels_first(self.projections, x), state, starts), 2, wanted)
         return product_of_channels_first(self.out_filter_dense, y)
 
     def mix_rounded(
-        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        rows: RoundedRows,
+        dtype: torch.dtype,
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Does the same with weights of one byte; what is filtered is not rounded."""
         assert isinstance(self.projections, RoundedLinear)
-        y = self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts)
+        y = last_positions(self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts), 2, wanted)
         return self.out_filter_dense(rounded_rows(y, layout="BHL"), dtype=dtype)
 
     def _filtered(
@@ -240,7 +261,7 @@ class HyenaBlock(StripedHyena2Block):
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch channel"]:
+    ) -> Float[Tensor, "batch mixed"]:
         """Does the same for one token per row, as one operator where the projection is a plain one."""
         projection = step_projection(self.projections, self.pre_norm, x)
         z = x if projection is not None else self.projections(self.pre_norm(x))
@@ -317,21 +338,31 @@ class AttentionBlock(StripedHyena2Block):
         return self.inner_mha_cls
 
     def mix(
-        self, x: Float[Tensor, "batch length channel"], state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        x: Float[Tensor, "batch length channel"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, attends and projects back."""
         assert state is None or isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts)
+        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts, wanted)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     def mix_rounded(
-        self, rows: RoundedRows, dtype: torch.dtype, state: MixerState | None, starts: list[int] | None
-    ) -> Float[Tensor, "batch length channel"]:
+        self,
+        rows: RoundedRows,
+        dtype: torch.dtype,
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+    ) -> Float[Tensor, "batch wanted channel"]:
         """Does the same with weights of one byte; queries, keys and values are not rounded."""
         assert state is None or isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
         qkv = attention.Wqkv(rows, dtype=dtype).unflatten(-1, (attention.num_heads, 3, attention.head_size))
-        return attention.out_proj(rounded_rows(attention.attend(qkv, state, starts).flatten(2)), dtype=dtype)
+        y = attention.attend(qkv, state, starts, wanted)
+        return attention.out_proj(rounded_rows(y.flatten(2)), dtype=dtype)
 
     @property
     def inward(self) -> nn.Module:
@@ -345,7 +376,7 @@ class AttentionBlock(StripedHyena2Block):
 
     def mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch channel"]:
+    ) -> Float[Tensor, "batch mixed"]:
         """Does the same for one token per row."""
         assert isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls

@@ -91,13 +91,15 @@ class Attention(torch.nn.Module):
         qkv: Float[Tensor, "batch length head 3 size"],
         state: PagedKeyValueState | None = None,
         starts: list[int] | None = None,
-    ) -> Float[Tensor, "batch length head size"]:
+        wanted: int | None = None,
+    ) -> Float[Tensor, "batch wanted head size"]:
         """Attends with queries, keys and values that lie beside each other, not yet rotated.
 
         Args:
           qkv: Query, key and value of each head.
           state: The sequences to continue.
           starts: ``state.position`` on the host, where the caller has read it already; each read waits for the device.
+          wanted: The queries that attend are the last so many; None for all.
 
         Raises:
           StateCapacityExceeded: A row would grow past the room of ``state``.
@@ -105,20 +107,20 @@ class Attention(torch.nn.Module):
         """
         if state is not None:
             refuse_split_state(self.exchange)
-            return self._continue(qkv, state, state.position.tolist() if starts is None else starts)
+            return self._continue(qkv, state, state.position.tolist() if starts is None else starts, wanted)
         whole = self.exchange.gather_heads(qkv)
         position = torch.arange(whole.shape[1], device=whole.device).unsqueeze(0)
         q, k = self.rotary_emb(whole[:, :, :, 0], position), self.rotary_emb(whole[:, :, :, 1], position)
-        return self.exchange.scatter_heads(attend_whole(q, k, whole[:, :, :, 2]))
+        return last_positions(self.exchange.scatter_heads(attend_whole(q, k, whole[:, :, :, 2])), 1, wanted)
 
-    def _continue(self, qkv: Tensor, state: PagedKeyValueState, starts: list[int]) -> Tensor:
+    def _continue(self, qkv: Tensor, state: PagedKeyValueState, starts: list[int], wanted: int | None) -> Tensor:
         """Attends row by row over that row's own length, so that no row's result depends on its neighbours."""
         length = qkv.shape[1]
         state.require_room(starts, length, [True] * len(starts))
         position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
         rows = []
         for row, start in enumerate(starts):
-            q = self._file(qkv[row : row + 1], position[row : row + 1], state, row, start)
+            q = last_positions(self._file(qkv[row : row + 1], position[row : row + 1], state, row, start), 0, wanted)
             rows.append(attend_last(q, *state.read(row, start + length)))
         return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
 
@@ -203,6 +205,11 @@ class Attention(torch.nn.Module):
     def flop_count(self, length: int) -> int:
         """Counts both matrix products over the full square, as profilers do, on one sequence."""
         return 4 * self.channels * length * length
+
+
+def last_positions(x: Tensor, axis: int, wanted: int | None) -> Tensor:
+    """Returns the last ``wanted`` positions along an axis, all of them for None."""
+    return x if wanted is None else x.narrow(axis, x.shape[axis] - wanted, wanted)
 
 
 def check_capacity(starts: list[int], wanted: list[bool], length: int, max_length: int) -> None:

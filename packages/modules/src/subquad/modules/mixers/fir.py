@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
-from subquad.modules.mixers.gates import Gated
+from subquad.modules.mixers.gates import GateChoice, Gated
 from subquad.modules.mixers.projection import check_filters, projection_parameter, projection_ring
 from subquad.modules.mixers.split_convolution import split_causal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
@@ -183,8 +183,8 @@ class HyenaFIR(Gated, FullPrecisionModule):
             fill_ring(state.taps, after.mixer, state.position, z.shape[-1])
             return y, state
         if self.exchange.size == 1:
-            options = {"pregate": self.pregate, "postgate": self.postgate}
-            return gated_conv(z, short_taps, taps, skip=self.D, backend=self.backend, **options), None
+            gates = GateChoice(pregate=self.pregate, postgate=self.postgate)
+            return gated_conv(z, short_taps, taps, skip=self.D, backend=self.backend, **gates), None
         streams = split_causal_conv(z, short_taps, self.exchange, backend=self.backend)
         q, k, v = streams.unflatten(1, (self.channels, 3)).unbind(2)
         return self.gated_after(q, self.filter_gated(self.gated(k, v), None)), None

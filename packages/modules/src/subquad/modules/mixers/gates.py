@@ -1,7 +1,16 @@
 """The two gates around the filter of a Hyena mixer."""
 
+from typing import TypedDict
+
 from jaxtyping import Float
 from torch import Tensor
+
+
+class GateChoice(TypedDict):
+    """The arguments by which the fused operators take the choice of gates."""
+
+    pregate: bool
+    postgate: bool
 
 
 class Gated:

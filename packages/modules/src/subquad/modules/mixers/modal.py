@@ -10,7 +10,7 @@ from subquad.modules.errors import ConfigurationError
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.fir import FilterParameters
-from subquad.modules.mixers.gates import Gated
+from subquad.modules.mixers.gates import GateChoice, Gated
 from subquad.modules.mixers.projection import check_filters, projection_parameter, projection_ring
 from subquad.modules.mixers.split_convolution import split_causal_conv, split_modal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
@@ -195,8 +195,8 @@ class HyenaLong(Gated, FullPrecisionModule):
             state.modal.copy_(after.modal)
             return y, state
         if self.exchange.size == 1:
-            options = {"pregate": self.pregate, "postgate": self.postgate}
-            y = gated_modal_conv(z, short_taps, poles, self.residues, skip=self.D, backend=self.backend, **options)
+            gates = GateChoice(pregate=self.pregate, postgate=self.postgate)
+            y = gated_modal_conv(z, short_taps, poles, self.residues, skip=self.D, backend=self.backend, **gates)
             return y, None
         streams = split_causal_conv(z, short_taps, self.exchange, backend=self.backend)
         q, k, v = streams.unflatten(1, (self.channels, 3)).unbind(2)

@@ -30,6 +30,14 @@ from subquad.ops import linear_step
 _LAYER_LETTERS = "SDH*"
 
 
+class _HyenaOptions(Placement):
+    """What every Hyena mixer of a network is built with."""
+
+    projection_filter_length: int
+    backend: str
+    exchange: SequenceExchange | None
+
+
 class StripedHyena2(nn.Module):
     """A causal language model over bytes of DNA: ``logits = norm(blocks(E[ids])) @ E.T`` with one embedding ``E``.
 
@@ -115,37 +123,22 @@ class StripedHyena2(nn.Module):
         place = Placement(device=device, dtype=dtype)
         self.embedding_layer = nn.Embedding(vocab_size, hidden_size, **place)
 
+        hyena = _HyenaOptions(
+            projection_filter_length=projection_filter_length, backend=backend, exchange=exchange, **place
+        )
+
         def mixer_of(letter: str) -> HyenaShort | HyenaMedium | HyenaLong:
             if letter == "S":
-                return HyenaShort(
-                    own_channels,
-                    groups=own_groups,
-                    filter_length=short_filter_length,
-                    projection_filter_length=projection_filter_length,
-                    backend=backend,
-                    exchange=exchange,
-                    **place,
-                )
+                return HyenaShort(own_channels, groups=own_groups, filter_length=short_filter_length, **hyena)
             if letter == "D":
                 return HyenaMedium(
                     own_channels,
                     groups=own_groups,
                     filter_length=medium_filter_length,
-                    projection_filter_length=projection_filter_length,
                     filter_parameters=filter_parameters,
-                    backend=backend,
-                    exchange=exchange,
-                    **place,
+                    **hyena,
                 )
-            return HyenaLong(
-                own_channels,
-                state_size=state_size,
-                projection_filter_length=projection_filter_length,
-                filter_parameters=filter_parameters,
-                backend=backend,
-                exchange=exchange,
-                **place,
-            )
+            return HyenaLong(own_channels, state_size=state_size, filter_parameters=filter_parameters, **hyena)
 
         def block_of(layer: int, letter: str) -> HyenaBlock | AttentionBlock:
             activation = "gelu" if layer == 0 else "identity"
@@ -247,14 +240,35 @@ class StripedHyena2(nn.Module):
             for block in self._blocks():
                 x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             return self.norm(self._unfold(x))
+        return self._continue(ids, state, starts, None)
+
+    def encode_last(
+        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State, *, starts: list[int] | None = None
+    ) -> Float[Tensor, "batch channel"]:
+        """Does what ``encode`` does with a state and returns the last position alone.
+
+        The last block computes what this position and the state need of it and no more, as fits a prompt of which one
+        token is predicted.
+
+        Raises:
+          InputMismatch, StateCapacityExceeded, ExchangeUnsupported: As ``encode``.
+        """
+        if ids.shape[1] == 0:
+            raise InputMismatch("ids hold no token; a sequence has at least one")
+        return self._continue(ids, state, starts, 1)[:, 0]
+
+    def _continue(
+        self, ids: Tensor, state: StripedHyena2State, starts: list[int] | None, wanted: int | None
+    ) -> Float[Tensor, "batch wanted channel"]:
+        """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None."""
         if self.exchange.size > 1:
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
         starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
         x = self.embedding_layer(ids)
-        for block, layer in zip(self._blocks(), state.layers, strict=True):
-            x = block(x, layer, starts)
+        for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
+            x = block(x, layer, starts, wanted if index == len(self.blocks) - 1 else None)
         state.advance(ids.shape[1])
         return self.norm(x)
 

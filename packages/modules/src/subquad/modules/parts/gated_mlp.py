@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.parts.linear_layouts import add_product
+from subquad.modules.parts.linear_layouts import add_product, owns_output
 from subquad.modules.widths import require_positive
 from subquad.ops import RoundedRows, gated_product, rounded_product
 
@@ -62,4 +62,7 @@ class GatedMLP(nn.Module):
         return "gelu" if self.activation == "gelu" else None
 
     def _gated(self, x: Tensor) -> Tensor:
-        return gated_product(self.l1(x), self.l2(x), activation=self._gate_activation)
+        gate, value = self.l1(x), self.l2(x)
+        if self.activation == "identity" and x.device.type == "cpu" and owns_output(self.l1, x):
+            return gate.mul_(value)  # new memory costs more than the product
+        return gated_product(gate, value, activation=self._gate_activation)

@@ -31,6 +31,11 @@ def _aligned(x: Tensor, axis: int) -> Tensor:
     return functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, missing])
 
 
+def owns_output(linear: nn.Module, x: Tensor) -> bool:
+    """Says whether nobody else sees what ``linear(x)`` returns, so that it may be overwritten."""
+    return _is_plain(linear, x) and not torch.is_grad_enabled()
+
+
 def product_channels_first(
     linear: nn.Module, x: Float[Tensor, "batch length channel"]
 ) -> Float[Tensor, "batch rows length"]:

@@ -59,7 +59,8 @@ def fp8_linear(
     _checks.shaped("bias", bias, (weight.shape[0],), weight, "weight")
     if layout == "BHL" and values_of(x).dim() != 3:
         raise ShapeMismatch(f"x has shape {tuple(values_of(x).shape)}; layout BHL wants 3 axes")
-    chosen, _ = dispatch.choose(describe(x, weight, input_scale=input_scale, weight_scale=weight_scale), backend)
+    call = describe(x, weight, input_scale=input_scale, weight_scale=weight_scale, dtype=dtype)
+    chosen, _ = dispatch.choose(call, backend)
     run = compute_in_torch if chosen is None else chosen.run
     if isinstance(x, Tensor) and dispatch.gradient_wanted(x, weight):
         y = _StraightThrough.apply(x, weight, input_scale, weight_scale, run)

@@ -8,7 +8,7 @@ from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
-from subquad.ops.gated_conv.projection import check_projection, project_and_gate
+from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
 
 
 class GatedConvState(NamedTuple):
@@ -163,6 +163,6 @@ def compute_in_torch(
     projection, mixer = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
     y, last = filter_stream(g, mixer_taps, mixer), next_history(g, mixer_taps.shape[1] - 1, mixer)
-    if skip is not None:
-        y = y + skip.to(g.dtype)[:, None] * g
-    return (q * y if postgate else y).to(z.dtype), GatedConvState(projection, last.to(z.dtype))
+    recorded = dispatch.gradient_wanted(z, projection_taps, mixer_taps, skip, *(initial_state or ()))
+    y = filtered_and_gated(y, q, g, skip, postgate, recorded=recorded)
+    return y.to(z.dtype), GatedConvState(projection, last.to(z.dtype))

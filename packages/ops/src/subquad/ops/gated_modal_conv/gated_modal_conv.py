@@ -7,7 +7,7 @@ from torch import Tensor
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
-from subquad.ops.gated_conv.projection import check_projection, project_and_gate
+from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
 from subquad.ops.modal_conv.chunked import filter_modal
 
 
@@ -168,6 +168,6 @@ def compute_in_torch(
     projection, modal = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
     y, modal = filter_modal(g, log_poles, residues, modal)
-    if skip is not None:
-        y = y + skip.to(g.dtype)[:, None] * g
-    return (q * y if postgate else y).to(z.dtype), GatedModalState(projection, modal)
+    recorded = dispatch.gradient_wanted(z, projection_taps, log_poles, residues, skip, *(initial_state or ()))
+    y = filtered_and_gated(y, q, g, skip, postgate, recorded=recorded)
+    return y.to(z.dtype), GatedModalState(projection, modal)

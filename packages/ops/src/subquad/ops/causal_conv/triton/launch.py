@@ -39,7 +39,7 @@ class ToeplitzTiling(NamedTuple):
 
     diagonals: int  # of Toeplitz blocks
     block: int  # rows and columns of one
-    count: int  # blocks of samples that a program takes
+    blocks: int  # of samples that a program takes
 
 
 def toeplitz_tiling(taps: int) -> ToeplitzTiling:
@@ -86,7 +86,7 @@ def causal_conv_triton(
         causal_conv_short_kernel[grid](*arguments, TAPS=size, TILE=_SHORT_TILE, num_warps=4, **flags)
     else:
         tiling = toeplitz_tiling(size)
-        grid = (triton.cdiv(length, tiling.block * tiling.count), channels, batch)
+        grid = (triton.cdiv(length, tiling.block * tiling.blocks), channels, batch)
         causal_conv_toeplitz_kernel[grid](*arguments, size, *tiling, PRECISION=precision(x), num_warps=4, **flags)
     return y
 

@@ -28,8 +28,13 @@ def _planned(
 ) -> Plan:
     size, (height, width) = place(space, taps, centres, boundary)
     forward = (height.samples(), width.samples(), height.results(), width.results())
-    turned = (a.samples(backward=True) for a in (height, width)), (a.results(backward=True) for a in (height, width))
-    return Plan(size, forward, (*turned[0], *turned[1]), (height.filter(size), width.filter(size)))
+    backward = (
+        height.samples(backward=True),
+        width.samples(backward=True),
+        height.results(backward=True),
+        width.results(backward=True),
+    )
+    return Plan(size, forward, backward, (height.filter(size), width.filter(size)))
 
 
 def _plan(x: Tensor, taps: Tensor, centres: list[int], circular: list[bool]) -> Plan:

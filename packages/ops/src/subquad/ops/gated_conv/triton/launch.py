@@ -63,7 +63,7 @@ def gated_conv_triton(
         gated_conv_short_kernel[grid](*arguments, MIXER=size, TILE=_SHORT_TILE, num_warps=4, **flags)
     else:
         tiling = toeplitz_tiling(size)
-        grid = (triton.cdiv(length, tiling.block * tiling.count), channels, batch)
+        grid = (triton.cdiv(length, tiling.block * tiling.blocks), channels, batch)
         gated_conv_toeplitz_kernel[grid](*arguments, size, *tiling, PRECISION=precision(z), num_warps=8, **flags)
     return y, tail
 

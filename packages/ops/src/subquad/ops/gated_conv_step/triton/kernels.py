@@ -222,5 +222,4 @@ def projected_gated_step_kernel(
         total = _filtered(g, mixer_first, held, taps)
         _remember(memory, channel, size, time, g, write)
     total += skipped * g.to(tl.float32)
-    gated = q.to(tl.float32) * total.to(element).to(tl.float32)
-    tl.store(y + channel, gated.to(element), mask=present)
+    tl.store(y + channel, (q.to(tl.float32) * total.to(element).to(tl.float32)).to(element), mask=present)

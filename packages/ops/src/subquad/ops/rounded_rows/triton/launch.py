@@ -44,6 +44,7 @@ def launch(
     inverse = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     tile, warps = triton.next_power_of_2(channels), _warps(channels)
     if kind != "rows":
+        assert others is not None, f"{kind} takes two streams"
         rounded_product_kernel[(len(rows),)](
             rows,
             others,
