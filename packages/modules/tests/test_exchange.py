@@ -21,6 +21,7 @@ from subquad.modules import (
     LocalExchange,
     Mamba,
     MultiHeadAttention,
+    RegisterAttention,
     SequenceExchange,
     ShortConvolution,
     StateSpace,
@@ -181,6 +182,13 @@ def test_runs_shorter_than_the_filter_trade_channels() -> None:
         return torch.cat(y.chunk(2), dim=1)
 
     assert_close(group.merge(group.on_every_rank(work)), whole(*qkv), relative=1e-12)
+
+
+def test_every_mixer_of_sequences_is_tried_on_a_split_one() -> None:
+    """All but the attention whose tokens are a grid and registers; a new mixer has to come with an exchange."""
+    tried = {HyenaShort, HyenaMedium, HyenaLong, Attention} | {case.kind for case in SPLIT_CASES}
+    assert {case.name for case in SPLIT_CASES} == set(SPLIT)
+    assert tried == {case.kind for case in mixer_table.CASES} - {RegisterAttention}
 
 
 @pytest.mark.parametrize("name", ["ckconv_causal", "hyena_causal", "state_space_causal", "heads_causal", "mamba"])

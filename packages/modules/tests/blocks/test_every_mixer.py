@@ -1,5 +1,6 @@
 """Every mixer of the table in every block, by a change of one line of the configuration."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,17 @@ from torch import Tensor
 
 from packages.modules.tests.mixer_table import BATCH, CASES, CAUSAL, CHANNELS, Case
 from subquad.lazy_config import LazyConfig, instantiate
-from subquad.modules import MLP, AdaLNZeroBlock, GatedMLP, QKVSequenceMixer, ResidualBlock, RMSNorm, StateUnsupported
+from subquad.modules import (
+    MLP,
+    AdaLNZeroBlock,
+    CKConv,
+    GatedMLP,
+    QKVConditionMixer,
+    QKVSequenceMixer,
+    ResidualBlock,
+    RMSNorm,
+    StateUnsupported,
+)
 from tools.testing.oracle import assert_close
 
 NORM = LazyConfig(RMSNorm)(channels=CHANNELS)
@@ -89,3 +100,47 @@ def test_chunks_and_steps_equal_the_whole(case: Case, block: Callable[[Case], An
                 pieces.append(model(part, *given, state))
             state.advance(part.shape[1])
         assert_close(torch.cat(pieces, 1), model(x, *given), relative=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.kind is not CKConv], ids=lambda case: case.name)
+@pytest.mark.parametrize("over_points", [False, True])
+def test_a_condition_is_mixed_in_by_every_mixer_that_takes_queries(case: Case, over_points: bool) -> None:
+    torch.manual_seed(0)
+    cfg = plain(case)
+    cfg.condition_mixer_cfg = LazyConfig(QKVConditionMixer)(hidden_dim=CHANNELS, mixer_cfg=case.config, condition_dim=5)
+    model, space = instantiate(cfg), (20,) if case.causal else case.space
+    x = torch.randn(BATCH, *space, CHANNELS)
+    condition = torch.randn(BATCH, *(space if over_points else ()), 5, requires_grad=True)
+    y = model(x, condition=condition)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    assert condition.grad is not None
+    assert torch.isfinite(condition.grad).all()
+    assert float(condition.grad.abs().sum(-1).min()) > 0
+    for name, parameter in model.condition_mixer.named_parameters():
+        if not name.endswith("projection_taps"):  # the short convolution is that of a sequence's own projection
+            assert parameter.grad is not None, name
+
+
+def noting(run: Callable[..., Any], called: list[str], name: str, *given: Any, **named: Any) -> Any:
+    called.append(name)
+    return run(*given, **named)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.fused], ids=lambda case: case.name)
+def test_a_block_prefers_the_fused_form(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the mixer owns the short convolution in front of it; without one it is given q, k and v."""
+    short = {"projection_filter_length": None}
+    forms = (case, Case(case.name, case.kind, {**case.options, **short}, causal=True))
+    for form, expected in zip(forms, ("forward_projected", "forward"), strict=True):
+        model = instantiate(plain(form))
+        called: list[str] = []
+        for name in ("forward", "forward_projected"):
+            run = getattr(model.sequence_mixer.mixer, name)
+
+            noted = functools.partial(noting, run, called, name)
+            monkeypatch.setattr(model.sequence_mixer.mixer, name, noted)
+        x, state = torch.randn(BATCH, 20, CHANNELS), model.init_state(BATCH, max_length=20)
+        model(x)
+        model(x, state)
+        assert called == [expected] * 2

@@ -159,7 +159,7 @@ def test_a_condition_is_mixed_in_and_gets_a_gradient(
 def test_conditions_that_nothing_can_use_are_refused() -> None:
     with pytest.raises(InputMismatch, match="has no condition_mixer"):
         instantiate(block(CKConv, LONG))(torch.zeros(1, 4, 16), condition=torch.zeros(1, 16))
-    with pytest.raises(ConfigurationError, match="CKConv; accepted is a Mixer of q, k and v"):
+    with pytest.raises(ConfigurationError, match="CKConv; accepted is a Mixer that takes queries"):
         QKVConditionMixer(16, LazyConfig(CKConv)(channels=16, **LONG))
     model = QKVConditionMixer(16, LazyConfig(MultiHeadAttention)(channels=16, num_heads=2))
     with pytest.raises(InputMismatch, match="attention over two sizes"):

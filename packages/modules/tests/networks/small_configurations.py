@@ -16,12 +16,14 @@ from subquad.modules import (
     HyenaLong,
     HyenaMedium,
     HyenaShort,
+    Mamba,
     MultiHeadAttention,
     QKVSequenceMixer,
     ResidualBlock,
     RMSNorm,
     ShortConvolution,
     SIRENFilter,
+    StateSpace,
 )
 
 WIDTH = 24
@@ -61,6 +63,8 @@ GRID_MIXERS: dict[type[nn.Module], Callable[[int], Config[Any]]] = {
     MultiHeadAttention: attention,
     CKConv: ckconv,
     Hyena: hyena,
+    StateSpace: lambda data_dim: LazyConfig(StateSpace)(channels=WIDTH, data_dim=data_dim, state_size=4),
+    Mamba: lambda data_dim: LazyConfig(Mamba)(channels=WIDTH, data_dim=data_dim, scan_order="axes", state_size=4),
 }
 
 

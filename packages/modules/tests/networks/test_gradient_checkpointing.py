@@ -1,10 +1,12 @@
 """Gradient checkpointing: the same gradients to the bit, and less memory, measured."""
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from packages.modules.tests.networks.small_configurations import NORM, SEQUENCE_MIXERS, WIDTH, attention, block, hyena
 from subquad.lazy_config import Config, LazyConfig, instantiate
@@ -107,6 +109,49 @@ def test_gradients_are_the_same_to_the_bit(name: str) -> None:
 def test_less_is_kept_for_backward(name: str) -> None:
     plain, again = (saved_bytes(name, gradient_checkpointing=flag) for flag in (False, True))
     assert again < 0.5 * plain, f"{again} of {plain} bytes"
+
+
+class Allocations(TorchDispatchMode):
+    """Follows the bytes of all storages that operations make, and the greatest sum of those alive at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.total = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.follow(tensor.untyped_storage())
+        return result
+
+    def follow(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self.alive:
+            self.alive[key] = storage.nbytes()
+            self.total += storage.nbytes()
+            self.peak = max(self.peak, self.total)
+            weakref.finalize(storage, self.drop, key)
+
+    def drop(self, key: int) -> None:
+        self.total -= self.alive.pop(key)
+
+
+def peak_bytes(name: str, *, gradient_checkpointing: bool) -> int:
+    """Returns the most bytes that a forward and a backward pass hold at a time, parameters and gradients left out."""
+    model, x = build(name, gradient_checkpointing=gradient_checkpointing)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with Allocations() as allocations:
+        model(x).square().sum().backward()
+    return allocations.peak
+
+
+@every_network
+def test_the_peak_of_a_training_step_is_lower(name: str) -> None:
+    plain, again = (peak_bytes(name, gradient_checkpointing=flag) for flag in (False, True))
+    assert again < 0.7 * plain, f"{again} of {plain} bytes"
 
 
 @every_network

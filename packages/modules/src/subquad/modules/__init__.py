@@ -10,6 +10,7 @@ from subquad.modules.channel_shards import ChannelShards as ChannelShards
 from subquad.modules.channel_shards import WholeChannels as WholeChannels
 from subquad.modules.errors import ConfigurationError as ConfigurationError
 from subquad.modules.errors import ExchangeUnsupported as ExchangeUnsupported
+from subquad.modules.errors import FusedOperatorsUnavailable as FusedOperatorsUnavailable
 from subquad.modules.errors import InputMismatch as InputMismatch
 from subquad.modules.errors import ModulesError as ModulesError
 from subquad.modules.errors import StateCapacityExceeded as StateCapacityExceeded

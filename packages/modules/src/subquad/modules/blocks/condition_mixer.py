@@ -43,8 +43,10 @@ class QKVConditionMixer(nn.Module):
         super().__init__()
         mixer = instantiate(mixer_cfg)
         widths: tuple[int, int, int] = getattr(mixer, "stream_channels", (hidden_dim, hidden_dim, hidden_dim))
-        if not isinstance(mixer, Mixer) or not isinstance(mixer, nn.Module) or 0 in widths:
-            raise ConfigurationError(f"mixer_cfg makes a {type(mixer).__name__}; accepted is a Mixer of q, k and v")
+        if not isinstance(mixer, Mixer) or not isinstance(mixer, nn.Module) or widths[0] == 0:
+            raise ConfigurationError(
+                f"mixer_cfg makes a {type(mixer).__name__}; accepted is a Mixer that takes queries, which come from x"
+            )
         if not hasattr(mixer, "output_channels"):
             require_part("mixer_cfg", mixer, hidden_dim)
         self.hidden_dim = hidden_dim
