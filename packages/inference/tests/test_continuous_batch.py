@@ -176,7 +176,7 @@ def test_the_test_network_uses_its_whole_input():
 
 
 def _prompts_read_per_step(network, lengths: list[int], *, busy: bool, **options) -> list[int]:
-    """Starts a long generation where ``busy``, then submits prompts at once; counts the prompts that each step reads."""
+    """Submits prompts at once, behind a long generation where ``busy``; counts the prompts that each step reads."""
     batch = ContinuousBatch(
         network,
         ByteTokenizer(),
