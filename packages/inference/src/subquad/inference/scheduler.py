@@ -104,6 +104,7 @@ class Scheduler:
             slots=limits.max_running,
             max_sequence_tokens=tokens,
             prefill_chunk=limits.prefill_chunk,
+            prefill_rows=engine.prefill_rows,
             poison_freed=poison_freed,
         )
         self._condition = threading.Condition()
