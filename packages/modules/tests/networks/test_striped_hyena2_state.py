@@ -72,6 +72,36 @@ def test_the_last_position_alone_and_the_state_behind_it_equal_those_of_all(last
         model.encode_last(ids[:, :0], states[1])
 
 
+@pytest.mark.parametrize("rounded", [False, True], ids=["plain", "one byte"])
+@pytest.mark.parametrize("last", "SDH*")
+@pytest.mark.parametrize("fused", [None, False])
+@torch.inference_mode()
+def test_sequences_of_different_lengths_read_together_equal_each_alone(last: str, rounded: bool, fused: bool) -> None:
+    model = lively_model(seed=10, pattern="H*SD" + last, use_subquadratic_ops=fused)
+    for block in model.blocks:
+        for linear in (block.outward, block.mlp.l3):
+            if linear.bias is not None:
+                linear.bias.copy_(torch.linspace(-1, 1, 64))  # which a block adds to padding too
+    if rounded:
+        round_linears(model)
+    lengths = [1, 140, 2, 7, 128, 131, 33]
+    ids = random_ids(len(lengths), 140, seed=11)
+    state = model.init_state(len(lengths), max_length=150)
+    got = model.encode_short(ids, state, lengths)
+    pool = model.init_state(9, max_length=150)
+    rows = [8, 3, 0, 5, 1, 2, 6]
+    pool.take_rows(state, rows, lengths)
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        alone = model.init_state(1, max_length=150)
+        assert_close(got[index], model.encode_last(ids[index : index + 1, 140 - length :], alone)[0], relative=1e-12)
+        for _ in range(3):
+            token = random_ids(1, 1, seed=length)[:, 0]
+            assert_close(model.step(token, pool.row(row)), model.step(token, alone), relative=1e-12)
+    assert pool.position.tolist() == [5, 131, 134, 143, 0, 10, 36, 0, 4]
+    with pytest.raises(InputMismatch, match=r"lengths are \[1, 141\]; accepted are 1 to 140 for each of 2 rows"):
+        model.encode_short(ids[:2], model.init_state(2, max_length=150), [1, 141])
+
+
 def test_rows_at_different_positions_each_equal_their_own_forward() -> None:
     model, ids = lively_model(seed=4), random_ids(3, 60, seed=5)
     state = model.init_state(3, max_length=60)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from subquad.inference.decode_program import Results, SamplingTable
 from subquad.inference.decoding import DecodeRows, SampleStream
@@ -23,6 +24,7 @@ from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Embedded, EmbedJob, Failed, GenerateJob, Scored, ScoreJob, Started, Timing
 from subquad.inference.network import Network, read_prompt
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
+from subquad.inference.short_prompts import short_prompts
 from subquad.inference.state_pool import StatePool
 from subquad.inference.stopping import Token
 from subquad.inference.ticket import Ticket
@@ -104,6 +106,7 @@ class ContinuousBatch:
       max_sequence_tokens: Prompt and new tokens of one sequence at most.
       prefill_chunk: Tokens of a chunk; chunk ``i`` of a prompt is ``ids[i * C : (i + 1) * C]``.
       longest_wait: Seconds after which a step reads no further prompt, where rows wait to decode.
+      prefill_rows: Short prompts that are read side by side; see `short_prompts`.
       page_count: Pages of keys and values in the pool; default: enough for the longest sequence in every slot.
       poison_freed: Fill freed rows with NaN (for tests).
       clock: Seconds, for timings.
@@ -118,6 +121,7 @@ class ContinuousBatch:
         max_sequence_tokens: int,
         prefill_chunk: int,
         longest_wait: float = math.inf,
+        prefill_rows: int = 1,
         page_count: int | None = None,
         poison_freed: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -126,6 +130,7 @@ class ContinuousBatch:
         self._chunk, self._max_sequence_tokens = prefill_chunk, max_sequence_tokens
         self._longest_wait = longest_wait
         self.pool = StatePool(network, slots, max_sequence_tokens, page_count=page_count, poison_freed=poison_freed)
+        self._short = short_prompts(network, self.pool, rows=prefill_rows, longest=prefill_chunk)
         self._rows = DecodeRows(network, self.pool)
         self._device = self.pool.state.position.device
         self._queue: deque[_Request] = deque()
@@ -249,13 +254,20 @@ class ContinuousBatch:
 
     def _next_chunk(self, request: _Request) -> int:
         """Returns the tokens that are read next; what is not a prompt counts as a full chunk."""
-        if isinstance(request, _Generation):
-            return min(self._chunk, len(request.job.prompt_ids) - request.next_token)
-        return self._chunk
+        if not isinstance(request, _Generation):
+            return self._chunk
+        width = self._short_width(request)
+        if width is not None and self._short is not None:
+            return min(self._chunk, self._short.rows * width)
+        return min(self._chunk, len(request.job.prompt_ids) - request.next_token)
 
     def _read_one_chunk(self) -> None:
-        """Reads a chunk of the request whose turn it is; requests that read take turns."""
+        """Reads a chunk of the request whose turn it is; requests that read take turns, but for short prompts."""
         request = self._reading.popleft()
+        together = self._take_short(request)
+        if together:
+            self._read_short(together)
+            return
         self.counters.prefill_chunks += 1
         try:
             if isinstance(request, _Generation):
@@ -271,6 +283,40 @@ class ContinuousBatch:
         if more:
             self._reading.append(request)
 
+    def _short_width(self, request: _Request) -> int | None:
+        if self._short is None or not isinstance(request, _Generation):
+            return None
+        return self._short.width(len(request.job.prompt_ids))
+
+    def _take_short(self, first: _Request) -> list[_Generation]:
+        """Takes those whose prompts are read beside that of ``first``; none where it is not read so."""
+        width = self._short_width(first)
+        if width is None:
+            return []
+        assert self._short is not None
+        waiting = [request for request in self._reading if self._short_width(request) == width]
+        taken = [request for request in [first, *waiting[: self._short.rows - 1]] if isinstance(request, _Generation)]
+        self._reading = deque(request for request in self._reading if request not in taken)
+        return taken
+
+    @torch.inference_mode()
+    def _read_short(self, requests: list[_Generation]) -> None:
+        """Reads short prompts side by side; where that fails, each by itself, so that only the culprit ends."""
+        assert self._short is not None
+        self.counters.prefill_chunks += 1
+        slots = [request.slots[0] for request in requests]
+        try:
+            hidden = self._short.read([request.job.prompt_ids for request in requests], slots)
+            self._draw_first(requests, hidden)
+        except Exception as error:
+            if len(requests) == 1:
+                self._fail(requests[0], _as_inference_error(error))
+                return
+            for request in requests:
+                if not request.ended and not request.prefilled:
+                    self.pool.reset(request.slots)
+                    self._read_short([request])
+
     @torch.inference_mode()
     def _read_prompt(self, request: _Generation) -> bool:
         prompt, start = request.job.prompt_ids, request.next_token
@@ -281,22 +327,31 @@ class ContinuousBatch:
         request.next_token = stop
         if stop < len(prompt):
             return True
-        self.counters.prefills += 1
-        self.pool.copy(first, request.slots[1:])
-        streams = [request.streams[slot] for slot in request.slots]
-        logits = self._network.unembed(hidden[:, None])[:, 0].expand(len(streams), -1)
-        positions = torch.full((len(streams),), len(prompt), device=self._device)
-        settings = SamplingTable(len(streams), self._device)
-        settings.set([stream.settings for stream in streams])
-        _, table = settings.draw(logits, positions)
-        request.prefilled = self._clock()
-        drawn = Results(table).read()
-        for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=True):
-            if not finite:
-                raise NonFiniteLogits(f"token {len(prompt)}")
-            self._rows.place(slot, request.streams[slot], token_id)
-            self._accept(request, slot, Token(token_id, logprob))
+        self._draw_first([request], hidden)
         return False
+
+    def _draw_first(self, requests: list[_Generation], hidden: Tensor) -> None:
+        """Draws the first token of every sample from the last hidden state of each prompt, the first rows given."""
+        logits, positions = self._network.unembed(hidden[:, None])[: len(requests), 0], []
+        for request in requests:
+            self.pool.copy(request.slots[0], request.slots[1:])
+            positions += [len(request.job.prompt_ids)] * len(request.slots)
+        rows = [row.expand(len(request.slots), -1) for row, request in zip(logits.split(1), requests, strict=True)]
+        settings = SamplingTable(len(positions), self._device)
+        settings.set([request.streams[slot].settings for request in requests for slot in request.slots])
+        _, table = settings.draw(torch.cat(rows), id_rows([positions], device=self._device)[0])
+        now, drawn = self._clock(), iter(Results(table).read())
+        for request in requests:
+            self.counters.prefills += 1
+            request.prefilled = now
+            for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=False):
+                if request.ended:
+                    continue
+                if not finite:
+                    self._fail(request, NonFiniteLogits(f"token {len(request.job.prompt_ids)}"))
+                    continue
+                self._rows.place(slot, request.streams[slot], token_id)
+                self._accept(request, slot, Token(token_id, logprob))
 
     def _read_sequence(self, request: _Scoring) -> bool:
         job, index = request.job, request.next_sequence

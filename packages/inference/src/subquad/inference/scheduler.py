@@ -107,6 +107,7 @@ class Scheduler:
             max_sequence_tokens=tokens,
             prefill_chunk=limits.prefill_chunk,
             longest_wait=_LONGEST_WAIT,
+            prefill_rows=engine.prefill_rows,
             poison_freed=poison_freed,
         )
         self._condition = threading.Condition()

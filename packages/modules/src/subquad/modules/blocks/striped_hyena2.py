@@ -105,7 +105,8 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch wanted channel"]:
         """Transforms whole sequences, or the next chunk of the sequences in ``state``.
 
-        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. The result is
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. A row at a
+        negative position begins with as many tokens of padding, where ``x`` is zero. The result is
         that of the last ``wanted`` positions (None: of all), and what only others need is not computed.
 
         Raises:
@@ -234,7 +235,7 @@ class HyenaBlock(StripedHyena2Block):
             return mix_one_by_one(self.filter, z, self.projection_taps, state)
         if self.use_subquadratic_ops:
             self.require_subquadratic_ops(z)
-        fresh = starts is not None and not any(starts)
+        fresh = starts is not None and all(start <= 0 for start in starts)
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
         return y
 

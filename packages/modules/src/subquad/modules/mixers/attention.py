@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from subquad.modules.errors import ConfigurationError, StateCapacityExceeded
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
@@ -99,6 +100,7 @@ class Attention(torch.nn.Module):
           qkv: Query, key and value of each head.
           state: The sequences to continue.
           starts: ``state.position`` on the host, where the caller has read it already; each read waits for the device.
+            Before position 0 lies padding, which is neither stored nor attended to and for which the result is 0.
           wanted: The queries that attend are the last so many; None for all.
 
         Raises:
@@ -120,8 +122,10 @@ class Attention(torch.nn.Module):
         position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
         rows = []
         for row, start in enumerate(starts):
-            q = last_positions(self._file(qkv[row : row + 1], position[row : row + 1], state, row, start), 0, wanted)
-            rows.append(attend_last(q, *state.read(row, start + length)))
+            tokens = slice(max(0, -start), None)
+            own = self._file(qkv[row : row + 1, tokens], position[row : row + 1, tokens], state, row, max(0, start))
+            y = attend_last(last_positions(own, 0, wanted), *state.read(row, start + length))
+            rows.append(pad(y, (0, 0, 0, 0, length - len(y), 0)) if start < 0 and wanted is None else y)
         return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
 
     def _file(self, qkv: Tensor, position: Tensor, state: PagedKeyValueState, row: int, start: int) -> Tensor:

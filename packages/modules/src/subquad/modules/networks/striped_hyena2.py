@@ -257,10 +257,41 @@ class StripedHyena2(nn.Module):
             raise InputMismatch("ids hold no token; a sequence has at least one")
         return self._continue(ids, state, starts, 1)[:, 0]
 
+    def encode_short(
+        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State, lengths: list[int]
+    ) -> Float[Tensor, "batch channel"]:
+        """Reads sequences of different lengths into a new state and returns the last position of each.
+
+        Args:
+          ids: Row ``r`` ends with the ``lengths[r]`` tokens of its sequence; what lies before them is not looked at.
+          state: Nothing was seen by any row of it; updated in place.
+          lengths: 1 to the length of ``ids``. A row's result depends on its own tokens and on the shape of ``ids``.
+
+        Raises:
+          InputMismatch: ``lengths`` or ``ids`` do not fit each other or ``state``.
+          StateCapacityExceeded, ExchangeUnsupported: As ``encode``.
+        """
+        length = ids.shape[1]
+        if len(lengths) != ids.shape[0] or not all(1 <= own <= length for own in lengths):
+            raise InputMismatch(f"lengths are {lengths}; accepted are 1 to {length} for each of {ids.shape[0]} rows")
+        before = torch.tensor(lengths, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True).sub_(length)
+        state.position.copy_(before)
+        padding = torch.arange(length, device=ids.device) < -before[:, None]
+        starts = [own - length for own in lengths]
+        return self._continue(ids.masked_fill(padding, 0), state, starts, 1, padding[..., None])[:, 0]
+
     def _continue(
-        self, ids: Tensor, state: StripedHyena2State, starts: list[int] | None, wanted: int | None
+        self,
+        ids: Tensor,
+        state: StripedHyena2State,
+        starts: list[int] | None,
+        wanted: int | None,
+        padding: Tensor | None = None,
     ) -> Float[Tensor, "batch wanted channel"]:
-        """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None."""
+        """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None.
+
+        Padding in front of a sequence has a stream of zeros, which is what filters and gates see before its beginning.
+        """
         if self.exchange.size > 1:
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
@@ -268,6 +299,7 @@ class StripedHyena2(nn.Module):
         starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
         x = self.embedding_layer(ids)
         for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
+            x = x if padding is None else x.masked_fill(padding, 0)
             x = block(x, layer, starts, wanted if index == len(self.blocks) - 1 else None)
         state.advance(ids.shape[1])
         return self.norm(x)

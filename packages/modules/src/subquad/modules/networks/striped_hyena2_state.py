@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -88,6 +89,23 @@ class StripedHyena2State:
                 continue
             for target, value in zip(mine.tensors().values(), theirs.tensors().values(), strict=True):
                 target.copy_(value.expand_as(target))
+
+    def take_rows(self, source: "StripedHyena2State", rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Takes over the first rows of ``source``, which hold ``lengths`` tokens, as the given rows of this state.
+
+        Without waiting for a device, unlike ``copy_``.
+        """
+        count = len(rows)
+        index = torch.tensor(rows, pin_memory=self.position.is_cuda).to(self.position.device, non_blocking=True)
+        self.position.index_copy_(0, index, source.position[:count])
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            if isinstance(mine, PagedKeyValueState):
+                assert isinstance(theirs, PagedKeyValueState)
+                for origin, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                    mine.append(row, 0, *theirs.read(origin, length))
+                continue
+            for target, value in zip(mine.tensors().values(), theirs.tensors().values(), strict=True):
+                target.index_copy_(0, index, value[:count])
 
     def advance(self, count: int, active: Bool[Tensor, " batch"] | None = None) -> None:
         """Counts ``count`` more tokens for every row, or for the rows where ``active`` is true."""
