@@ -238,6 +238,7 @@ GRIDS_OF = {
     "unpatchify": (Unpatchify, {"in_channels": 3, "out_channels": 5, "patch_size": 2, "data_dim": 2}, (8, 8)),
     "merging": (PatchMerging, {"in_channels": 3, "out_channels": 5, "data_dim": 2}, (8, 8)),
     "positions": (PositionEmbedding, {"channels": 3, "max_size": 9}, (8,)),
+    "response norm": (GlobalResponseNorm, {"channels": 3}, (8,)),
 }
 
 
@@ -256,6 +257,15 @@ def test_networks_and_parts_of_grids_refuse_another_width_or_rank(name: str) -> 
         row = x[:, 0]
         with refused("the input has 1 axes of space, .*; accepted are 2"):
             model(row)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(LayerScale, {}), (MLP, {}), (MLP, {"activation": "swiglu"})])
+def test_parts_of_any_rank_refuse_another_width(kind: type[nn.Module], options: dict[str, Any]) -> None:
+    """One channel too, which would be multiplied by all factors."""
+    model, x = kind(3, **options), torch.randn(2, 3)
+    for bad, width in ((wider(x), 4), (x[:, :1], 1), (x[0, 0], 0)):
+        with refused(f"the input has {width} channels, .*; accepted are 3"):
+            model(bad)
 
 
 def test_a_projected_condition_of_another_width_is_refused() -> None:
@@ -290,6 +300,8 @@ def test_the_language_model_refuses_what_are_no_tokens() -> None:
         model.step(ids, state)
     with refused(r"accepted are integers \[batch, length\]"):
         model.encode_blocks(column, 1)
+    with refused(r"accepted are integers \[batch, length\]"):
+        model.encode_last(column, state)
     x = torch.randn(2, 5, 65)
     token = x[:, 0]
     for block, layer in zip(model.blocks, state.layers, strict=True):

@@ -18,9 +18,19 @@ def require_grid(name: str, x: Tensor, channels: int, *, axes: int | None = None
         raise InputMismatch(
             f"{name} has {max(space, 0)} axes of space, its shape is {tuple(x.shape)}; accepted are {accepted}"
         )
-    if x.shape[-1] != channels:
+    require_channels(name, x, channels)
+
+
+def require_channels(name: str, x: Tensor, channels: int) -> None:
+    """Refuses an input whose last axis has another width.
+
+    Raises:
+      InputMismatch: Names the input, what it has and what is accepted.
+    """
+    if x.dim() == 0 or x.shape[-1] != channels:
+        width = x.shape[-1] if x.dim() else 0
         raise InputMismatch(
-            f"{name} has {x.shape[-1]} channels, its shape is {tuple(x.shape)}; accepted are {channels} channels"
+            f"{name} has {width} channels, its shape is {tuple(x.shape)}; accepted are {channels} channels"
         )
 
 

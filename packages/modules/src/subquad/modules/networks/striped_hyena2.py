@@ -253,6 +253,7 @@ class StripedHyena2(nn.Module):
         Raises:
           InputMismatch, StateCapacityExceeded, ExchangeUnsupported: As ``encode``.
         """
+        _check_ids(ids, 2)
         if ids.shape[1] == 0:
             raise InputMismatch("ids hold no token; a sequence has at least one")
         return self._continue(ids, state, starts, 1)[:, 0]

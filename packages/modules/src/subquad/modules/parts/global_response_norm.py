@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.parts.full_precision import full_precision_dtype
-from subquad.modules.widths import require_positive
+from subquad.modules.widths import require_grid, require_positive
 
 
 class GlobalResponseNorm(nn.Module):
@@ -40,7 +40,12 @@ class GlobalResponseNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
 
     def forward(self, x: Float[Tensor, "batch *space channel"]) -> Float[Tensor, "batch *space channel"]:
-        """Normalises over all axes of space."""
+        """Normalises over all axes of space.
+
+        Raises:
+          InputMismatch: The input has another number of channels.
+        """
+        require_grid("the input", x, self.channels)
         wide = x.to(full_precision_dtype(x.dtype))
         energy = torch.linalg.vector_norm(wide, dim=tuple(range(1, x.dim() - 1)), keepdim=True)
         share = energy / (energy.mean(dim=-1, keepdim=True) + self.eps)

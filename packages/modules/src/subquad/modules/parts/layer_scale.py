@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subquad.modules.widths import require_positive
+from subquad.modules.widths import require_channels, require_positive
 
 
 class LayerScale(nn.Module):
@@ -34,5 +34,10 @@ class LayerScale(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), init, device=device, dtype=dtype))
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
-        """Multiplies the last axis."""
+        """Multiplies the last axis.
+
+        Raises:
+          InputMismatch: The last axis has another width.
+        """
+        require_channels("the input", x, self.channels)
         return x * self.scale

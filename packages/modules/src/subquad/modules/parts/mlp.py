@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from subquad.lazy_config import Config, instantiate
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.widths import require_part
+from subquad.modules.widths import require_channels, require_part
 
 MLPActivation = Literal["relu", "gelu", "silu", "glu", "geglu", "swiglu"]
 _PLAIN = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
@@ -60,7 +60,12 @@ class MLP(nn.Module):
         self.out_proj = nn.Linear(inner_size, channels, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
-        """Transforms the last axis."""
+        """Transforms the last axis.
+
+        Raises:
+          InputMismatch: The last axis has another width.
+        """
+        require_channels("the input", x, self.channels)
         x = self.in_proj(x)
         if self.activation in _GATES:
             value, gate = x.chunk(2, dim=-1)
