@@ -132,7 +132,7 @@ def test_infer_starts_from_a_tag_by_default(checkpoint):
         (["--max-seq-length", 20], "prompt '0' has 30 tokens; at most 10 are accepted"),
         (["--max-seq-length", 1000], "--max-seq-length is 1000; accepted: 2 to 256"),
         (["--prompt-segmentation-threshold", 4, "--inference-dynamic-batching-max-tokens", 5], "one of them"),
-        (["--prompt-file", "nowhere"], "nowhere: cannot be opened"),
+        (["--prompt-file", "nowhere"], "accepted: one of them"),
     ],
 )
 def test_infer_refuses_what_it_cannot_do_with_a_reason(checkpoint, flags, text):
@@ -141,6 +141,11 @@ def test_infer_refuses_what_it_cannot_do_with_a_reason(checkpoint, flags, text):
     assert result.exit_code == 2
     assert text in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_missing_file_of_prompts_is_named(checkpoint):
+    result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt-file", "nowhere")
+    assert (result.exit_code, result.stderr) == (2, "error: nowhere: cannot be opened: No such file or directory\n")
 
 
 def test_the_length_can_come_from_the_environment(checkpoint, monkeypatch):
@@ -206,9 +211,12 @@ def test_predict_writes_hidden_states_by_batch_in_folders(checkpoint, fasta, tmp
         (["--embedding-layer", 8], "layer is 'blocks.8'"),
         (["--min-length", 300], "--min-length is 300; accepted: 1 to 256"),
         (["--vortex-style-fp8"], "this checkpoint has no FP8 projections"),
+        (["--log-prob-collapse-option", "sum"], "without --output-log-prob-seqs there is nothing to collapse"),
+        (["--output-dir", "in.fa"], "--output-dir is 'in.fa'; accepted: a folder, which is made where it is missing"),
     ],
 )
-def test_predict_refuses_what_it_cannot_do_with_a_reason(checkpoint, fasta, tmp_path, flags, text):
+def test_predict_refuses_what_it_cannot_do_with_a_reason(checkpoint, fasta, tmp_path, monkeypatch, flags, text):
+    monkeypatch.chdir(tmp_path)
     arguments = ["--ckpt-dir", checkpoint, "--fasta", fasta, "--output-dir", tmp_path / "out"]
     result = run(predict_evo2, *arguments, *flags)
     assert result.exit_code == 2
@@ -227,6 +235,24 @@ def test_a_checkpoint_with_fp8_projections_says_what_a_device_without_costs(comm
     assert refused.exit_code == 2
     assert "--fp8-projections emulate, in Python fp8_projections='emulate', computes as that does" in refused.stderr
     assert run(command, *flags, "--fp8-projections", "emulate").exit_code == 0
+
+
+@pytest.mark.parametrize("write", [["--write-interval", "batch"], []])
+def test_predictions_that_do_not_fit_on_the_disk_are_one_line(checkpoint, tmp_path, write):
+    """In a process of its own, which may write files of 8 KiB only."""
+    (tmp_path / "in.fa").write_text(f">a\n{'ACGT' * 40}\n")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); "
+        "from subquad.inference import predict_evo2; predict_evo2.main()"
+    )
+    arguments = ["--ckpt-dir", checkpoint, "--fasta", tmp_path / "in.fa", "--output-dir", tmp_path / "out", *write]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'out'}/predictions__rank_0__dp_rank_0")
+    assert done.stderr.endswith("cannot be written: File too large\n")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_names_that_occur_twice_are_refused(checkpoint, tmp_path):

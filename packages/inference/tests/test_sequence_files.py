@@ -81,7 +81,7 @@ def test_a_dash_is_the_standard_input(monkeypatch):
         (b">a\n>b\nAC\n", {}, "line 1: record 'a' has no sequence"),
         (b">a\nAC\n>\nAC\n", {}, "line 3: the header has no name"),
         (b";only a comment\n", {}, "holds no FASTA record"),
-        (b">a\nAC\xe9\n", {}, "line 2: the byte 0xe9 at column 2 is not ASCII"),
+        (b">a\nAC\xe9\n", {}, "line 2: the byte 0xe9 at column 2 is no ASCII text"),
         (gzip.compress(b">a\n" + b"ACGT" * 9999)[:-20], {}, "the gzip data is truncated or damaged"),
         (b"\x1f\x8b\x08\x00garbage", {}, "the gzip data is truncated or damaged"),
         (b'{"sequence": "AC"}\n{"sequence"\n', {}, "line 2: not JSON"),
@@ -109,5 +109,9 @@ def test_each_policy_for_other_characters_does_what_it_says():
     assert dna_only(record, "mask", "f") == Record("a", "ACNgtnN", 3)
     with pytest.raises(InputFileError, match="f, line 3: record 'a' has the character 'R' at position 2"):
         dna_only(record, "error", "f")
+    foreign = Record("c", "Aé", 4)
+    assert dna_only(foreign, "mask", "f") == Record("c", "AN", 4)
+    with pytest.raises(InputFileError, match=r"f, line 4: record 'c' has the character 'é' at position 1; .*: ASCII"):
+        dna_only(foreign, "keep", "f")
     clean = Record("b", "ACGTNacgtn", 1)
     assert all(dna_only(clean, policy, "f") is clean for policy in ("error", "mask", "skip", "keep"))

@@ -144,6 +144,25 @@ def test_parts_of_a_file_are_joined_in_order(vortex, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1, r"split\.pt: is no file of torch tensors, or damaged: .*; its parts have 600,000, 599,000, "),
+        (2, r"split\.pt: is truncated; it ends after [\d,]+ bytes, without the list of its tensors; its parts have "),
+    ],
+)
+def test_a_part_that_is_cut_off_is_told_with_the_sizes_of_all(vortex, tmp_path, number, text):
+    data = vortex.read_bytes()
+    for part in range(3):
+        (tmp_path / f"split.pt.part{part}").write_bytes(data[600_000 * part : 600_000 * (part + 1)])
+    os.truncate(tmp_path / f"split.pt.part{number}", (tmp_path / f"split.pt.part{number}").stat().st_size - 1000)
+    with pytest.raises(CheckpointError, match=text) as caught:
+        import_vortex(tmp_path / "split.pt", tmp_path / "c", tiny_config())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "c").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
 class Malicious:
     """A pickle that would make a file when it is read."""
 
@@ -179,13 +198,15 @@ def test_a_tensor_that_does_not_fit_is_named_and_nothing_is_written(vortex, tmp_
 
 
 def test_a_file_that_is_none_is_one_line(vortex, tmp_path):
-    vortex.write_bytes(vortex.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="is no file of torch tensors") as caught:
+    vortex.write_bytes(b"\x00" + vortex.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"is no file of torch tensors; accepted: what torch.save") as caught:
         import_vortex(vortex, tmp_path / "c", tiny_config())
     assert "\n" not in str(caught.value)
     torch.save([1, 2], vortex)
     with pytest.raises(CheckpointError, match="holds a list; accepted: a dictionary"):
         import_vortex(vortex, tmp_path / "c", tiny_config())
+    with pytest.raises(CheckpointNotFound, match=r"is a folder; accepted: a .pt file"):
+        import_vortex(tmp_path, tmp_path / "c", tiny_config())
     with pytest.raises(CheckpointNotFound, match=r"nowhere\.pt does not exist"):
         import_vortex(tmp_path / "nowhere.pt", tmp_path / "c", tiny_config())
 

@@ -70,7 +70,7 @@ FLAGS = {
         "--reference": ("nowhere.fa", "nowhere.fa: cannot be opened"),
         "--window": ("12", CHANGES),
         "--anchor": ("start", CHANGES),
-        "--format": ("vcf", "the header names no column"),
+        "--format": ("vcf", "the header 'chrom,pos,ref,alt' names no column"),
         "--symbolic": ("skip", SAME),
         "--non-dna": ("skip", SAME),
         "--keep-case": (None, CHANGES),

@@ -100,6 +100,7 @@ class Engine:
         weights: str = "stored",
         max_running: int = 8,
         prefill_chunk: int | None = None,
+        prefill_rows: int = 1,
         use_subquadratic_ops: bool | None = None,
         tensor_parallel: int = 1,
     ) -> "Engine":
@@ -129,6 +130,7 @@ class Engine:
             metadata=loaded.metadata,
             max_running=max_running,
             prefill_chunk=prefill_chunk,
+            prefill_rows=prefill_rows,
             use_subquadratic_ops=use_subquadratic_ops,
         )
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import torch
 from torch import Tensor
@@ -107,9 +107,23 @@ class PredictionFiles:
 
 def _save(batch: dict[str, Tensor], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        torch.save(batch, partial)
-        os.replace(partial, path)
+    try:
+        with writing(path):
+            with partial.open("wb") as file:
+                _save_to(batch, file)
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _save_to(batch: dict[str, Tensor], file: BinaryIO) -> None:
+    """Saves a batch; torch hides what the operating system says of a file behind an error of its own."""
+    try:
+        torch.save(batch, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _widened(values: Tensor, width: int, filling: int) -> Tensor:

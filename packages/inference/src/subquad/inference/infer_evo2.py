@@ -44,7 +44,9 @@ _REASONS = {"max_new_tokens": "length", "context_length": "length"}
 
 def infer_evo2(
     ckpt_dir: CheckpointFolder,
-    prompt: Annotated[str, typer.Option(help="The prompt.")] = DEFAULT_PROMPT,
+    prompt: Annotated[
+        str | None, typer.Option(help=f"The prompt; default: {DEFAULT_PROMPT}.", show_default=False)
+    ] = None,
     prompt_file: Annotated[
         Path | None, typer.Option(help="JSON lines with id and prompt; instead of --prompt.")
     ] = None,
@@ -119,6 +121,7 @@ def infer_evo2(
             columns={"id": "text"},
             file_format="jsonl",
             overwrite=output_file is not None,
+            flag="--output-file",
             way_on="rows.jsonl there has them",
         ) as results:
             engine = Engine.from_checkpoint(
@@ -160,11 +163,13 @@ def _limit(given: int | None, of_the_network: int) -> int:
     return of_the_network if given is None else given
 
 
-def _records(prompt: str, path: Path | None) -> "list[Record]":
+def _records(prompt: str | None, path: Path | None) -> "list[Record]":
     from subquad.inference.sequence_files import Record, read_records
 
     if path is None:
-        return [Record("0", prompt, 1)]
+        return [Record("0", DEFAULT_PROMPT if prompt is None else prompt, 1)]
+    if prompt is not None:
+        raise InvalidOption("--prompt and --prompt-file", prompt, "one of them")
     return list(read_records(path, file_format="jsonl"))
 
 

@@ -71,7 +71,10 @@ def predict_evo2(
     output_log_prob_seqs: Annotated[
         bool, typer.Option("--output-log-prob-seqs", help="Log-probabilities instead of logits.")
     ] = False,
-    log_prob_collapse_option: Annotated[Collapse, typer.Option(help="With --output-log-prob-seqs.")] = Collapse.mean,
+    log_prob_collapse_option: Annotated[
+        Collapse | None,
+        typer.Option(help="Only with --output-log-prob-seqs; default: mean.", show_default=False),
+    ] = None,
     embedding_layer: Annotated[
         int | None, typer.Option(help="Hidden states after this block instead; negative from the last.")
     ] = None,
@@ -125,12 +128,18 @@ def predict_evo2(
         if output_log_prob_seqs and embedding_layer is not None:
             flags = "--output-log-prob-seqs and --embedding-layer"
             raise InvalidOption(flags, embedding_layer, "one of them; a file holds one kind of prediction")
+        if not output_log_prob_seqs:
+            reason = "without --output-log-prob-seqs there is nothing to collapse"
+            refuse_unless("--log-prob-collapse-option", log_prob_collapse_option, None, reason)
+        if output_dir.exists() and not output_dir.is_dir():
+            raise InvalidOption("--output-dir", str(output_dir), "a folder, which is made where it is missing")
         check_checkpoint(ckpt_dir)
         from subquad.inference.commands.batches import Reading, survey
         from subquad.inference.commands.run_batches import EngineChoice
         from subquad.inference.evo2_predictions import PredictionFiles, Predictor
         from subquad.inference.memory import require_memory
         from subquad.inference.sequence_files import read_records
+        from subquad.inference.writing import writing
 
         options = EngineOptions(
             prefill_chunk=prefill_chunk,
@@ -151,10 +160,11 @@ def predict_evo2(
         check_shortest(found, min_length, choice.token_limit() - prepend_bos)
         engine = choice.load()
         require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        with writing(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
         width = max(found.longest, min_length or 0) + prepend_bos
         require_memory(engine.network, engine.device, rows=micro_batch_size, length=width, field=found.name)
-        kind = log_prob_collapse_option.value if output_log_prob_seqs else "logits"
+        kind = (log_prob_collapse_option or Collapse.mean).value if output_log_prob_seqs else "logits"
         predictor = Predictor(
             engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
         )
@@ -162,7 +172,8 @@ def predict_evo2(
         records = reading.chosen(read_records(fasta, file_format="fasta"))
         order = _predict(records, predictor, files, rows=micro_batch_size)
         files.finish()
-        (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
+        with writing(output_dir / "seq_idx_map.json"):
+            (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
 
 
 def _predict(

@@ -33,6 +33,8 @@ class ReferenceGenome:
             raise InputFileError(str(path), f"cannot be opened: {error.strerror}") from None
         if start == b"\x1f\x8b":
             raise InputFileError(str(path), "is compressed, and positions in it cannot be found; unpack it first")
+        if not start:
+            raise InputFileError(str(path), "the file is empty; accepted: FASTA, not compressed")
         if start[:1] != b">":
             raise InputFileError(str(path), f"FASTA begins with '>', this file with {start[:1]!r}")
         index = Path(f"{path}.fai")

@@ -52,6 +52,7 @@ def opened_results(
     overwrite: bool = False,
     resume: bool = False,
     multiple: int = 1,
+    flag: str = "--output",
     way_on: str = "--resume goes on from there",
 ) -> Iterator[Results]:
     """Gives a place for results: standard output for None, else a file that takes its name at the end.
@@ -67,6 +68,7 @@ def opened_results(
       overwrite: Replace an existing file, and drop the rows of an interrupted run.
       resume: Go on from an interrupted run.
       multiple: See `Journal`.
+      flag: What errors call the path.
       way_on: What a user is told to do with the results of a run that failed.
 
     Raises:
@@ -84,11 +86,11 @@ def opened_results(
         yield _StandardOutput()
         return
     chosen = format_of(path, file_format)
-    check_output(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite, flag=flag)
     folder = path.with_name(path.name + ".partial")
     if not (resume or overwrite) and holds_rows(folder):
         accepted = f"--resume to go on from the results of an earlier run in {folder}, or --overwrite to drop them"
-        raise InvalidOption("--output", str(path), accepted)
+        raise InvalidOption(flag, str(path), accepted)
     journal = Journal(folder, settings or {}, resume=resume, multiple=multiple)
     try:
         yield journal
@@ -104,21 +106,21 @@ def opened_results(
         raise
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, flag: str = "--output") -> None:
     """Checks that a file may be written, before anything is computed for it.
 
     Raises:
       InvalidOption: It exists and may not be replaced, is a folder, or its folder is missing or cannot be written.
     """
     if path.is_dir():
-        raise InvalidOption("--output", str(path), "a file; this is a folder")
+        raise InvalidOption(flag, str(path), "a file; this is a folder")
     if path.exists() and not overwrite:
-        raise InvalidOption("--output", str(path), "a file that does not exist yet, or --overwrite")
+        raise InvalidOption(flag, str(path), "a file that does not exist yet, or --overwrite")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise InvalidOption("--output", str(path), "a file in a folder that exists")
+        raise InvalidOption(flag, str(path), "a file in a folder that exists")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidOption("--output", str(path), "a file in a folder that may be written")
+        raise InvalidOption(flag, str(path), "a file in a folder that may be written")
 
 
 def _complete(journal: Journal, path: Path, columns: Columns, chosen: ResultFormat) -> None:

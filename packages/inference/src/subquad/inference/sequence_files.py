@@ -20,10 +20,13 @@ from subquad.inference.lineage_tags import without_tags
 FileFormat = Literal["auto", "fasta", "jsonl", "plain"]
 NonDNA = Literal["error", "mask", "skip", "keep"]
 _OTHER_THAN_DNA = re.compile(r"[^ACGTNacgtn]")
-_ACCEPTED = (
-    "FASTA, which begins with '>'; JSON lines, which begin with '{'; "
-    "or one sequence a line in a file named .txt or .txt.gz or with --format plain"
-)
+_ACCEPTED = {
+    "auto": "FASTA, which begins with '>'; JSON lines, which begin with '{'; "
+    "or one sequence a line in a file named .txt or .txt.gz or with --format plain",
+    "fasta": "FASTA, which begins with '>'",
+    "jsonl": "JSON lines, which begin with '{'",
+    "plain": "one sequence a line",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Record:
     line: int
 
 
+def input_name(path: str | Path) -> str:
+    """Returns what errors call an input: its path, or ``standard input`` for ``-``."""
+    return "standard input" if str(path) == "-" else str(path)
+
+
 def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Iterator[Record]:
     """Yields the records of a file; ``-`` is the standard input. Compression and format show in the first bytes.
 
@@ -54,13 +62,13 @@ def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Itera
       InputFileError: The file is missing, empty, truncated, not ASCII, of none of these formats or not of its own;
         names the line.
     """
-    name = "standard input" if str(path) == "-" else str(path)
-    if file_format not in ("auto", "fasta", "jsonl", "plain"):
+    name = input_name(path)
+    if file_format not in _ACCEPTED:
         raise InvalidOption("file_format", file_format, "'auto', 'fasta', 'jsonl' or 'plain'")
     lines = read_lines(path)
     number, first = next(lines, (0, ""))
     if not number:
-        raise InputFileError(name, f"the file is empty; accepted: {_ACCEPTED}")
+        raise InputFileError(name, f"the file is empty; accepted: {_ACCEPTED[file_format]}")
     chosen = _format_of(first, number, name) if file_format == "auto" else file_format
     reader = {"fasta": _fasta, "jsonl": _jsonl, "plain": _plain}[chosen]
     yield from reader(_chained(number, first, lines), name)
@@ -75,7 +83,7 @@ def _format_of(first: str, number: int, name: str) -> FileFormat:
     if name.lower().removesuffix(".gz").endswith(".txt"):
         return "plain"
     found = first[:20] + ("…" if len(first) > 20 else "")
-    raise InputFileError(name, f"begins with {found!r}; accepted: {_ACCEPTED}", line=number)
+    raise InputFileError(name, f"begins with {found!r}; accepted: {_ACCEPTED['auto']}", line=number)
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -84,7 +92,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises:
       InputFileError: The file is missing, truncated or not ASCII.
     """
-    name = "standard input" if str(path) == "-" else str(path)
+    name = input_name(path)
     with _opened(path, name) as stream:
         yield from _lines(stream, name)
 
@@ -102,9 +110,13 @@ def dna_only(record: Record, policy: NonDNA, where: str, *, allow_tags: bool = F
       The record, changed or not; None where it is to be skipped.
 
     Raises:
-      InputFileError: The policy is ``"error"`` and there is such a character.
+      InputFileError: The policy is ``"error"`` and there is such a character, or ``"keep"`` and it is no byte of ASCII,
+        so that there is no token for it.
     """
     if policy == "keep":
+        if not record.sequence.isascii():
+            position = next(i for i, character in enumerate(record.sequence) if not character.isascii())
+            raise _character_error(record, position, where, "ASCII, one byte a token")
         return record
     checked = without_tags(record.sequence) if allow_tags else record.sequence
     found = [match.start() for match in _OTHER_THAN_DNA.finditer(checked)]
@@ -113,15 +125,16 @@ def dna_only(record: Record, policy: NonDNA, where: str, *, allow_tags: bool = F
     if policy == "skip":
         return None
     if policy == "mask":
-        masked = bytearray(record.sequence, "ascii")
+        masked = list(record.sequence)
         for position in found:
-            masked[position] = ord("N")
-        return dataclasses.replace(record, sequence=masked.decode("ascii"))
-    problem = (
-        f"record {record.id!r} has the character {record.sequence[found[0]]!r} at position {found[0]}; "
-        "accepted: A C G T N of either case, or --non-dna mask, skip or keep"
-    )
-    raise InputFileError(where, problem, line=record.line)
+            masked[position] = "N"
+        return dataclasses.replace(record, sequence="".join(masked))
+    raise _character_error(record, found[0], where, "A C G T N of either case, or --non-dna mask, skip or keep")
+
+
+def _character_error(record: Record, position: int, where: str, accepted: str) -> InputFileError:
+    found = f"record {record.id!r} has the character {record.sequence[position]!r} at position {position}"
+    return InputFileError(where, f"{found}; accepted: {accepted}", line=record.line)
 
 
 @contextmanager
@@ -153,7 +166,9 @@ def _lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, str]]:
                 line = raw.decode("ascii").strip()
             except UnicodeDecodeError as error:
                 raise InputFileError(
-                    name, f"the byte 0x{raw[error.start]:02x} at column {error.start} is not ASCII", line=number
+                    name,
+                    f"the byte 0x{raw[error.start]:02x} at column {error.start} is no ASCII text, gzip or not",
+                    line=number,
                 ) from None
             if line:
                 yield number, line

@@ -8,7 +8,7 @@ from typing import Literal
 
 from subquad.inference.errors import InputFileError, InvalidOption
 from subquad.inference.reference_genome import ReferenceGenome
-from subquad.inference.sequence_files import NonDNA, Record, dna_only, read_lines
+from subquad.inference.sequence_files import NonDNA, Record, dna_only, input_name, read_lines
 
 Anchor = Literal["middle", "end", "start"]
 VariantFormat = Literal["auto", "vcf", "table"]
@@ -113,7 +113,7 @@ def read_variants(
     Raises:
       InputFileError: The file cannot be read, or a line is no variant; names it.
     """
-    name = "standard input" if str(path) == "-" else str(path)
+    name = input_name(path)
     lines = read_lines(path)
     number, first = next(lines, (0, ""))
     if not number:
@@ -140,7 +140,10 @@ def _places(header: str, separator: str, name: str, number: int) -> dict[str, in
     for field, accepted in _COLUMNS.items():
         found = [i for i, title in enumerate(titles) if title in accepted]
         if not found:
-            problem = f"the header names no column {' or '.join(accepted)}; accepted: chrom, pos, ref, alt"
+            problem = (
+                f"the header {header[:40]!r} names no column {' or '.join(accepted)}; "
+                "accepted: chrom, pos, ref and alt, with tabs or commas between them"
+            )
             raise InputFileError(name, problem, line=number or None)
         place[field] = found[0]
     return place | ({"name": titles.index("id")} if "id" in titles else {})

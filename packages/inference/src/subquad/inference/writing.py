@@ -22,6 +22,6 @@ def writing(where: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno is not None and error.errno not in _REFUSALS:
             raise
-        raise OutputError(str(where), error.strerror or str(error)) from error
+        raise OutputError(str(where), error.strerror or str(error)) from error  # numpy says how much it wrote instead

@@ -59,7 +59,7 @@ def check_new_file(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise CheckpointExists(f"{target} is a folder; choose a file")
     if target.exists() and not overwrite:
-        raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting")
+        raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting (--overwrite)")
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def _check_target(target: Path, overwrite: bool, marker: str) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:
-        raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting")
+        raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting (--overwrite)")
     if not (target / marker).is_file():
         raise CheckpointExists(f"{target} exists and is no checkpoint (it has no {marker}); it is not overwritten")
 

@@ -23,6 +23,7 @@ from subquad.inference.errors import CheckpointError, CheckpointNotFound
 _PART = re.compile(r"\.part(\d+)$")
 _COPY_BLOCK = 1 << 22
 _ALIGNMENT = 64
+_ZIP_START = b"PK\x03\x04"
 _ZIP64_FROM = 1 << 31
 _STORAGE_TYPES = {
     torch.float64: torch.DoubleStorage,
@@ -45,6 +46,7 @@ def read_torch_file(source: Path, scratch: Path) -> Iterator[dict[str, Any]]:
       CheckpointError: It is no file of tensors, or would run code; it is not read then.
     """
     with _whole_file(source, scratch) as file:
+        _check_archive(file, source)
         try:
             with torch.serialization.safe_globals([io.BytesIO]):
                 loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
@@ -54,12 +56,41 @@ def read_torch_file(source: Path, scratch: Path) -> Iterator[dict[str, Any]]:
                 f"{source}: holds more than tensors and is not read, since that would run its code. {reason.strip()}"
             ) from None
         except (RuntimeError, EOFError, ValueError) as error:
-            raise CheckpointError(f"{source}: is no file of torch tensors: {str(error).partition('. ')[0]}") from None
+            problem = f"is no file of torch tensors, or damaged: {str(error).partition('. ')[0]}"
+            raise CheckpointError(f"{source}: {problem}{_parts_text(source)}") from None
         if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
             raise CheckpointError(
                 f"{source}: holds a {type(loaded).__name__}; accepted: a dictionary of tensors by name"
             )
         yield loaded
+
+
+def _check_archive(file: Path, source: Path) -> None:
+    """Checks that a file begins and ends as ``torch.save`` writes it.
+
+    Raises:
+      CheckpointError: It does not, or its end is missing.
+    """
+    if zipfile.is_zipfile(file):
+        return
+    with file.open("rb") as opened:
+        start = opened.read(len(_ZIP_START))
+    if start == _ZIP_START:
+        size = file.stat().st_size
+        problem = f"is truncated; it ends after {size:,} bytes, without the list of its tensors"
+        raise CheckpointError(f"{source}: {problem}{_parts_text(source)}")
+    raise CheckpointError(
+        f"{source}: is no file of torch tensors; accepted: what torch.save writes since version 1.6, a ZIP archive"
+    )
+
+
+def _parts_text(source: Path) -> str:
+    """Says how many parts were joined."""
+    if source.is_file() and _PART.search(source.name) is None:
+        return ""
+    first = source if source.is_file() else source.with_name(source.name + ".part0")
+    sizes = ", ".join(f"{part.stat().st_size:,}" for part in sorted_parts(first))
+    return f"; its parts have {sizes} bytes, compare them with the original ones"
 
 
 def write_torch_file(path: Path, content: Mapping[str, Any]) -> None:
@@ -144,6 +175,8 @@ def _whole_file(source: Path, scratch: Path) -> Iterator[Path]:
     """Gives the file itself, or its parts joined in a temporary file that is removed afterwards."""
     first = source if source.is_file() else source.with_name(source.name + ".part0")
     if not first.is_file():
+        if source.is_dir():
+            raise CheckpointNotFound(f"{source} is a folder; accepted: a .pt file or the first of its parts, .part0")
         raise CheckpointNotFound(f"{source} does not exist, nor does {first.name}")
     match = _PART.search(first.name)
     if match is None:

@@ -75,7 +75,14 @@ class Survey:
     name: str
 
 
-def survey(open_records: Callable[[], Iterable[Record]], reading: Reading, *, limit: int, room: int = 0) -> Survey:
+def survey(
+    open_records: Callable[[], Iterable[Record]],
+    reading: Reading,
+    *,
+    limit: int,
+    room: int = 0,
+    check: Callable[[Record], None] | None = None,
+) -> Survey:
     """Reads a whole input once, so that everything wrong with it shows before any work starts.
 
     Takes eight bytes a record: digests of the ids. Where two are equal the input is read once more to compare the ids.
@@ -85,6 +92,7 @@ def survey(open_records: Callable[[], Iterable[Record]], reading: Reading, *, li
       reading: How they are read.
       limit: Tokens that the network takes.
       room: Tokens that come on top of each record.
+      check: Refuses a record by an error of its own.
 
     Raises:
       InputFileError: The file is damaged, a character is refused, or two records have one id.
@@ -95,6 +103,8 @@ def survey(open_records: Callable[[], Iterable[Record]], reading: Reading, *, li
         size = len(record.sequence)
         if size + room > limit:
             raise RequestTooLarge(f"{reading.where}: record {record.id!r}", size, limit - room, "tokens")
+        if check is not None:
+            check(record)
         digests.append(hash(record.id))
         tokens += size
         if size > longest:

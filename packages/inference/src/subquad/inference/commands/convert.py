@@ -60,8 +60,9 @@ def convert(
         ),
     ] = None,
     tokenizer: Annotated[
-        TokenizerName, typer.Option(help="Of a native OUT; the two differ beyond ASCII only.")
-    ] = TokenizerName.byte,
+        TokenizerName | None,
+        typer.Option(help="Of a native OUT; the two differ beyond ASCII only. Default: byte.", show_default=False),
+    ] = None,
     without_fp8: Annotated[
         bool,
         typer.Option(
@@ -78,8 +79,11 @@ def convert(
     with one_line_errors(traceback=traceback):
         from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address, source_config
         from subquad.inference.checkpoint.files import check_new_file, replaced_file
+        from subquad.inference.errors import InvalidOption
 
         path, origin = Path(source), {}
+        if tokenizer is not None and write != "native":
+            raise InvalidOption("--tokenizer", tokenizer.value, "only for --to native; other formats name none")
         if (address := hub_address(source)) is not None:
             if write != "native":
                 check_new_file(target, overwrite=overwrite)
@@ -94,7 +98,7 @@ def convert(
                 write=write.value,
                 config=tree,
                 metadata={**metadata, **origin},
-                tokenizer=tokenizer.value,
+                tokenizer=(tokenizer or TokenizerName.byte).value,
                 without_fp8=without_fp8,
                 overwrite=overwrite,
                 on_progress=advance,

@@ -76,9 +76,12 @@ def embed(
             run_batches,
         )
         from subquad.inference.result_formats import ColumnKind
+        from subquad.inference.sequence_files import input_name
 
         kind: ColumnKind = "matrix" if options.pooling == "none" else "vector"
         columns: dict[str, ColumnKind] = {"id": "text", "length": "integer", **dict.fromkeys(options.layer, kind)}
+
+        where = input_name(input_file)
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
             found = engine.embed(
@@ -87,7 +90,7 @@ def embed(
                 pooling=options.pooling.value,
                 prepend_eod=options.prepend_eod,
                 batch_size=options.batch_size,
-                names=[f"{input_file}: record {record.id!r}" for record in group],
+                names=[f"{where}: record {record.id!r}" for record in group],
             )
             for record, values in zip(group, found, strict=True):
                 size = len(record.sequence)
@@ -97,7 +100,7 @@ def embed(
         run_batches(
             "embed",
             opened_input(input_file, reading.file_format.value),
-            Reading(str(input_file), reading.non_dna.value, reading.uppercase),
+            Reading(where, reading.non_dna.value, reading.uppercase),
             EngineChoice(checkpoint, engine_options),
             Destination(results, columns, chosen_flags(options, reading)),
             Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod)),

@@ -92,6 +92,7 @@ def generate(
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
         from subquad.inference.errors import InvalidOption
         from subquad.inference.lineage_tags import phylogenetic_tag
+        from subquad.inference.sequence_files import input_name
 
         records = _records(prompt, input_file, reading.file_format)
         asked = options.checked()
@@ -99,7 +100,7 @@ def generate(
             accepted = f"0 to {MAX_STORED_SEED} for a {results.output_format.value} file"
             raise InvalidOption("--seed", options.seed, accepted)
         prefix = "" if options.tag is None else phylogenetic_tag(options.tag, field="--tag")
-        where = "--prompt" if input_file is None else str(input_file)
+        where = "--prompt" if input_file is None else input_name(input_file)
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
             return _extended(engine, group, asked, where, ignore_eod=options.ignore_eod)

@@ -69,10 +69,11 @@ def plot(
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import EngineChoice
         from subquad.inference.likelihood_track import check_pictures, draw_tracks, write_bedgraph
+        from subquad.inference.sequence_files import input_name
 
         _check_outputs(options)
         choice = EngineChoice(checkpoint, engine_options)
-        chosen = Reading(str(input_file), reading.non_dna.value, reading.uppercase)
+        chosen = Reading(input_name(input_file), reading.non_dna.value, reading.uppercase)
         records = _chosen_records(input_file, reading.file_format, chosen, options.record or [], choice.token_limit())
         if any(path.suffix != ".bedgraph" for path in options.output):
             check_pictures(len(records))

@@ -99,6 +99,7 @@ def run_batches(
     load: Load,
     work: "Callable[[Engine, list[Record]], Iterable[tuple[Mapping[str, Any], int]]]",
     *,
+    check: Callable[[Record], None] | None = None,
     show: bool | None,
 ) -> None:
     """Runs ``work`` over groups of records and writes its rows, one a record and in order.
@@ -112,6 +113,7 @@ def run_batches(
       destination: Where results go.
       load: Sizes.
       work: Gives the row of each record, and how many tokens it took.
+      check: Refuses a record that the work cannot do, before any work starts.
       show: See `shown_progress`.
 
     Raises:
@@ -119,7 +121,7 @@ def run_batches(
     """
     limit, found = engine_choice.token_limit(), None
     if callable(records):
-        found = survey(records, reading, limit=limit, room=load.room)
+        found = survey(records, reading, limit=limit, room=load.room, check=check)
         chosen = reading.chosen(records())
     else:
         chosen = reading.unrepeated(reading.chosen(records))

@@ -64,9 +64,12 @@ def score(
             opened_input,
             run_batches,
         )
-        from subquad.inference.scoring import check_strand
+        from subquad.inference.scoring import check_strand, strand_inputs
+        from subquad.inference.sequence_files import input_name
 
         check_strand(options.strand.value, per_token=options.per_token, prepend_eod=options.prepend_eod)
+
+        where = input_name(input_file)
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
             scores = engine.score_details(
@@ -75,21 +78,29 @@ def score(
                 strand=options.strand.value,
                 keep_logprobs=options.per_token,
                 batch_size=options.batch_size,
-                names=[f"{input_file}: record {record.id!r}" for record in group],
+                names=[f"{where}: record {record.id!r}" for record in group],
             )
             for record, result in zip(group, scores, strict=True):
                 yield _row(record, result), len(record.sequence) * strands
+
+        def check(record: "Record") -> None:
+            strand = options.strand.value if reading.non_dna == "keep" else "forward"  # all else has a complement
+            prepend = 0 if options.prepend_eod else None
+            strand_inputs(
+                record.sequence.encode(), prepend=prepend, strand=strand, field=f"{where}: record {record.id!r}"
+            )
 
         strands = 2 if options.strand == "both" else 1
         size = group_size(options.batch_size)
         run_batches(
             "score",
             opened_input(input_file, reading.file_format.value),
-            Reading(str(input_file), reading.non_dna.value, reading.uppercase),
+            Reading(where, reading.non_dna.value, reading.uppercase),
             EngineChoice(checkpoint, engine_options),
             Destination(results, _columns(per_token=options.per_token), chosen_flags(options, reading)),
             Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=strands),
             work,
+            check=check,
             show=progress,
         )
 

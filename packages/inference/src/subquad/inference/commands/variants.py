@@ -94,10 +94,11 @@ def variants(
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, group_size, run_batches
         from subquad.inference.reference_genome import ReferenceGenome
+        from subquad.inference.sequence_files import input_name
         from subquad.inference.variant_files import VariantWindows, read_variants
 
         genome = ReferenceGenome(options.reference)
-        where = str(variant_file)
+        where = input_name(variant_file)
         cut = VariantWindows(
             genome, where, options.window, options.anchor.value, not options.keep_case, options.non_dna.value
         )
@@ -115,7 +116,7 @@ def variants(
         try:
             run_batches(
                 "variants",
-                records() if where == "-" else records,
+                records() if str(variant_file) == "-" else records,
                 Reading(where, "keep", repeats=True),
                 EngineChoice(checkpoint, engine_options),
                 Destination(results, _columns(), chosen_flags(options)),
