@@ -74,7 +74,7 @@ class ShortPrompts:
 
 
 def short_prompts(network: object, pool: StatePool, *, rows: int, longest: int) -> ShortPrompts | None:
-    """Returns a reader of short prompts, or None where they are read one by one: ``rows`` is 1, or no network for it."""
+    """Returns a reader of short prompts; None for one row, or a network that reads them one by one."""
     if rows == 1 or not isinstance(network, ReadsShortPrompts) or not hasattr(pool.state, "take_rows"):
         return None
     return ShortPrompts(network, pool, rows=rows, longest=longest)
