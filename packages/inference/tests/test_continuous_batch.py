@@ -183,7 +183,7 @@ def _prompts_read_per_step(network, lengths: list[int], *, busy: bool, **options
         slots=8,
         max_sequence_tokens=200,
         prefill_chunk=16,
-        clock=itertools.count().__next__,
+        clock=itertools.count(0.0).__next__,
         **options,
     )
     if busy:
