@@ -41,9 +41,12 @@ def test_a_graph_gives_bitwise_what_eager_steps_give(dtype: torch.dtype) -> None
 
 
 @each_type
+@pytest.mark.parametrize("chunk", [16, 512])
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_prompts_in_a_batch_give_bitwise_what_each_gives_alone(dtype: torch.dtype, options: GenerationOptions) -> None:
-    engine = Engine(tiny_network(dtype=dtype).cuda(), ByteTokenizer(), max_running=4, prefill_chunk=16)
+def test_prompts_in_a_batch_give_bitwise_what_each_gives_alone(
+    dtype: torch.dtype, options: GenerationOptions, chunk: int
+) -> None:
+    engine = Engine(tiny_network(dtype=dtype).cuda(), ByteTokenizer(), max_running=4, prefill_chunk=chunk)
     together = engine.generate(PROMPTS, options)
     assert engine.explain() == "decode steps run as one captured CUDA graph"
     for prompt, result in zip(PROMPTS, together, strict=True):

@@ -54,7 +54,7 @@ class ShortPrompts:
             return None
         return next((width for width in WIDTHS if tokens <= width), None)
 
-    def read(self, prompts: Sequence[list[int]], slots: list[int]) -> Float[Tensor, "row channel"]:
+    def read(self, prompts: Sequence[Sequence[int]], slots: list[int]) -> Float[Tensor, "row channel"]:
         """Reads prompts of one width into slots of the pool that hold nothing.
 
         Returns:
@@ -66,7 +66,7 @@ class ShortPrompts:
             self._state = self._network.init_state(self.rows, max_length=WIDTHS[-1])
         self._state.reset()
         lengths = [len(prompt) for prompt in prompts] + [1] * (self.rows - len(prompts))
-        padded = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
+        padded = [[*[0] * (width - len(prompt)), *prompt] for prompt in prompts]
         padded += [[0] * width] * (self.rows - len(prompts))
         hidden = self._network.encode_short(id_rows(padded, device=self._device), self._state, lengths)
         self._pool.state.take_rows(self._state, slots, lengths[: len(prompts)])  # pyright: ignore[reportAttributeAccessIssue]
