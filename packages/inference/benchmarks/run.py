@@ -82,7 +82,13 @@ SHAPES: dict[str, list[Shape]] = {
         Shape("long", 1, 131_072),
     ],
     "cpu": [Shape("prefill", 1, 2048), Shape("score", 1, 2048), Shape("decode", 1, 2048, 257)],
-    "tiny": [Shape("first", 1, 291), Shape("prefill", 1, 300), Shape("score", 2, 300), Shape("decode", 1, 300, 9), Shape("long", 1, 5000)],
+    "tiny": [
+        Shape("first", 1, 291),
+        Shape("prefill", 1, 300),
+        Shape("score", 2, 300),
+        Shape("decode", 1, 300, 9),
+        Shape("long", 1, 5000),
+    ],
 }
 
 

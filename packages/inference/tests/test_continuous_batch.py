@@ -1,5 +1,6 @@
 """Tests of the core without threads: rows and requests stay accounted for whatever comes."""
 
+import itertools
 import random
 
 import pytest
@@ -172,3 +173,37 @@ def test_the_test_network_uses_its_whole_input():
     changed[0, 0] = 84
     with torch.inference_mode():
         assert (network(ids)[0, -1] - network(changed)[0, -1]).abs().max() > 1e-3
+
+
+def _prompts_read_per_step(network, lengths: list[int], *, busy: bool, **options) -> list[int]:
+    """Submits prompts at once, behind a long generation where ``busy``; counts the prompts that each step reads."""
+    batch = ContinuousBatch(
+        network,
+        ByteTokenizer(),
+        slots=8,
+        max_sequence_tokens=200,
+        prefill_chunk=16,
+        clock=itertools.count().__next__,
+        **options,
+    )
+    if busy:
+        batch.submit(Ticket(100), GenerateJob([65], GenerationOptions(max_new_tokens=100)))
+        batch.step()
+    for length in lengths:
+        batch.submit(Ticket(100), GenerateJob([65] * length, GenerationOptions(max_new_tokens=50)))
+    counts = []
+    while sum(counts) < len(lengths):
+        before = batch.counters.prefills
+        batch.step()
+        counts.append(batch.counters.prefills - before)
+    return counts
+
+
+def test_a_step_reads_as_many_short_prompts_as_make_a_chunk(network):
+    assert _prompts_read_per_step(network, [5, 5, 5, 5, 5], busy=True) == [3, 2]
+    assert _prompts_read_per_step(network, [16, 3, 20, 12], busy=True) == [1, 1, 0, 2]
+
+
+def test_rows_that_decode_wait_no_longer_than_is_said(network):
+    assert _prompts_read_per_step(network, [5, 5, 5], busy=True, longest_wait=1.0) == [1, 1, 1]
+    assert _prompts_read_per_step(network, [5, 5, 5], busy=False, longest_wait=1.0) == [3]

@@ -78,7 +78,8 @@ def test_a_stream_that_nobody_reads_to_its_end_leaves_an_engine_that_gives_the_s
             next(stream)
         stream.close()
         assert engine._idle_batch is kept
-        assert kept.idle and kept.pool.free == 1
+        assert kept.idle
+        assert kept.pool.free == 1
         assert engine.generate(PROMPTS[:2], GREEDY) == expected
 
 

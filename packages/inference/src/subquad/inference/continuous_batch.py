@@ -1,11 +1,13 @@
 """Continuous batching: requests enter and leave between steps, and no request changes another's result.
 
-One step: drop what was cancelled; admit in order of arrival while rows are free; read at most one chunk of one prompt
-or sequence, of a grid that does not depend on load; decode one token for every row. Every request reserves all it will
-need when it is admitted, so that nothing ever runs out half-way. This class has no thread and no lock: the offline
-calls of the engine drive it directly, `Scheduler` drives it from its thread.
+One step: drop what was cancelled; admit in order of arrival while rows are free; read a chunk of one prompt or
+sequence, of a grid that does not depend on load, and further prompts while all of them together are no longer than a
+full chunk; decode one token for every row. Every request reserves all it will need when it is admitted, so that nothing
+ever runs out half-way. This class has no thread and no lock: the offline calls of the engine drive it directly,
+`Scheduler` drives it from its thread.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -101,6 +103,7 @@ class ContinuousBatch:
       slots: Rows of the pool and of every decode step.
       max_sequence_tokens: Prompt and new tokens of one sequence at most.
       prefill_chunk: Tokens of a chunk; chunk ``i`` of a prompt is ``ids[i * C : (i + 1) * C]``.
+      longest_wait: Seconds after which a step reads no further prompt, where rows wait to decode.
       page_count: Pages of keys and values in the pool; default: enough for the longest sequence in every slot.
       poison_freed: Fill freed rows with NaN (for tests).
       clock: Seconds, for timings.
@@ -114,12 +117,14 @@ class ContinuousBatch:
         slots: int,
         max_sequence_tokens: int,
         prefill_chunk: int,
+        longest_wait: float = math.inf,
         page_count: int | None = None,
         poison_freed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._network, self._tokenizer, self._clock = network, tokenizer, clock
         self._chunk, self._max_sequence_tokens = prefill_chunk, max_sequence_tokens
+        self._longest_wait = longest_wait
         self.pool = StatePool(network, slots, max_sequence_tokens, page_count=page_count, poison_freed=poison_freed)
         self._rows = DecodeRows(network, self.pool)
         self._device = self.pool.state.position.device
@@ -165,8 +170,7 @@ class ContinuousBatch:
         worked = self._drop_cancelled()
         worked |= self._admit()
         self._notify()
-        worked |= self._read_one_chunk()
-        self._notify()
+        worked |= self._read_chunks()
         if decode:
             worked |= self._decode()
             self._notify()
@@ -227,10 +231,30 @@ class ContinuousBatch:
         request.ticket.put(Started(request.ticket.id, seed, len(request.job.prompt_ids)))
         self._touch(request)
 
-    def _read_one_chunk(self) -> bool:
-        """Reads a chunk of the request whose turn it is; requests that read take turns."""
+    def _read_chunks(self) -> bool:
+        """Reads a chunk of the request whose turn it is, and as many of the following as fit the tokens of one.
+
+        Rows that wait to decode would have more steps with fewer rows in them if each step read one short prompt.
+        """
         if not self._reading:
             return False
+        room, waiting, start = self._chunk, bool(self._rows.ready()), self._clock()
+        while self._reading and room >= self._next_chunk(self._reading[0]):
+            room -= self._next_chunk(self._reading[0])
+            self._read_one_chunk()
+            self._notify()
+            if waiting and self._clock() - start >= self._longest_wait:
+                break
+        return True
+
+    def _next_chunk(self, request: _Request) -> int:
+        """Returns the tokens that are read next; what is not a prompt counts as a full chunk."""
+        if isinstance(request, _Generation):
+            return min(self._chunk, len(request.job.prompt_ids) - request.next_token)
+        return self._chunk
+
+    def _read_one_chunk(self) -> None:
+        """Reads a chunk of the request whose turn it is; requests that read take turns."""
         request = self._reading.popleft()
         self.counters.prefill_chunks += 1
         try:
@@ -243,10 +267,9 @@ class ContinuousBatch:
                 more = self._read_sequence(request)
         except Exception as error:
             self._fail(request, _as_inference_error(error))
-            return True
+            return
         if more:
             self._reading.append(request)
-        return True
 
     @torch.inference_mode()
     def _read_prompt(self, request: _Generation) -> bool:

@@ -118,7 +118,7 @@ class Network(Protocol):
 def read_prompt(
     network: Network, ids: Int[Tensor, "batch length"], state: RecurrentState, starts: list[int]
 ) -> Float[Tensor, "batch channel"]:
-    """Feeds a chunk of a prompt and returns the hidden state of its last token, by ``encode_last`` where there is one."""
+    """Feeds a chunk of a prompt and returns the hidden state of its last token, by ``encode_last`` where it exists."""
     if isinstance(network, ReadsPrompts):
         return network.encode_last(ids, state, starts=starts)
     return network.encode(ids, state, starts=starts)[:, -1]

@@ -16,6 +16,8 @@ from subquad.inference.ticket import DEFAULT_CAPACITY, Ticket
 
 DEFAULT_SEQUENCE_TOKENS = 8192
 
+_LONGEST_WAIT = 0.05  # seconds that short prompts of newcomers may keep running streams waiting
+
 
 def _nothing() -> None:
     return None
@@ -104,6 +106,7 @@ class Scheduler:
             slots=limits.max_running,
             max_sequence_tokens=tokens,
             prefill_chunk=limits.prefill_chunk,
+            longest_wait=_LONGEST_WAIT,
             poison_freed=poison_freed,
         )
         self._condition = threading.Condition()
