@@ -5,6 +5,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
@@ -19,6 +20,7 @@ def causal_conv(
     activation: Activation | None = None,
     initial_state: History | None = None,
     cu_seqlens: Boundaries | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
@@ -37,6 +39,7 @@ def causal_conv(
       initial_state: the ``tap - 1`` samples before the first, oldest first; zeros when absent.
       cu_seqlens: ``[sequences + 1]`` offsets of sequences packed in one row of x (batch 1); each starts anew, from its
         own row of ``initial_state`` ``[sequences, channel, tap - 1]`` if given.
+      chunk_size: compute so many channels at a time and recompute them in backward, so that peak memory falls.
       layout: ``"BHL"`` ``[batch, channel, length]`` or ``"BLH"`` ``[batch, length, channel]``.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists.
 
@@ -51,7 +54,7 @@ def causal_conv(
       >>> causal_conv(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[1.0, 1.0]])).flatten().tolist()
       [1.0, 3.0, 5.0]
     """
-    y, _ = _run(x, taps, bias, skip, activation, initial_state, cu_seqlens, layout, backend)
+    y, _ = _run(x, taps, bias, skip, activation, initial_state, cu_seqlens, chunk_size, layout, backend)
     return _checks.as_layout(y, layout)
 
 
@@ -64,6 +67,7 @@ def causal_conv_with_state(
     activation: Activation | None = None,
     initial_state: History | None = None,
     cu_seqlens: Boundaries | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, History]:
@@ -74,7 +78,7 @@ def causal_conv_with_state(
       first, with zeros (or the end of ``initial_state``) in front where the sequence is shorter. One row a sequence
       with ``cu_seqlens``.
     """
-    y, state = _run(x, taps, bias, skip, activation, initial_state, cu_seqlens, layout, backend)
+    y, state = _run(x, taps, bias, skip, activation, initial_state, cu_seqlens, chunk_size, layout, backend)
     return _checks.as_layout(y, layout), _checks.own_copy(state)
 
 
@@ -86,6 +90,7 @@ def _run(
     activation: Activation | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    chunk_size: int | None,
     layout: Layout,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -103,18 +108,20 @@ def _run(
     call = describe(
         stream, taps, bias=bias, skip=skip, activation=activation, initial_state=initial_state, cu_seqlens=cu_seqlens
     )
+    check_chunk(chunk_size)
     chosen, _ = dispatch.choose(call, backend)
-    if chosen is None:
-        return compute_in_torch(
-            stream,
-            taps,
-            bias=bias,
-            skip=skip,
-            activation=activation,
-            initial_state=initial_state,
-            cu_seqlens=cu_seqlens,
-        )
-    return chosen.run(stream, taps, bias=bias, skip=skip, activation=activation, initial_state=initial_state)
+
+    def run(
+        x: Tensor, taps: Tensor, bias: Tensor | None, skip: Tensor | None, before: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        options = {"bias": bias, "skip": skip, "activation": activation, "initial_state": before}
+        if chosen is None:
+            return compute_in_torch(x, taps, **options, cu_seqlens=cu_seqlens)
+        return chosen.run(x, taps, **options)
+
+    parts = (Part(stream, 1), Part(taps, 0), Part(bias, 0), Part(skip, 0), Part(initial_state, 1))
+    y, state = by_channels(run, chunk_size, channels, parts)
+    return y, state
 
 
 def describe(
@@ -126,6 +133,7 @@ def describe(
     activation: Activation | None = None,
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""

@@ -4,11 +4,11 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import channels_at_once
+from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Boundary, Grid, Layout, PerChannel
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 from subquad.ops.fft_conv.placement import place
@@ -51,30 +51,15 @@ def fft_conv(
     """
     grid, kernel, boundaries = _canonical(x, taps, boundary, causal, layout)
     _checks.shaped("skip", skip, (grid.shape[1],), x)
-    if chunk_size is not None and chunk_size < 1:
-        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more channels, or None")
+    check_chunk(chunk_size)
     call = describe(x, taps, boundary=boundary, causal=causal, skip=skip, layout=layout)
     chosen, _ = dispatch.choose(call, backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    if chunk_size is None or chunk_size >= grid.shape[1]:
-        y = run(grid, kernel, boundary=boundaries, causal=causal, skip=skip)
-    else:
-        pieces = []
-        for start in range(0, grid.shape[1], chunk_size):
-            part = slice(start, start + chunk_size)
-            factor = None if skip is None else skip[part]
-            pieces.append(
-                checkpoint(
-                    run,
-                    grid[:, part],
-                    kernel[:, part],
-                    boundary=boundaries,
-                    causal=causal,
-                    skip=factor,
-                    use_reentrant=False,
-                )
-            )
-        y = torch.cat(pieces, dim=1)  # type: ignore[arg-type]
+
+    def run(grid: Tensor, kernel: Tensor, skip: Tensor | None) -> tuple[Tensor, ...]:
+        compute = compute_in_torch if chosen is None else chosen.run
+        return (compute(grid, kernel, boundary=boundaries, causal=causal, skip=skip),)
+
+    (y,) = by_channels(run, chunk_size, grid.shape[1], (Part(grid, 1), Part(kernel, 1), Part(skip, 0)))
     return y if layout == "BHL" else y.movedim(1, -1)
 
 

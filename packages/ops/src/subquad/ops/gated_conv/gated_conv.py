@@ -6,6 +6,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
@@ -27,6 +28,7 @@ def gated_conv(
     pregate: bool = True,
     postgate: bool = True,
     initial_state: GatedConvState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
@@ -43,6 +45,7 @@ def gated_conv(
       pregate: False leaves ``g[c] = p[3c + 2]``.
       postgate: False leaves out the factor ``p[3c]``.
       initial_state: what an earlier call's ``_with_state`` form returned.
+      chunk_size: compute so many channels at a time and recompute them in backward, so that peak memory falls.
       layout: of z and of the result; ``"BHL"`` or ``"BLH"``.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists.
 
@@ -53,12 +56,20 @@ def gated_conv(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    chosen, stream = _choose(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
-    arguments = {"skip": skip, "pregate": pregate, "postgate": postgate, "initial_state": initial_state}
-    if chosen is not None and chosen.output is not None:
-        return _checks.as_layout(chosen.output(stream, projection_taps, mixer_taps, **arguments), layout)
-    run = compute_in_torch if chosen is None else chosen.run
-    return _checks.as_layout(run(stream, projection_taps, mixer_taps, **arguments)[0], layout)
+    y, *_ = _run(
+        z,
+        projection_taps,
+        mixer_taps,
+        skip,
+        pregate,
+        postgate,
+        initial_state,
+        chunk_size,
+        layout,
+        backend,
+        keeps_state=False,
+    )
+    return _checks.as_layout(y, layout)
 
 
 def gated_conv_with_state(
@@ -70,25 +81,28 @@ def gated_conv_with_state(
     pregate: bool = True,
     postgate: bool = True,
     initial_state: GatedConvState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, GatedConvState]:
     """Does gated_conv and also returns the state from which a later call continues, both parts in the dtype of z."""
-    chosen, stream = _choose(z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state, layout, backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    y, (first, second) = run(
-        stream,
+    y, first, second = _run(
+        z,
         projection_taps,
         mixer_taps,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
+        skip,
+        pregate,
+        postgate,
+        initial_state,
+        chunk_size,
+        layout,
+        backend,
+        keeps_state=True,
     )
     return _checks.as_layout(y, layout), GatedConvState(_checks.own_copy(first), _checks.own_copy(second))
 
 
-def _choose(
+def _run(
     z: Tensor,
     projection_taps: Tensor,
     mixer_taps: Tensor,
@@ -96,16 +110,20 @@ def _choose(
     pregate: bool,
     postgate: bool,
     initial_state: GatedConvState | None,
+    chunk_size: int | None,
     layout: Layout,
     backend: str,
-) -> tuple[dispatch.Implementation | None, Tensor]:
-    """Checks a call; returns what runs it (None: the torch form) and z channel-first."""
+    *,
+    keeps_state: bool,
+) -> tuple[Tensor, ...]:
+    """Checks a call and runs it; returns y channel-first and, if it is kept, the state (views of larger tensors)."""
     stream = _checks.channel_first(z, layout, "z")
     projection, mixer = initial_state if initial_state is not None else (None, None)
     channels = check_projection(stream, projection_taps, projection)
     _checks.taps("mixer_taps", mixer_taps, z, channels, "the gated stream")
     _checks.shaped("skip", skip, (channels,), z, "z")
     _checks.shaped("initial_state.mixer", mixer, (z.shape[0], channels, mixer_taps.shape[1] - 1), z, "z")
+    check_chunk(chunk_size)
     call = describe(
         stream,
         projection_taps,
@@ -115,7 +133,21 @@ def _choose(
         postgate=postgate,
         initial_state=initial_state,
     )
-    return dispatch.choose(call, backend)[0], stream
+    chosen, _ = dispatch.choose(call, backend)
+
+    def run(
+        z: Tensor, projection_taps: Tensor, mixer_taps: Tensor, skip: Tensor | None, *before: Tensor
+    ) -> tuple[Tensor, ...]:
+        state = GatedConvState(*before) if before else None
+        options = {"skip": skip, "pregate": pregate, "postgate": postgate, "initial_state": state}
+        if chosen is not None and chosen.output is not None and not keeps_state:
+            return (chosen.output(z, projection_taps, mixer_taps, **options),)
+        y, state = (compute_in_torch if chosen is None else chosen.run)(z, projection_taps, mixer_taps, **options)
+        return y, *state
+
+    parts = (Part(stream, 1, 3), Part(projection_taps, 0, 3), Part(mixer_taps, 0), Part(skip, 0))
+    before = () if initial_state is None else (Part(projection, 1, 3), Part(mixer, 1))
+    return by_channels(run, chunk_size, channels, (*parts, *before))
 
 
 def describe(
@@ -127,6 +159,7 @@ def describe(
     pregate: bool = True,
     postgate: bool = True,
     initial_state: GatedConvState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""

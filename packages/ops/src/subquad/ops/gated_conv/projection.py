@@ -84,6 +84,6 @@ def _in_cache_blocks(z: Tensor, taps: Tensor, pregate: bool, before: Tensor | No
                 target[..., tap:].addcmul_(x[..., :-tap], w[:, tap])
                 if history is not None:
                     target[..., :tap].addcmul_(history[:, own, stream, past - tap :].narrow(-1, 0, tap), w[:, tap])
-        if pregate:
+        if targets[1] is not None:
             targets[2].mul_(targets[1])
     return q, g

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
 from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
 from subquad.ops.modal_conv.chunked import filter_modal
@@ -28,6 +29,7 @@ def gated_modal_conv(
     pregate: bool = True,
     postgate: bool = True,
     initial_state: GatedModalState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> Sequence:
@@ -45,6 +47,7 @@ def gated_modal_conv(
       pregate: False leaves ``g[c] = p[3c + 2]``.
       postgate: False leaves out the factor ``p[3c]``.
       initial_state: what an earlier call's ``_with_state`` form returned.
+      chunk_size: compute so many channels at a time and recompute them in backward, so that peak memory falls.
       layout: of z and of the result; ``"BHL"`` or ``"BLH"``.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists.
 
@@ -55,7 +58,9 @@ def gated_modal_conv(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with z; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    y, _ = _run(z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, layout, backend)
+    y, *_ = _run(
+        z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, chunk_size, layout, backend
+    )
     return _checks.as_layout(y, layout)
 
 
@@ -69,12 +74,14 @@ def gated_modal_conv_with_state(
     pregate: bool = True,
     postgate: bool = True,
     initial_state: GatedModalState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
     backend: str = "auto",
 ) -> tuple[Sequence, GatedModalState]:
     """Does gated_modal_conv and also returns the state from which a later call continues."""
-    y, state = _run(z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, layout, backend)
-    first, second = state
+    y, first, second = _run(
+        z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, chunk_size, layout, backend
+    )
     return _checks.as_layout(y, layout), GatedModalState(_checks.own_copy(first), _checks.own_copy(second))
 
 
@@ -87,9 +94,10 @@ def _run(
     pregate: bool,
     postgate: bool,
     initial_state: GatedModalState | None,
+    chunk_size: int | None,
     layout: Layout,
     backend: str,
-) -> tuple[Tensor, GatedModalState]:
+) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
     stream = _checks.channel_first(z, layout, "z")
     projection, modal = initial_state if initial_state is not None else (None, None)
@@ -97,6 +105,7 @@ def _run(
     _checks.modes(log_poles, residues, z, channels, "the gated stream")
     _checks.shaped("skip", skip, (channels,), z, "z")
     _checks.shaped("initial_state.modal", modal, (z.shape[0], channels, log_poles.shape[1]), z, "z")
+    check_chunk(chunk_size)
     call = describe(
         stream,
         projection_taps,
@@ -108,17 +117,18 @@ def _run(
         initial_state=initial_state,
     )
     chosen, _ = dispatch.choose(call, backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    return run(
-        stream,
-        projection_taps,
-        log_poles,
-        residues,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
-    )
+
+    def run(
+        z: Tensor, taps: Tensor, log_poles: Tensor, residues: Tensor, skip: Tensor | None, *before: Tensor
+    ) -> tuple[Tensor, ...]:
+        state = GatedModalState(*before) if before else None
+        options = {"skip": skip, "pregate": pregate, "postgate": postgate, "initial_state": state}
+        y, state = (compute_in_torch if chosen is None else chosen.run)(z, taps, log_poles, residues, **options)
+        return y, *state
+
+    parts = (Part(stream, 1, 3), Part(projection_taps, 0, 3), Part(log_poles, 0), Part(residues, 0), Part(skip, 0))
+    before = () if initial_state is None else (Part(projection, 1, 3), Part(modal, 1))
+    return by_channels(run, chunk_size, channels, (*parts, *before))
 
 
 def describe(
@@ -131,6 +141,7 @@ def describe(
     pregate: bool = True,
     postgate: bool = True,
     initial_state: GatedModalState | None = None,
+    chunk_size: int | None = None,
     layout: Layout = "BHL",
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""

@@ -106,8 +106,8 @@ def compute_in_torch(
 ) -> Tensor:
     """Computes the checked call in plain torch."""
     x = normalised(x, norm)
-    wide = x.dtype in (torch.float32, torch.float64) and not isinstance(weight, RoundedWeight)
-    if residual is not None and x.device.type == "cpu" and wide and residual.dtype == x.dtype:
+    fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    if fused and residual is not None and residual.dtype == x.dtype and not isinstance(weight, RoundedWeight):
         return torch.addmm(residual if bias is None else residual + bias, x, weight.t())
     y = product_in_torch(x, weight, bias)
     return y if residual is None else y + residual
