@@ -6,6 +6,7 @@ Each flag works or is refused with a reason. See `subquad score` and `subquad em
 import json
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,7 @@ from subquad.inference.evo2_flags import (
 
 if TYPE_CHECKING:
     from subquad.inference.commands.batches import Survey
-    from subquad.inference.evo2_predictions import PredictionFiles, Predictor
+    from subquad.inference.evo2_predictions import Kind, PredictionFiles, Predictor
     from subquad.inference.sequence_files import Record
 
 WINDOW_BATCHES = 16  # so many batches are sorted by length at a time
@@ -125,15 +126,9 @@ def predict_evo2(
         dtype = dtype_of(mixed_precision_recipe)
         if write_interval is WriteInterval.epoch:
             refuse_unless("--files-per-subdir", files_per_subdir, None, "--write-interval epoch writes one file")
-        if output_log_prob_seqs and embedding_layer is not None:
-            flags = "--output-log-prob-seqs and --embedding-layer"
-            raise InvalidOption(flags, embedding_layer, "one of them; a file holds one kind of prediction")
-        if not output_log_prob_seqs:
-            reason = "without --output-log-prob-seqs there is nothing to collapse"
-            refuse_unless("--log-prob-collapse-option", log_prob_collapse_option, None, reason)
-        if output_dir.exists() and not output_dir.is_dir():
-            raise InvalidOption("--output-dir", str(output_dir), "a folder, which is made where it is missing")
+        kind = _kind(embedding_layer, log_prob_collapse_option, log_probs=output_log_prob_seqs)
         check_checkpoint(ckpt_dir)
+        _check_folder(output_dir)
         from subquad.inference.commands.batches import Reading, survey
         from subquad.inference.commands.run_batches import EngineChoice
         from subquad.inference.evo2_predictions import PredictionFiles, Predictor
@@ -151,12 +146,8 @@ def predict_evo2(
         )
         choice = EngineChoice(ckpt_dir, options)
         reading = Reading(str(fasta), "error", uppercase=True)
-        found = survey(
-            lambda: read_records(fasta, file_format="fasta"),
-            reading,
-            limit=choice.token_limit(),
-            room=int(prepend_bos),
-        )
+        opened = partial(read_records, fasta, file_format="fasta")
+        found = survey(opened, reading, limit=choice.token_limit(), room=int(prepend_bos))
         check_shortest(found, min_length, choice.token_limit() - prepend_bos)
         engine = choice.load()
         require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
@@ -164,22 +155,41 @@ def predict_evo2(
             output_dir.mkdir(parents=True, exist_ok=True)
         width = max(found.longest, min_length or 0) + prepend_bos
         require_memory(engine.network, engine.device, rows=micro_batch_size, length=width, field=found.name)
-        kind = (log_prob_collapse_option or Collapse.mean).value if output_log_prob_seqs else "logits"
         predictor = Predictor(
             engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
         )
         files = PredictionFiles(output_dir, by_batch=write_interval is WriteInterval.batch, per_folder=files_per_subdir)
-        records = reading.chosen(read_records(fasta, file_format="fasta"))
+        records = reading.chosen(opened())
         order = _predict(records, predictor, files, rows=micro_batch_size)
-        files.finish()
         with writing(output_dir / "seq_idx_map.json"):
             (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InvalidOption("--output-dir", str(folder), "a folder, which is made where it is missing")
+
+
+def _kind(embedding_layer: int | None, collapse: Collapse | None, *, log_probs: bool) -> "Kind":
+    """Returns what is predicted.
+
+    Raises:
+      InvalidOption: Flags say two things, or one that has no meaning.
+    """
+    if not log_probs:
+        reason = "without --output-log-prob-seqs there is nothing to collapse"
+        refuse_unless("--log-prob-collapse-option", collapse, None, reason)
+        return "logits"
+    if embedding_layer is not None:
+        flags = "--output-log-prob-seqs and --embedding-layer"
+        raise InvalidOption(flags, embedding_layer, "one of them; a file holds one kind of prediction")
+    return (collapse or Collapse.mean).value  # type: ignore[return-value]
 
 
 def _predict(
     records: "Iterable[Record]", predictor: "Predictor", files: "PredictionFiles", *, rows: int
 ) -> dict[str, int]:
-    """Adds the predictions of all records to the files; returns the index of each record by its name."""
+    """Writes the predictions of all records to files; returns the index of each record by its name."""
     from subquad.inference.commands.batches import groups
 
     order: dict[str, int] = {}
@@ -189,6 +199,7 @@ def _predict(
         numbered.sort(key=lambda pair: -len(pair[1].sequence))
         for start in range(0, len(numbered), rows):
             files.add(predictor.batch(numbered[start : start + rows]))
+    files.finish()
     return order
 
 

@@ -41,7 +41,7 @@ class EngineChoice:
         """Loads it."""
         from subquad.inference.engine import Engine
 
-        chosen = {
+        chosen: dict[str, Any] = {
             name: value.value if isinstance(value, StrEnum) else value for name, value in vars(self.options).items()
         }
         return Engine.from_checkpoint(self.checkpoint, max_running=self.max_running, **chosen)
