@@ -41,12 +41,14 @@ def test_a_graph_gives_bitwise_what_eager_steps_give(dtype: torch.dtype) -> None
 
 
 @each_type
-@pytest.mark.parametrize("chunk", [16, 512])
+@pytest.mark.parametrize("side_by_side", [1, 4])
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_prompts_in_a_batch_give_bitwise_what_each_gives_alone(
-    dtype: torch.dtype, options: GenerationOptions, chunk: int
+    dtype: torch.dtype, options: GenerationOptions, side_by_side: int
 ) -> None:
-    engine = Engine(tiny_network(dtype=dtype).cuda(), ByteTokenizer(), max_running=4, prefill_chunk=chunk)
+    chunk = 16 if side_by_side == 1 else 512
+    network = tiny_network(dtype=dtype).cuda()
+    engine = Engine(network, ByteTokenizer(), max_running=4, prefill_chunk=chunk, prefill_rows=side_by_side)
     together = engine.generate(PROMPTS, options)
     assert engine.explain() == "decode steps run as one captured CUDA graph"
     for prompt, result in zip(PROMPTS, together, strict=True):
