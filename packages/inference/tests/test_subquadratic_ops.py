@@ -8,6 +8,7 @@ import subquad.modules.mixers.fir as fir
 import subquad.modules.mixers.modal as modal
 from packages.inference.tests.commands.running import done, lines, run
 from packages.inference.tests.conftest import TINY, tiny_network
+from packages.inference.tests.trained_network import motif, trained_network
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions, save_checkpoint
 from subquad.inference.errors import InvalidOption
 from subquad.lazy_config import LazyConfig
@@ -125,6 +126,24 @@ def test_subquadratic_ops_matches_baseline(prefill_chunk, fused_calls):
         assert found[other][1] == pytest.approx(found[False][1], abs=1e-4)
         assert found[other][2] == pytest.approx(found[False][2], rel=1e-5)
         assert_close(found[other][3], found[False][3], relative=1e-5)
+
+
+def test_a_trained_network_in_bfloat16_says_the_same_with_the_flag_and_without(fused_calls):
+    """Ties of random weights prove nothing in 16 bits; a network that knows what comes next has none."""
+    network, repeats = trained_network().to(torch.bfloat16), motif() * 4
+    prompts = [repeats[start : start + length] for start, length in ((0, 61), (5, 90), (17, 127), (30, 128), (44, 131))]
+    found = {}
+    for choice in (True, False):
+        fused_calls.clear()
+        engine = Engine(network, ByteTokenizer(), max_running=2, prefill_chunk=100, use_subquadratic_ops=choice)
+        found[choice] = engine.generate(prompts, GenerationOptions(max_new_tokens=40))
+        assert bool(fused_calls) is choice
+    assert [result.ids for result in found[True]] == [result.ids for result in found[False]]
+    right = [
+        sum(a == b for a, b in zip(result.text, (repeats * 2)[start + length :], strict=False))
+        for result, (start, length) in zip(found[True], ((0, 61), (5, 90), (17, 127), (30, 128), (44, 131)), strict=True)
+    ]
+    assert min(right) >= 30, f"{right} of 40 bases are those of the motif"
 
 
 def test_a_second_request_after_the_first_is_what_it_is_alone():
