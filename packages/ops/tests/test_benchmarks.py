@@ -1,0 +1,79 @@
+"""The benchmark's command: a table, a progress bar, and no time for what computes something else."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+INEXACT = """
+from subquad.ops.causal_conv.causal_conv import compute_in_torch
+from subquad.ops.dispatch import Implementation
+
+
+def run(x, taps, **options):
+    y, state = compute_in_torch(x, taps, **options)
+    return y * (1 + 1e-3), state
+
+
+def offer():
+    return [Implementation("inexact", "causal_conv", lambda call: None, run)]
+"""
+
+
+def _run(*arguments: str, path: Path | None = None, **options: int) -> subprocess.CompletedProcess[str]:
+    folders = [str(path)] if path is not None else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders + [folder for folder in sys.path if folder])}
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--shape", "tiny", *arguments]
+    pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(command, env=environment, text=True, check=True, **pipes)  # type: ignore[call-overload]
+
+
+def test_the_table_has_time_floor_and_error_in_each_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    result = _run("--op", "causal_conv", "modal_conv", "--json", str(file))
+    record = json.loads(file.read_text())
+    assert {row["op"] for row in record["rows"]} == {"causal_conv", "modal_conv"}
+    assert {"device", "versions", "command", "date", "copy_bytes_per_second"} <= set(record)
+    for row in record["rows"]:
+        assert row["microseconds"] > 0
+        assert row["times_floor"] == pytest.approx(row["microseconds"] / row["floor"])
+        assert row["error"] < 2e-5
+    assert len(result.stdout.splitlines()) == 1 + len(record["rows"])
+
+
+def test_what_computes_something_else_is_not_timed(tmp_path: Path) -> None:
+    (tmp_path / "subquad_inexact.py").write_text(INEXACT)
+    information = tmp_path / "subquad_inexact-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: subquad-inexact\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[subquad.ops.backends]\ninexact = subquad_inexact:offer\n")
+    file = tmp_path / "rows.json"
+    options = ("--op", "causal_conv", "--case", "7 taps", "--backend", "torch", "inexact", "--json", str(file))
+    result = _run(*options, path=tmp_path)
+    right, wrong = json.loads(file.read_text())["rows"]
+    assert right["microseconds"] > 0
+    assert wrong["backend"] == "inexact"
+    assert wrong["microseconds"] is None
+    assert "error 1.0e-03 is too large; not timed" in result.stdout
+
+
+def test_whoever_looks_on_sees_a_progress_bar() -> None:
+    screen, terminal = pty.openpty()
+    _run("--op", "causal_conv", "--case", "3 taps", stderr=terminal)
+    os.close(terminal)
+    seen = os.read(screen, 65536).decode()
+    os.close(screen)
+    assert "operators" in seen
+    assert "100%" in seen
+
+
+def test_an_operator_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        _run("--op", "conv")
+    assert "invalid choice: 'conv'" in raised.value.stderr
+    assert "causal_conv" in raised.value.stderr
