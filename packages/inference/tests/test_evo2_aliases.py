@@ -143,6 +143,13 @@ def test_infer_refuses_what_it_cannot_do_with_a_reason(checkpoint, flags, text):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_prompt_larger_than_the_memory_is_refused_with_both_numbers(checkpoint, monkeypatch):
+    monkeypatch.setattr("subquad.inference.memory.free_bytes", lambda device: 1 << 16)
+    result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt", "A" * 30, "--max-new-tokens", 20)
+    assert result.exit_code == 2
+    assert "prompt '0': 50 tokens need 0.13 MiB for their state, 0.06 MiB are free on cpu" in result.stderr
+
+
 def test_a_missing_file_of_prompts_is_named(checkpoint):
     result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt-file", "nowhere")
     assert (result.exit_code, result.stderr) == (2, "error: nowhere: cannot be opened: No such file or directory\n")

@@ -104,6 +104,17 @@ def test_a_vortex_file_has_the_published_names_and_a_tied_unembedding(vortex):
     assert tensors["blocks.0.filter.h"].shape == (8, 1, 7)
 
 
+@pytest.mark.parametrize("change", [lambda t: t + 1, lambda t: t.bfloat16(), lambda t: t[:3], lambda t: [1.0]])
+def test_an_unembedding_of_its_own_is_left_out_and_told(vortex, native, tmp_path, change):
+    changed(vortex, lambda t: t.update({"unembed.weight": change(t["unembed.weight"])}))
+    report = import_vortex(vortex, tmp_path / "back", tiny_config())
+    left = {row.source: row.how for row in report if row.target is None}
+    assert left == {"unembed.weight": "left out, although it differs from the embedding"}
+    assert torch.equal(
+        tensors_of(tmp_path / "back")["embedding_layer.weight"], tensors_of(native)["embedding_layer.weight"]
+    )
+
+
 def test_training_parameters_become_poles_and_finished_filters(tmp_path):
     torch.manual_seed(0)
     network = StripedHyena2(**TINY, filter_parameters="p_gamma").eval()
@@ -131,13 +142,15 @@ def test_a_16_bit_file_keeps_its_types_and_wide_poles(tmp_path):
 
 
 def test_parts_of_a_file_are_joined_in_order(vortex, tmp_path):
+    import_vortex(vortex, tmp_path / "whole", tiny_config())
+    whole = load_checkpoint(tmp_path / "whole").metadata["weights_sha256"]
     data = vortex.read_bytes()
     for number in range(11):  # part10 comes after part9, not after part1
         part = data[number * len(data) // 11 : (number + 1) * len(data) // 11]
         (tmp_path / f"split.pt.part{number}").write_bytes(part)
     for name in ("split.pt", "split.pt.part0"):
         import_vortex(tmp_path / name, tmp_path / f"from-{name}", tiny_config())
-        load_checkpoint(tmp_path / f"from-{name}")
+        assert load_checkpoint(tmp_path / f"from-{name}").metadata["weights_sha256"] == whole
     (tmp_path / "split.pt.part4").unlink()
     with pytest.raises(CheckpointNotFound, match=r"split\.pt\.part4 is missing; part 10 is there"):
         import_vortex(tmp_path / "split.pt", tmp_path / "c", tiny_config())

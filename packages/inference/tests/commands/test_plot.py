@@ -38,6 +38,18 @@ def test_records_can_be_chosen(checkpoint, fasta, tmp_path):
     assert {line.split("\t")[0] for line in (tmp_path / "x.bedgraph").read_text().splitlines()[1:]} == {"two"}
 
 
+def test_a_record_larger_than_the_memory_is_refused_with_both_numbers(checkpoint, fasta, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.inference.memory.free_bytes", lambda device: 1 << 16)
+    result = run("plot", checkpoint, fasta, "-o", tmp_path / "x.bedgraph")
+    assert result.exit_code == 2
+    assert "record 'one': 13 tokens need 0.09 MiB for their state, 0.06 MiB are free on cpu" in result.stderr
+
+
+def test_where_every_record_is_skipped_a_track_is_empty(checkpoint, tmp_path):
+    done("plot", checkpoint, "-", "-o", tmp_path / "x.bedgraph", "--non-dna", "skip", stdin=">a\nAX\n")
+    assert len((tmp_path / "x.bedgraph").read_text().splitlines()) == 1
+
+
 def test_an_existing_file_is_replaced_only_when_allowed(checkpoint, fasta, tmp_path):
     out = tmp_path / "x.bedgraph"
     out.write_text("old")

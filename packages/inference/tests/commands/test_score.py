@@ -32,13 +32,17 @@ def test_compressed_fasta_gives_sum_mean_and_tokens(checkpoint, tmp_path):
     assert scores == pytest.approx(engine.score(["ACGTACG", "ACGTN"]), rel=1e-6)
 
 
-def test_mixed_lengths_in_batches_equal_single_sequences(checkpoint, fasta):
-    single = lines(done("score", checkpoint, fasta, "--per-token").stdout)
-    batched = lines(done("score", checkpoint, fasta, "--per-token", "--batch-size", 8).stdout)
+@pytest.mark.parametrize(
+    ("flags", "unscored"), [([], 1), (["--prepend-eod"], 0), (["--prepend-eod", "--strand", "both"], 0)]
+)
+def test_mixed_lengths_in_batches_equal_single_sequences(checkpoint, fasta, flags, unscored):
+    single = lines(done("score", checkpoint, fasta, "--per-token", *flags).stdout)
+    batched = lines(done("score", checkpoint, fasta, "--per-token", "--batch-size", 8, *flags).stdout)
     assert [row["id"] for row in batched] == [f"r{i}" for i in range(40)]
     for one, many in zip(single, batched, strict=True):
         assert many["log_likelihood"] == pytest.approx(one["log_likelihood"], rel=1e-6)
-        assert many["mean_log_likelihood"] == pytest.approx(one["log_likelihood"] / (one["length"] - 1), rel=1e-6)
+        assert many["mean_log_likelihood"] == pytest.approx(one["log_likelihood"] / one["scored_tokens"], rel=1e-6)
+        assert one["scored_tokens"] == many["scored_tokens"] == one["length"] - unscored == len(one["logprobs"])
         assert many["logprobs"] == pytest.approx(one["logprobs"], rel=1e-5, abs=1e-5)
 
 

@@ -136,11 +136,7 @@ def infer_evo2(
             )
             require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
             limit = _limit(max_seq_length, engine.max_sequence_tokens)
-            for record in records:
-                if len(record.sequence) + max_new_tokens > limit:
-                    raise RequestTooLarge(
-                        f"prompt {record.id!r}", len(record.sequence), limit - max_new_tokens, "tokens"
-                    )
+            _check_lengths(engine, records, new=max_new_tokens, limit=limit)
             for row in _rows(engine, records, options):
                 results.write(row)
 
@@ -171,6 +167,22 @@ def _records(prompt: str | None, path: Path | None) -> "list[Record]":
     if prompt is not None:
         raise InvalidOption("--prompt and --prompt-file", prompt, "one of them")
     return list(read_records(path, file_format="jsonl"))
+
+
+def _check_lengths(engine: "Engine", records: "list[Record]", *, new: int, limit: int) -> None:
+    """Refuses prompts that are too long.
+
+    Raises:
+      RequestTooLarge: For the network.
+      InsufficientMemory: For the memory.
+    """
+    from subquad.inference.memory import require_memory
+
+    longest = max(records, key=lambda record: len(record.sequence))
+    size, field = len(longest.sequence), f"prompt {longest.id!r}"
+    if size + new > limit:
+        raise RequestTooLarge(field, size, limit - new, "tokens")
+    require_memory(engine.network, engine.device, rows=engine.max_running, length=size + new, field=field)
 
 
 def _rows(engine: "Engine", records: "list[Record]", options: Any) -> Iterator[dict[str, Any]]:

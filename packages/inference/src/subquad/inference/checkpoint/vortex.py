@@ -75,5 +75,6 @@ def _why_ignored(name: str, loaded: Mapping[str, Any]) -> str:
         return "left out: FP8 state of a layer that this network computes without"
     if name != _UNEMBEDDING:
         return "left out: made anew"
-    same = torch.equal(loaded[name], loaded[EMBEDDING])
+    given, embedding = loaded[name], loaded[EMBEDDING]
+    same = isinstance(given, torch.Tensor) and given.dtype == embedding.dtype and torch.equal(given, embedding)
     return "left out: tied to the embedding" if same else "left out, although it differs from the embedding"

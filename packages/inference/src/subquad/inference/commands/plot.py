@@ -117,8 +117,13 @@ def _tracks(
 ) -> "list[Track]":
     from subquad.inference.commands.progress import shown_progress
     from subquad.inference.likelihood_track import Track
+    from subquad.inference.memory import require_memory
 
     engine, tracks = choice.load(), []
+    if records:
+        longest = max(records, key=lambda record: len(record.sequence))
+        length, field = len(longest.sequence) + 1, f"record {longest.id!r}"
+        require_memory(engine.network, engine.device, rows=1, length=length, field=field)
     strands = 2 if options.strand == "both" else 1
     total = strands * sum(len(each.sequence) for each in records)
     with shown_progress("plot", show=show, total=total) as advance:
