@@ -131,7 +131,8 @@ def test_subquadratic_ops_matches_baseline(prefill_chunk, fused_calls):
 def test_a_trained_network_in_bfloat16_says_the_same_with_the_flag_and_without(fused_calls):
     """Ties of random weights prove nothing in 16 bits; a network that knows what comes next has none."""
     network, repeats = trained_network().to(torch.bfloat16), motif() * 4
-    prompts = [repeats[start : start + length] for start, length in ((0, 61), (5, 90), (17, 127), (30, 128), (44, 131))]
+    places = ((0, 61), (5, 90), (17, 127), (30, 128), (44, 131))
+    prompts = [repeats[start : start + length] for start, length in places]
     found = {}
     for choice in (True, False):
         fused_calls.clear()
@@ -141,7 +142,7 @@ def test_a_trained_network_in_bfloat16_says_the_same_with_the_flag_and_without(f
     assert [result.ids for result in found[True]] == [result.ids for result in found[False]]
     right = [
         sum(a == b for a, b in zip(result.text, (repeats * 2)[start + length :], strict=False))
-        for result, (start, length) in zip(found[True], ((0, 61), (5, 90), (17, 127), (30, 128), (44, 131)), strict=True)
+        for result, (start, length) in zip(found[True], places, strict=True)
     ]
     assert min(right) >= 30, f"{right} of 40 bases are those of the motif"
 
