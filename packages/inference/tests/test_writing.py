@@ -25,6 +25,11 @@ def test_what_numpy_says_of_a_write_that_stopped_is_kept():
         write_and_raise(OSError("24 requested and 10 written"))
 
 
+def test_the_file_that_is_named_first_stays_named():
+    with pytest.raises(OSError, match=r"^out\.bin cannot be written: No space left on device$"), writing("folder"):
+        write_and_raise(OSError(errno.ENOSPC, "No space left on device"))
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no"), BrokenPipeError(errno.EPIPE, "gone")])
 def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)):

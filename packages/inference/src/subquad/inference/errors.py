@@ -147,7 +147,7 @@ class InputFileError(InferenceError, ValueError):
         super().__init__(f"{path}{'' if line is None else f', line {line}'}: {problem}")
 
 
-class OutputError(InferenceError, RuntimeError):
+class OutputError(InferenceError, OSError):
     """Results cannot be written; ``path`` says where to. What was written before is kept, where there is a journal."""
 
     def __init__(self, path: str, problem: str) -> None:

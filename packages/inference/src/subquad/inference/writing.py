@@ -21,6 +21,8 @@ def writing(where: object) -> Iterator[None]:
     """
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         if error.errno is not None and error.errno not in _REFUSALS:
             raise
