@@ -1,11 +1,13 @@
 """The network against the numbers of the reference engine."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from packages.modules.tests.support import golden_model, golden_run
-from subquad.modules import StripedHyena2
+from subquad.modules import HyenaBlock, StripedHyena2
 from subquad.modules.mixers.fir import FIRState
 from subquad.modules.mixers.modal import ModalState
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState
@@ -66,6 +68,29 @@ def test_every_block_output_equals_the_reference() -> None:
     run = golden_run("fp32")
     for index, output in enumerate(block_outputs(golden_model(), run["ids"])):
         assert_close(output[:, run["positions"]], run[f"block_outputs/{index}"], relative=5e-6)
+
+
+def _spoiled_order(model: StripedHyena2) -> None:
+    """Swaps the rows of the postgate and the pregate of every channel."""
+    for block in model.blocks:
+        if isinstance(block, HyenaBlock):
+            order = torch.arange(block.projections.weight.shape[0]).unflatten(0, (-1, 3))[:, [1, 0, 2]].flatten()
+            block.projections.weight.copy_(block.projections.weight[order].clone())
+            block.projection_taps.copy_(block.projection_taps[order].clone())
+
+
+def _spoiled_activation(model: StripedHyena2) -> None:
+    """Gives the second block the gate of the first."""
+    model.blocks[1].mlp.activation = "gelu"
+
+
+@pytest.mark.parametrize("spoil", [_spoiled_order, _spoiled_activation])
+@torch.inference_mode()
+def test_another_order_of_gates_or_another_gelu_would_show(spoil: Callable[[StripedHyena2], None]) -> None:
+    run, model = golden_run("fp32"), golden_model()
+    assert relative_error(model(run["ids"])[:, run["positions"]], run["logits"]) < 5e-6
+    spoil(model)
+    assert relative_error(model(run["ids"])[:, run["positions"]], run["logits"]) > 1e-2
 
 
 def test_states_and_cached_logits_equal_the_reference() -> None:
