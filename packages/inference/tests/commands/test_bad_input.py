@@ -115,13 +115,27 @@ def test_a_full_disk_is_named_and_what_was_written_before_is_kept(checkpoint, tm
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_a_full_standard_output_is_one_line(checkpoint, tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_line(checkpoint, tmp_path, unbuffered):
     (tmp_path / "in.fa").write_text(">a\nACGT\n")
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        running = process(checkpoint, "score", tmp_path / "in.fa", stdout=full)
+        running = process(checkpoint, "score", tmp_path / "in.fa", stdout=full, env=environment)
         _, errors = running.communicate(timeout=120)
     assert running.returncode == 1
     assert errors == "error: the standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_told_nothing(checkpoint, tmp_path, unbuffered):
+    (tmp_path / "in.fa").write_text(">a\nACGT\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    running = process(checkpoint, "score", tmp_path / "in.fa", stdout=writing, env=environment)
+    os.close(writing)
+    _, errors = running.communicate(timeout=120)
+    assert (running.returncode, errors) == (1, "")
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_named_and_leaves_nothing(checkpoint, tmp_path):

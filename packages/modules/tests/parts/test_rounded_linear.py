@@ -8,8 +8,7 @@ from torch import nn
 
 from packages.modules.tests.support import lively_model, random_ids
 from subquad.modules import FP8Linear, RoundedLinear, round_linears
-from subquad.ops import _scaled_mm_backend, _triton_backend, dispatch
-from subquad.ops.dispatch import Implementation
+from subquad.ops import _scaled_mm_backend, dispatch
 from tools.testing.oracle import assert_close, relative_error
 
 
@@ -66,15 +65,12 @@ def test_decode_steps_round_the_weights_and_not_the_activations() -> None:
 
 @torch.inference_mode()
 def test_chunks_of_any_length_multiply_on_the_8_bit_tensor_cores_of_a_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals: dict[str, set[str | None]] = {"fp8_linear": set(), "rounded_rows": set()}
-    offered = {item.operator: item for item in _scaled_mm_backend.implementations()}
-    monkeypatch.setattr(_triton_backend, "_e4m3_refusal", _triton_backend._refusal)
-    offered["rounded_rows"] = Implementation("triton", "rounded_rows", _triton_backend._rounded_rows_refusal, print)
+    (tensor_cores,), refusals = _scaled_mm_backend.implementations(), set()
 
     def choose(call: dispatch.Call, backend: str) -> tuple[None, dispatch.Explanation]:
-        if call.operator in refusals:
+        if call.operator == tensor_cores.operator:
             assert backend == "auto"
-            refusals[call.operator].add(offered[call.operator].refusal(replace(call, device="cuda")))
+            refusals.add(tensor_cores.refusal(replace(call, device="cuda")))
         return None, dispatch.Explanation("torch", "there is no GPU here")
 
     model = lively_model(dtype=torch.bfloat16)
@@ -83,7 +79,7 @@ def test_chunks_of_any_length_multiply_on_the_8_bit_tensor_cores_of_a_hopper(mon
     state = model.init_state(1, max_length=2200)
     for part in random_ids(1, 2062).split([2048, 1, 13], dim=1):
         model.encode(part, state)
-    assert refusals == {"fp8_linear": {None}, "rounded_rows": {None}}
+    assert refusals == {None}
 
 
 def test_layers_with_stored_scales_stay() -> None:

@@ -1,5 +1,6 @@
 """How a command ends by an error: one line on stderr and an exit status; a traceback only where asked for."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the output has gone; there is nobody to tell
+        _give_up_output()
         raise typer.Exit(FAILED) from None
     except Exception as error:
         if traceback:
@@ -30,4 +32,13 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
         ours = type(error).__module__.startswith("subquad.")
         text = str(error) if ours or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        _give_up_output()
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
+
+
+def _give_up_output() -> None:
+    """Drops what cannot be written: Python tries it once more at its end, and would add a text and the status 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
