@@ -23,6 +23,7 @@ ENGINE_CHECK_SECONDS = 0.5
 WATCHDOG_SECONDS = {False: 30.0, True: 600.0}  # by whether the engine is on a CPU
 HEALTH_SERVICE_NAME = "grpc.health.v1.Health"
 WARM_UP_PROMPT = "ACGT"
+_LAME_DUCK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,20 @@ class GenomicsServer:
         await self._stopped.wait()
 
     async def drain(self) -> None:
-        """Shuts down: NOT_SERVING, no new requests, `drain_seconds` for running ones; the rest ends UNAVAILABLE."""
+        """Shuts down: NOT_SERVING, no new requests, `drain_seconds` for running ones; the rest ends UNAVAILABLE.
+
+        The port stays open a moment longer, in which new requests are answered UNAVAILABLE and clients that watch the
+        health go elsewhere: gRPC cancels what reaches a server that is closing, and a cancelled call is not retried.
+        """
         if self._watch is not None:
             self._watch.cancel()
+        deadline = time.monotonic() + self.settings.drain_seconds
         if self.readiness.phase is not Phase.FAILED:
             await self.readiness.enter(Phase.DRAINING)
-        deadline = time.monotonic() + self.settings.drain_seconds
+            await asyncio.sleep(min(_LAME_DUCK_SECONDS, self.settings.drain_seconds))
         stopping = asyncio.create_task(self._server.stop(self.settings.drain_seconds + 2.0))
         await asyncio.sleep(0)
-        if not await self._boundary.wait_idle(self.settings.drain_seconds):
+        if not await self._boundary.wait_idle(max(0.0, deadline - time.monotonic())):
             self._boundary.end_all(lambda: Unavailable("the server is shutting down", retry_delay=RETRY_SECONDS))
             await self._boundary.wait_idle(1.0)
         if self._served is not None:
