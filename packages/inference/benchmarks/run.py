@@ -5,8 +5,8 @@ usage: run.py [--size 1b|7b|cpu|tiny ...] [--case first|prefill|score|decode|lon
 
 Weights are random, prompts random bases, tokens greedy. A time is the median wall time of a whole call, prompts as text
 in and results out. "x floor" is the time over the least that the arithmetic and the memory of an H100 need for it.
-"prefill" reads a prompt and makes one token; "decode" is what further tokens cost on top of that; "long" is prefill
-beyond the reference's reach. "first" is the first call on a network, which makes one token and is not repeated: it is
+"prefill" reads a prompt and makes one token; "decode" is what a token costs when all prompts are read, from calls that
+make many and half as many; "long" is prefill beyond the reference's reach. "first" is the first call on a network, which makes one token and is not repeated: it is
 the time to the first token of a process whose compiler caches are empty where TRITON_CACHE_DIR and CUDA_CACHE_PATH
 name empty folders. "subquad-fp8" is our engine with weights of one byte. Peak memory is torch's, weights included.
 """
@@ -50,6 +50,11 @@ class Shape:
     batch: int
     length: int
     tokens: int = 1
+
+    @property
+    def half(self) -> int:
+        """Half as many tokens, one that a prompt gives by itself not counted."""
+        return 1 + (self.tokens - 1) // 2
 
     @property
     def longest(self) -> int:
@@ -138,8 +143,8 @@ def measure(engine: Any, shape: Shape, row: Row, repeats: int) -> None:
         taken, made = seconds(lambda: engine.score(texts), repeats), shape.batch * shape.length
         floor = reading_floor(preset, shape.batch, shape.length)
     elif shape.case == "decode":
-        whole = seconds(lambda: engine.generate(texts, shape.tokens), repeats)
-        taken, made = (whole - seconds(lambda: engine.generate(texts, 1), repeats)) / (shape.tokens - 1), shape.batch
+        many, half = (seconds(lambda n=n: engine.generate(texts, n), repeats) for n in (shape.tokens, shape.half))
+        taken, made = (many - half) / (shape.tokens - shape.half), shape.batch
         floor = decoding_floor(preset, shape.batch, shape.length)
     else:
         taken, made = seconds(lambda: engine.generate(texts, 1), repeats), shape.batch * shape.length
