@@ -6,9 +6,10 @@ usage: run.py [--size 1b|7b|cpu|tiny ...] [--case first|prefill|score|decode|lon
 Weights are random, prompts random bases, tokens greedy. A time is the median wall time of a whole call, prompts as text
 in and results out. "x floor" is the time over the least that the arithmetic and the memory of an H100 need for it.
 "prefill" reads a prompt and makes one token; "decode" is what a token costs when all prompts are read, from calls that
-make many and half as many; "long" is prefill beyond the reference's reach. "first" is the first call on a network, which makes one token and is not repeated: it is
-the time to the first token of a process whose compiler caches are empty where TRITON_CACHE_DIR and CUDA_CACHE_PATH
-name empty folders. "subquad-fp8" is our engine with weights of one byte. Peak memory is torch's, weights included.
+make many and half as many; "long" is prefill beyond the reference's reach. "first" is the first call on a network,
+which makes one token and is not repeated: it is the time to the first token of a process whose compiler caches are
+empty where TRITON_CACHE_DIR and CUDA_CACHE_PATH name empty folders. "subquad-fp8" is our engine with weights of one
+byte. Peak memory is torch's, weights included.
 """
 
 import argparse
