@@ -28,7 +28,7 @@ def offer():
 def _run(
     *arguments: str, path: Path | None = None, status: int = 0, **options: int
 ) -> subprocess.CompletedProcess[str]:
-    folders = [str(path)] if path is not None else []
+    folders = [str(BENCHMARKS), *([str(path)] if path is not None else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders + [folder for folder in sys.path if folder])}
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--shape", "tiny", *arguments]
     pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
