@@ -12,15 +12,15 @@ extern "C" const char* subquad_ops_status_text(int32_t status) {
     case SUBQUAD_OPS_NULL_POINTER:
       return "a required array is null";
     case SUBQUAD_OPS_UNKNOWN_DTYPE:
-      return "dtype is none of float32, float16 and bfloat16";
+      return "dtype is none of those that the kernel serves";
     case SUBQUAD_OPS_UNKNOWN_ACTIVATION:
-      return "activation is neither identity nor silu";
+      return "activation is none of those that the kernel serves";
     case SUBQUAD_OPS_TAP_COUNT_OUT_OF_RANGE:
       return "the tap count is not within what the kernel serves";
     case SUBQUAD_OPS_SIZE_OUT_OF_RANGE:
-      return "a size is negative, or batch times channel exceeds 2^31 - 1";
+      return "a size is not within what the kernel serves";
     case SUBQUAD_OPS_STATE_COUNT_OUT_OF_RANGE:
-      return "the state count is not within 1 to 16";
+      return "the state count is not within what the kernel serves";
     case SUBQUAD_OPS_GROUPS_DO_NOT_DIVIDE_CHANNELS:
       return "the groups do not divide the channels";
     default:

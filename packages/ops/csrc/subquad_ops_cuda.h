@@ -16,12 +16,13 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 4
+#define SUBQUAD_OPS_ABI_VERSION 5
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
   SUBQUAD_OPS_FLOAT16 = 1,
   SUBQUAD_OPS_BFLOAT16 = 2,
+  SUBQUAD_OPS_E4M3 = 3,  // weights of decode steps only: 1 sign bit, 4 of exponent, 3 of fraction
 };
 
 enum SubquadOpsActivation {
@@ -170,6 +171,53 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_image_inverses(const SubquadOpsImages* im
 // The same as subquad_ops_image_spectra and _convolve for transforms that no block holds.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_spectra(const SubquadOpsImages* images, void* stream);
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_large_image_convolve(const SubquadOpsImages* images, void* stream);
+
+// The product of a decode step: `outputs` rows of weights [outputs, inputs] with one vector,
+//
+//   product[o] = sum(weight[o, i] * norm_scale[i] * vector[i] for i) * factor / weight_scale[o]
+//
+// where factor is 1 for norm 0, 1 / (sqrt(mean(vector^2)) + eps) for norm 1 and 1 / sqrt(mean(vector^2) + eps) for norm 2.
+// weight_dtype is bfloat16, or e4m3 with the factors that its rows were multiplied by. Rows begin at multiples of 16 bytes.
+// Up to 24,576 inputs, with a norm up to 8,192. These kernels need compute capability 9.0; each may start before the one in
+// front of it on the stream has ended, and reads its weights then.
+typedef struct SubquadOpsProduct {
+  const void* vector;         // [inputs] bfloat16
+  const void* norm_scale;     // [inputs] in norm_dtype, or null without norm
+  const void* weight;         // in weight_dtype
+  const void* second;         // of subquad_ops_gated_linear_step: a second matrix like it
+  const float* weight_scale;  // [outputs], or null for bfloat16
+  const float* second_scale;
+  int64_t outputs, inputs;
+  int32_t weight_dtype, norm, norm_dtype;
+  float eps;
+} SubquadOpsProduct;
+
+// output[o] = product[o] + bias[o] + residual[o]; residual and output are bfloat16; bias and residual may be null.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_linear_step(const SubquadOpsProduct* product, const void* bias,
+                                                   const void* residual, void* output, int32_t bias_dtype, void* stream);
+
+// output[o] = activation(product[o]) * (product of `second`)[o] in bfloat16; identity or gelu.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_linear_step(const SubquadOpsProduct* product, void* output,
+                                                         int32_t activation, void* stream);
+
+// The filters behind the product of a Hyena mixer's decode step; rings hold bfloat16, sample t in slot t % past.
+typedef struct SubquadOpsStepFilters {
+  const void* projection_taps;  // [outputs, projection_past + 1] in projection_dtype, tap 0 for the current sample
+  void* projection_ring;        // [outputs, projection_past], changed; projection_past is 1 to 7
+  const void* first;            // taps [group, size + 1], or with `second` the logarithms of poles [channel, size]
+  const void* second;           // null, or residues [channel, size]; both in mixer_dtype
+  void* memory;                 // ring [channel, size] of up to 128 slots, or float32 modes [channel, size], up to 32; changed
+  const void* skip;             // [channel] in skip_dtype, or null
+  const void* position;         // one integer of position_bytes, 4 or 8: tokens seen
+  const uint8_t* active;        // one flag, or null: where it is 0, nothing is changed
+  int64_t group;
+  int32_t projection_past, size, projection_dtype, mixer_dtype, skip_dtype, position_bytes;
+} SubquadOpsStepFilters;
+
+// With channel = outputs / 3, p = product rounded to bfloat16 and filtered by projection_taps, g[c] = p[3 c + 1] p[3 c + 2]:
+// output[c] = p[3 c] * (filtered g[c] + skip[c] * g[c]); p, g and the sum are rounded to bfloat16.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_step(const SubquadOpsProduct* product, const SubquadOpsStepFilters* filters,
+                                                  void* output, void* stream);
 
 #ifdef __cplusplus
 }

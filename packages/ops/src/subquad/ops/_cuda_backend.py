@@ -7,10 +7,13 @@ from typing import Any
 import torch
 
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
+from subquad.ops._cuda_steps import MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
+from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
 from subquad.ops.fft_conv.placement import SIZES
+from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -76,19 +79,54 @@ def _image_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _product_refusal(call: Call) -> str | None:
+    if call.dtype != torch.bfloat16 or call.batch != 1:
+        return f"{call.batch} vectors of {str(call.dtype)[6:]}; accepted: one of bfloat16"
+    pack = 16 if "rounded weight" in call.options else 8
+    most = MOST_NORMED_INPUTS if {"norm", "projection"} & call.options else MOST_INPUTS
+    if call.inputs % pack or not pack <= call.inputs <= most:
+        return f"{call.inputs} inputs; accepted: multiples of {pack} up to {most}"
+    if OTHER_DTYPE in call.options:
+        return "residual, ring or state in another dtype than the kernel holds it in"
+    if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        return "the GPU has no bulk copies; accepted: compute capability 9.0"
+    return _refusal(replace(call, projection_taps=0))
+
+
+def _step_refusal(call: Call) -> str | None:
+    if "projection" not in call.options:
+        return "the rows are projected already; accepted: a step with its projection"
+    modal = call.operator == "gated_modal_step"
+    low, most = (1, MOST_MODES) if modal else (2, MOST_RING + 1)
+    if not low <= call.taps <= most or not 2 <= call.projection_taps <= MOST_PROJECTION_TAPS_OF_STEPS:
+        return (
+            f"a mixer filter of {call.taps} and a projection filter of {call.projection_taps}; accepted: {low} to "
+            f"{most} and 2 to {MOST_PROJECTION_TAPS_OF_STEPS}"
+        )
+    return _product_refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a kernel in the library; to be called only where unavailable() is None."""
     from subquad.ops.causal_conv.cuda.launch import run as causal_conv
     from subquad.ops.fft_conv.cuda.launch import run as fft_conv
     from subquad.ops.gated_conv.cuda.launch import run as gated_conv
+    from subquad.ops.gated_conv_step.cuda.launch import run as gated_conv_step
+    from subquad.ops.gated_linear_step.cuda.launch import run as gated_linear_step
     from subquad.ops.gated_modal_conv.cuda.launch import run as gated_modal_conv
+    from subquad.ops.gated_modal_step.cuda.launch import run as gated_modal_step
+    from subquad.ops.linear_step.cuda.launch import run as linear_step
     from subquad.ops.modal_conv.cuda.launch import run as modal_conv
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("causal_conv", _causal_refusal, causal_conv),
         ("fft_conv", _image_refusal, fft_conv),
         ("gated_conv", _filter_refusal, gated_conv),
+        ("gated_conv_step", _step_refusal, gated_conv_step),
+        ("gated_linear_step", _product_refusal, gated_linear_step),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
+        ("gated_modal_step", _step_refusal, gated_modal_step),
+        ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
     ]
     return tuple(Implementation("cuda", name, refusal, run) for name, refusal, run in offered)

@@ -5,8 +5,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-ABI_VERSION = 4  # SUBQUAD_OPS_ABI_VERSION of the header
+ABI_VERSION = 5  # SUBQUAD_OPS_ABI_VERSION of the header
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+E4M3_CODE = 3  # of weights alone
 ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
 
 _POINTER, _LONG, _INTEGER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -56,6 +57,30 @@ class ImagesArguments(ctypes.Structure):
     )
 
 
+class ProductArguments(ctypes.Structure):
+    """``SubquadOpsProduct``: the product of a decode step."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("vector", "norm_scale", "weight", "second", "weight_scale", "second_scale")),
+        *((name, _LONG) for name in ("outputs", "inputs")),
+        *((name, _INTEGER) for name in ("weight_dtype", "norm", "norm_dtype")),
+        ("eps", ctypes.c_float),
+    )
+
+
+class StepFilterArguments(ctypes.Structure):
+    """``SubquadOpsStepFilters``: what stands behind the product of a Hyena mixer's decode step."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("projection_taps", "projection_ring", "first", "second", "memory", "skip")),
+        *((name, _POINTER) for name in ("position", "active")),
+        ("group", _LONG),
+        *((name, _INTEGER) for name in ("projection_past", "size", "projection_dtype", "mixer_dtype", "skip_dtype")),
+        ("position_bytes", _INTEGER),
+    )
+
+
+_PRODUCT, _STEP_FILTERS = ctypes.POINTER(ProductArguments), ctypes.POINTER(StepFilterArguments)
 _STREAM, _IMAGES = ctypes.POINTER(StreamArguments), ctypes.POINTER(ImagesArguments)
 _GRADIENTS = ctypes.POINTER(GradientArguments)
 _SIGNATURES = {
@@ -74,6 +99,9 @@ _SIGNATURES = {
     "subquad_ops_image_inverses": [_IMAGES, _POINTER],
     "subquad_ops_large_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
+    "subquad_ops_linear_step": [_PRODUCT, *[_POINTER] * 3, _INTEGER, _POINTER],
+    "subquad_ops_gated_linear_step": [_PRODUCT, _POINTER, _INTEGER, _POINTER],
+    "subquad_ops_gated_step": [_PRODUCT, _STEP_FILTERS, _POINTER, _POINTER],
 }
 
 

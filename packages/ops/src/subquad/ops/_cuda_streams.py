@@ -42,7 +42,8 @@ def time_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _parameter(value: Tensor) -> Tensor:
+def parameter(value: Tensor) -> Tensor:
+    """Returns a parameter as the library reads it, whatever its dtype was."""
     return (value if value.dtype in DTYPE_CODES else value.float()).contiguous()
 
 
@@ -52,10 +53,10 @@ def _settled(stream: Stream) -> Stream:
     shared = None if skip is None or bias is None or skip.dtype == bias.dtype else torch.float32
     return stream._replace(
         x=time_contiguous(x),
-        projection_taps=None if projection is None else _parameter(expand_groups(projection, x.shape[1])),
+        projection_taps=None if projection is None else parameter(expand_groups(projection, x.shape[1])),
         projection_history=None if history is None or history.shape[-1] == 0 else history.to(x.dtype).contiguous(),
-        skip=None if skip is None else _parameter(skip.to(shared or skip.dtype)),
-        bias=None if bias is None else _parameter(bias.to(shared or bias.dtype)),
+        skip=None if skip is None else parameter(skip.to(shared or skip.dtype)),
+        bias=None if bias is None else parameter(bias.to(shared or bias.dtype)),
     )
 
 
@@ -90,7 +91,8 @@ def _output(stream: Stream) -> Tensor:
     return torch.empty((x.shape[0], stream.channels, x.shape[2]), dtype=x.dtype, device=x.device)
 
 
-def _enqueue(name: str, x: Tensor, *arguments: object) -> None:
+def enqueue(name: str, x: Tensor, *arguments: object) -> None:
+    """Calls a function of the library on the device of x and torch's current stream."""
     with torch.cuda.device(x.device):
         load_cuda_library().call(name, *arguments, torch.cuda.current_stream().cuda_stream)
 
@@ -101,9 +103,9 @@ def toeplitz(stream: Stream, taps: Tensor, history: Tensor | None) -> tuple[Tens
     x, size = stream.x, taps.shape[1]
     y = _output(stream)
     tail = torch.empty((x.shape[0], stream.channels, min(size - 1, x.shape[2])), dtype=x.dtype, device=x.device)
-    taps = _parameter(taps)
+    taps = parameter(taps)
     before = None if history is None or size == 1 else history.to(x.dtype).contiguous()
-    _enqueue(
+    enqueue(
         "subquad_ops_toeplitz", x,
         ctypes.byref(_arguments(stream, y)), taps.data_ptr(), address(before), tail.data_ptr(),
         taps.shape[0], tail.shape[-1], size, DTYPE_CODES[taps.dtype],
@@ -189,11 +191,11 @@ def toeplitz_backward(
     batch, _, length = x.shape
     room = _GradientRoom(stream, upstream, parts=batch * -(-length // (TILE * _BACKWARD_TILES)))
     to_taps = room.sums(channels, size)
-    taps = _parameter(taps)
+    taps = parameter(taps)
     before = None if history is None or size == 1 else history.to(x.dtype).contiguous()
     to_before = torch.empty(history_shape(before), dtype=x.dtype, device=x.device)
     tail = None if upstream_tail is None else upstream_tail.to(x.dtype).contiguous()
-    _enqueue(
+    enqueue(
         "subquad_ops_toeplitz_backward", x,
         ctypes.byref(_arguments(stream, None, _BACKWARD_TILES)), ctypes.byref(room.arguments()), taps.data_ptr(),
         address(before), address(tail), to_taps.data_ptr(), None if before is None else to_before.data_ptr(),
@@ -227,7 +229,7 @@ def modal(
     each = _modal_tiles(batch * stream.channels, tiles)
     rooms = (tiles - 1) // each if each else 0
     parts = torch.empty((batch, stream.channels, rooms, MOST_STATES), dtype=torch.float32, device=x.device)
-    _enqueue(
+    enqueue(
         "subquad_ops_modal", x,
         ctypes.byref(_arguments(stream, y, each)), poles.data_ptr(), weights.data_ptr(), address(before),
         state.data_ptr(),
@@ -271,7 +273,7 @@ def modal_backward(
     to_poles, to_residues, to_history = (room.sums(channels, states) for _ in range(3))
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
     of_state = None if upstream_state is None else upstream_state.float().contiguous()
-    _enqueue(
+    enqueue(
         "subquad_ops_modal_backward", x,
         ctypes.byref(_arguments(stream, None)), ctypes.byref(room.arguments()), poles.data_ptr(), weights.data_ptr(),
         entries.data_ptr(), address(of_state), to_poles.data_ptr(), to_residues.data_ptr(), to_history.data_ptr(),

@@ -53,13 +53,13 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "fir_step": ("triton",),
     "fp8_linear": ("scaled_mm",),
     "gated_conv": ("cuda", "triton"),
-    "gated_conv_step": ("triton",),
-    "gated_linear_step": ("triton",),
+    "gated_conv_step": ("cuda", "triton"),
+    "gated_linear_step": ("cuda", "triton"),
     "gated_modal_conv": ("cuda", "triton"),
     "gated_product": ("triton",),
-    "gated_modal_step": ("triton",),
+    "gated_modal_step": ("cuda", "triton"),
     "greedy_step": ("triton",),
-    "linear_step": ("triton",),
+    "linear_step": ("cuda", "triton"),
     "modal_conv": ("cuda", "triton"),
     "modal_step": ("triton",),
     "rms_norm": ("triton",),
@@ -86,6 +86,7 @@ class Call:
     length: int
     taps: int  # filter taps, or the state size of a modal filter
     projection_taps: int = 0
+    inputs: int = 0  # of the product of a decode step
     space: tuple[int, ...] = ()  # sizes of the axes of space, where an operator may have several
     space_taps: tuple[int, ...] = ()  # and of the filter along them
     transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them

@@ -112,7 +112,8 @@ def describe(
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
     named = {"projection": projection, "skip": skip, "active": active}
-    return describe_step("gated_conv_step", x, projection_taps, mixer_taps.shape[1], named)
+    usual = projection_ring.dtype == mixer_ring.dtype == x.dtype
+    return describe_step("gated_conv_step", x, projection_taps, mixer_taps.shape[1], named, usual=usual)
 
 
 @without_autocast

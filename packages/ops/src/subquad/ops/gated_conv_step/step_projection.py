@@ -8,7 +8,7 @@ from torch import Tensor
 from subquad.ops import _checks, dispatch
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
-from subquad.ops.linear_step.linear_step import check_product
+from subquad.ops.linear_step.linear_step import OTHER_DTYPE, check_product
 from subquad.ops.linear_step.linear_step import compute_in_torch as linear_step_in_torch
 from subquad.ops.linear_step.rounded_weight import RoundedWeight
 from subquad.ops.linear_step.step_norm import StepNorm
@@ -45,10 +45,17 @@ def check_streams(
 
 
 def describe_step(
-    operator: str, x: Tensor, projection_taps: Tensor, width: int, named: dict[str, object | None]
+    operator: str,
+    x: Tensor,
+    projection_taps: Tensor,
+    width: int,
+    named: dict[str, object | None],
+    *,
+    usual: bool,
 ) -> dispatch.Call:
-    """Describes a gated step to the dispatcher."""
+    """Describes a gated step to the dispatcher; ``usual``: rings and states have the dtypes that they should."""
     projection = named["projection"]
+    named = {**named, OTHER_DTYPE: None if usual else x}
     if isinstance(projection, StepProjection) and isinstance(projection.weight, RoundedWeight):
         named = {**named, "rounded weight": projection.weight}
     return dispatch.Call(
@@ -60,6 +67,7 @@ def describe_step(
         length=1,
         taps=width,
         projection_taps=projection_taps.shape[1],
+        inputs=x.shape[1],
         options=frozenset(name for name, value in named.items() if value is not None),
         capturing=dispatch.capturing(x),
     )

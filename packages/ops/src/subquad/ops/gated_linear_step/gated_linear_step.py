@@ -81,6 +81,7 @@ def describe(
         channels=matrix_of(gate_weight).shape[0],
         length=1,
         taps=x.shape[1],
+        inputs=x.shape[1],
         options=frozenset(name for name, value in named.items() if value is not None),
         capturing=dispatch.capturing(x),
     )

@@ -117,7 +117,8 @@ def describe(
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
     named = {"projection": projection, "skip": skip, "active": active}
-    return describe_step("gated_modal_step", x, projection_taps, log_poles.shape[1], named)
+    usual = projection_ring.dtype == x.dtype and state.dtype == _checks.accumulation_dtype(x)
+    return describe_step("gated_modal_step", x, projection_taps, log_poles.shape[1], named, usual=usual)
 
 
 @without_autocast

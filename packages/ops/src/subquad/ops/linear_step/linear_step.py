@@ -10,6 +10,8 @@ from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.rounded_weight import RoundedWeight, check_rounded, matrix_of, product_in_torch
 from subquad.ops.linear_step.step_norm import StepNorm, check_norm, normalised
 
+OTHER_DTYPE = "dtype beside that of x"  # option of a call: what is added, or held in a state, has another one
+
 
 def linear_step(
     x: Vectors,
@@ -80,7 +82,8 @@ def describe(
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
     rounded = weight if isinstance(weight, RoundedWeight) else None
-    named = {"norm": norm, "bias": bias, "residual": residual, "rounded weight": rounded}
+    other = residual if residual is not None and residual.dtype != x.dtype else None
+    named = {"norm": norm, "bias": bias, "residual": residual, "rounded weight": rounded, OTHER_DTYPE: other}
     return dispatch.Call(
         operator="linear_step",
         dtype=x.dtype,
@@ -89,6 +92,7 @@ def describe(
         channels=matrix_of(weight).shape[0],
         length=1,
         taps=x.shape[1],
+        inputs=x.shape[1],
         options=frozenset(name for name, value in named.items() if value is not None),
         capturing=dispatch.capturing(x),
     )

@@ -1,0 +1,1 @@
+"""CUDA kernels of gated_conv_step."""

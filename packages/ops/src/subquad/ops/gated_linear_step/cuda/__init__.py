@@ -1,0 +1,1 @@
+"""CUDA kernels of gated_linear_step."""
