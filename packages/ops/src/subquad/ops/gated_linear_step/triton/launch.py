@@ -104,7 +104,7 @@ def wide_gated_linear_step_triton(
         ROWS=max(16, padded(rows)),
         OUT=_WIDE_OUTPUTS,
         IN=128,
-        STAGES=3,
+        STAGES=4,
         SCALED=gate_scale is not None,
         GELU=gelu,
         num_warps=4,

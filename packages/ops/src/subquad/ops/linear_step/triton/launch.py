@@ -150,7 +150,7 @@ def wide_linear_step_triton(
         ROWS=max(16, padded(rows)),
         OUT=_WIDE_OUTPUTS,
         IN=128,
-        STAGES=4,
+        STAGES=6,
         SCALED=weight_scale is not None,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
