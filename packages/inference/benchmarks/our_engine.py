@@ -29,15 +29,16 @@ class OurEngine:
 
     def generate(self, prompts: list[str], tokens: int) -> None:
         """Reads the prompts and makes so many tokens for each."""
-        engine = self._engines.setdefault(len(prompts), self._engine(len(prompts)))
-        results = engine.generate(prompts, GenerationOptions(max_new_tokens=tokens))
+        results = self._engine(len(prompts)).generate(prompts, GenerationOptions(max_new_tokens=tokens))
         assert all(len(result.ids) == tokens for result in results), "a sequence ended early"
 
     def score(self, sequences: list[str]) -> None:
         """Scores the sequences side by side."""
-        engine = self._engines.setdefault(1, self._engine(1))
-        engine.score(sequences, batch_size=len(sequences))
+        self._engine(1).score(sequences, batch_size=len(sequences))
 
     def _engine(self, rows: int) -> Engine:
-        tokenizer = ByteTokenizer(self._network.vocab_size)
-        return Engine(self._network, tokenizer, max_running=rows, max_sequence_tokens=self._longest)
+        if rows not in self._engines:
+            tokenizer = ByteTokenizer(self._network.vocab_size)
+            engine = Engine(self._network, tokenizer, max_running=rows, max_sequence_tokens=self._longest)
+            self._engines[rows] = engine
+        return self._engines[rows]

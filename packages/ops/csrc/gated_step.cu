@@ -17,7 +17,7 @@ constexpr int kMostSize = 4 * kLanes;
 
 struct Filters {
   const void* projection_taps;
-  __nv_bfloat16* projection_ring;
+  uint16_t* projection_ring;  // bfloat16
   const void* first;
   const void* second;
   void* memory;
@@ -36,64 +36,71 @@ __device__ __forceinline__ int lag_of(int time_in_ring, int slot, int past) {
 
 __device__ __forceinline__ float rounded(float value) { return to_float(from_float<__nv_bfloat16>(value)); }
 
+__device__ __forceinline__ float wide(uint16_t bfloat16) { return __uint_as_float(static_cast<uint32_t>(bfloat16) << 16); }
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 template <bool kModal>
 struct Finish {
+  struct Loaded {
+    Stored row_tap;     // of the projected row lane / kRowLanes: the tap of this lane,
+    uint16_t row_past;  // and the past sample that it meets
+    Stored skip;
+    Stored first[kModal ? 1 : kMostSize / kLanes + 1];  // the lane's log pole; or the taps that meet its past samples, and tap 0
+    Stored second;                                      // its residue
+    float mode;
+    uint16_t past[kModal ? 1 : kMostSize / kLanes];
+  };
   const Filters& a;
-  int64_t time;
   bool write;
-  // Of the projected row lane / kRowLanes: the tap of the lane, and the past sample that it meets.
-  float row_tap, row_past;
-  // Of the mixer: the filtered past and the current sample's tap; or the lane's pole, residue and mode.
-  float past, current, pole, residue, mode, skip;
+  int projection_slot, memory_slot;  // where the current sample goes in the rings
 
   __device__ Finish(const Filters& filters) : a(filters) {
-    time = a.position_bytes == 8 ? *static_cast<const int64_t*>(a.position) : *static_cast<const int32_t*>(a.position);
+    const int64_t time =
+        a.position_bytes == 8 ? *static_cast<const int64_t*>(a.position) : *static_cast<const int32_t*>(a.position);
     write = a.active == nullptr || *a.active != 0;
+    projection_slot = static_cast<int>(time % a.projection_past);
+    memory_slot = static_cast<int>(time % a.size);
   }
 
-  __device__ void prepare(int channel, int lane) {
+  __device__ Loaded load(int channel, int lane) const {
+    Loaded loaded{};
     const int row = 3 * channel + lane / kRowLanes, within = lane % kRowLanes;
-    const bool filters = lane < 3 * kRowLanes;
-    row_tap = row_past = 0.0f;
-    if (filters && (within < a.projection_past || within == kRowLanes - 1)) {
-      const bool is_past = within < a.projection_past;
-      const int in_ring = static_cast<int>(time % a.projection_past);
-      const int lag = is_past ? lag_of(in_ring, within, a.projection_past) : 0;
+    const bool is_past = within < a.projection_past;
+    if (lane < 3 * kRowLanes && (is_past || within == kRowLanes - 1)) {
+      const int lag = is_past ? lag_of(projection_slot, within, a.projection_past) : 0;
       const int64_t taps = static_cast<int64_t>(row) * (a.projection_past + 1);
-      row_tap = load_parameter(a.projection_taps, taps + lag, a.projection_dtype);
-      if (is_past) row_past = to_float(a.projection_ring[static_cast<int64_t>(row) * a.projection_past + within]);
+      loaded.row_tap = load_stored(a.projection_taps, taps + lag, a.projection_dtype);
+      if (is_past) loaded.row_past = a.projection_ring[static_cast<int64_t>(row) * a.projection_past + within];
     }
-    skip = a.skip == nullptr ? 0.0f : load_parameter(a.skip, channel, a.skip_dtype);
+    if (a.skip != nullptr) loaded.skip = load_stored(a.skip, channel, a.skip_dtype);
     const int64_t own = static_cast<int64_t>(channel) * a.size;
-    if (kModal) {
-      pole = residue = mode = 0.0f;
+    if constexpr (kModal) {
       if (lane < a.size) {
-        pole = expf(load_parameter(a.first, own + lane, a.mixer_dtype));
-        residue = load_parameter(a.second, own + lane, a.mixer_dtype);
-        mode = static_cast<const float*>(a.memory)[own + lane];
+        loaded.first[0] = load_stored(a.first, own + lane, a.mixer_dtype);
+        loaded.second = load_stored(a.second, own + lane, a.mixer_dtype);
+        loaded.mode = static_cast<const float*>(a.memory)[own + lane];
       }
     } else {
-      const int in_ring = static_cast<int>(time % a.size);
       const int64_t taps = static_cast<int64_t>(channel / a.channels_per_row) * (a.size + 1);
-      past = 0.0f;
 #pragma unroll
       for (int i = 0; i < kMostSize / kLanes; ++i) {
         const int slot = lane + i * kLanes;
         if (slot < a.size) {
-          const float tap = load_parameter(a.first, taps + lag_of(in_ring, slot, a.size), a.mixer_dtype);
-          past = fmaf(tap, to_float(static_cast<const __nv_bfloat16*>(a.memory)[own + slot]), past);
+          loaded.first[i] = load_stored(a.first, taps + lag_of(memory_slot, slot, a.size), a.mixer_dtype);
+          loaded.past[i] = static_cast<const uint16_t*>(a.memory)[own + slot];
         }
       }
-      current = load_parameter(a.first, taps, a.mixer_dtype);
+      loaded.first[kMostSize / kLanes] = load_stored(a.first, taps, a.mixer_dtype);
     }
+    return loaded;
   }
 
-  __device__ void finish(int channel, int lane, const float (&sums)[3]) {
+  __device__ void finish(int channel, int lane, const Loaded& loaded, const float (&sums)[3]) const {
     const int which = lane / kRowLanes;
     const float z = rounded(which == 0 ? sums[0] : which == 1 ? sums[1] : sums[2]);
-    float filtered = row_tap * (lane % kRowLanes == kRowLanes - 1 ? z : row_past);
+    float filtered =
+        value_of(loaded.row_tap, a.projection_dtype) * (lane % kRowLanes == kRowLanes - 1 ? z : wide(loaded.row_past));
 #pragma unroll
     for (int distance = kRowLanes / 2; distance > 0; distance /= 2) {
       filtered += __shfl_xor_sync(kAll, filtered, distance);
@@ -103,19 +110,27 @@ struct Finish {
     const float g = rounded(__shfl_sync(kAll, filtered, kRowLanes) * __shfl_sync(kAll, filtered, 2 * kRowLanes));
     if (write && lane < 3 * kRowLanes && lane % kRowLanes == 0) {
       const int64_t ring = static_cast<int64_t>(3 * channel + which) * a.projection_past;
-      a.projection_ring[ring + time % a.projection_past] = from_float<__nv_bfloat16>(z);
+      a.projection_ring[ring + projection_slot] = __bfloat16_as_ushort(from_float<__nv_bfloat16>(z));
     }
     const int64_t own = static_cast<int64_t>(channel) * a.size;
     float total;
-    if (kModal) {
-      mode = fmaf(pole, mode, g);
-      if (write && lane < a.size) static_cast<float*>(a.memory)[own + lane] = mode;
-      total = weight_stream::sum_of_warp(residue * mode);
+    if constexpr (kModal) {
+      const bool held = lane < a.size;
+      const float mode = held ? fmaf(expf(value_of(loaded.first[0], a.mixer_dtype)), loaded.mode, g) : 0.0f;
+      if (write && held) static_cast<float*>(a.memory)[own + lane] = mode;
+      total = weight_stream::sum_of_warp(held ? value_of(loaded.second, a.mixer_dtype) * mode : 0.0f);
     } else {
-      total = fmaf(current, g, weight_stream::sum_of_warp(past));
-      if (write && lane == 0) static_cast<__nv_bfloat16*>(a.memory)[own + time % a.size] = from_float<__nv_bfloat16>(g);
+      float past = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kMostSize / kLanes; ++i) {
+        past = fmaf(value_of(loaded.first[i], a.mixer_dtype), wide(loaded.past[i]), past);
+      }
+      total = fmaf(value_of(loaded.first[kMostSize / kLanes], a.mixer_dtype), g, weight_stream::sum_of_warp(past));
+      if (write && lane == 0) {
+        static_cast<uint16_t*>(a.memory)[own + memory_slot] = __bfloat16_as_ushort(from_float<__nv_bfloat16>(g));
+      }
     }
-    total = fmaf(skip, g, total);
+    if (a.skip != nullptr) total = fmaf(value_of(loaded.skip, a.skip_dtype), g, total);
     if (lane == 0) a.output[channel] = from_float<__nv_bfloat16>(q * rounded(total));
   }
 };
@@ -163,7 +178,7 @@ extern "C" int32_t subquad_ops_gated_step(const SubquadOpsProduct* product, cons
   if (status != SUBQUAD_OPS_OK) return status;
   own::Filters filters{};
   filters.projection_taps = given->projection_taps;
-  filters.projection_ring = static_cast<__nv_bfloat16*>(given->projection_ring);
+  filters.projection_ring = static_cast<uint16_t*>(given->projection_ring);
   filters.first = given->first;
   filters.second = given->second;
   filters.memory = given->memory;

@@ -8,7 +8,7 @@ using weight_stream::Product;
 
 struct Sum {
   const void* bias;  // [outputs] in bias_dtype, or null
-  const __nv_bfloat16* residual;
+  const uint16_t* residual;  // bfloat16, or null
   __nv_bfloat16* output;
   int32_t bias_dtype;
 };
@@ -19,27 +19,34 @@ struct Gated {
 };
 
 struct FinishSum {
-  Sum arguments;
-  float addend;
+  struct Loaded {
+    Stored bias;
+    uint16_t residual;
+  };
+  const Sum& arguments;
 
-  __device__ void prepare(int unit, int lane) {
-    addend = 0.0f;
-    if (lane != 0) return;
-    if (arguments.bias != nullptr) addend = load_parameter(arguments.bias, unit, arguments.bias_dtype);
-    if (arguments.residual != nullptr) addend += to_float(arguments.residual[unit]);
+  __device__ Loaded load(int unit, int) const {
+    Loaded loaded{};
+    if (arguments.bias != nullptr) loaded.bias = load_stored(arguments.bias, unit, arguments.bias_dtype);
+    if (arguments.residual != nullptr) loaded.residual = arguments.residual[unit];
+    return loaded;
   }
 
-  __device__ void finish(int unit, int lane, const float (&sums)[1]) const {
-    if (lane == 0) arguments.output[unit] = from_float<__nv_bfloat16>(sums[0] + addend);
+  __device__ void finish(int unit, int lane, const Loaded& loaded, const float (&sums)[1]) const {
+    float sum = sums[0];
+    if (arguments.bias != nullptr) sum += value_of(loaded.bias, arguments.bias_dtype);
+    if (arguments.residual != nullptr) sum += __uint_as_float(static_cast<uint32_t>(loaded.residual) << 16);
+    if (lane == 0) arguments.output[unit] = from_float<__nv_bfloat16>(sum);
   }
 };
 
 struct FinishGated {
-  Gated arguments;
+  struct Loaded {};
+  const Gated& arguments;
 
-  __device__ void prepare(int, int) const {}
+  __device__ Loaded load(int, int) const { return {}; }
 
-  __device__ void finish(int unit, int lane, const float (&sums)[2]) const {
+  __device__ void finish(int unit, int lane, const Loaded&, const float (&sums)[2]) const {
     if (lane != 0) return;
     float gate = sums[0];
     if (arguments.activation == SUBQUAD_OPS_GELU) gate = 0.5f * gate * (1.0f + erff(gate * 0.70710678118654752f));
@@ -50,7 +57,7 @@ struct FinishGated {
 template <typename Weights, bool kNormed>
 __global__ void __launch_bounds__(weight_stream::kThreads, 2) sum_kernel(const Product product, const Sum arguments) {
 #if __CUDA_ARCH__ >= 900
-  FinishSum finish{arguments, 0.0f};
+  FinishSum finish{arguments};
   weight_stream::run<Weights, kNormed, 1>(product, finish);
 #endif
 }
@@ -93,7 +100,7 @@ extern "C" int32_t subquad_ops_linear_step(const SubquadOpsProduct* product, con
   if (product == nullptr || output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
   const int32_t status = subquad::weight_stream::check(*product, false);
   if (status != SUBQUAD_OPS_OK) return status;
-  const subquad::linear_step::Sum arguments{bias, static_cast<const __nv_bfloat16*>(residual),
+  const subquad::linear_step::Sum arguments{bias, static_cast<const uint16_t*>(residual),
                                             static_cast<__nv_bfloat16*>(output), bias_dtype};
   return subquad::linear_step::start_for(*product, arguments, stream);
 }

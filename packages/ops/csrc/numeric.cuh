@@ -48,6 +48,22 @@ __device__ __forceinline__ float load_parameter(const void* base, int64_t index,
   }
 }
 
+// A parameter as it lies in memory: loading it waits for nothing, reading its value waits for the memory.
+struct Stored {
+  uint32_t bits;
+};
+
+__device__ __forceinline__ Stored load_stored(const void* base, int64_t index, int32_t dtype) {
+  if (dtype == SUBQUAD_OPS_FLOAT32) return {static_cast<const uint32_t*>(base)[index]};
+  return {static_cast<const uint16_t*>(base)[index]};
+}
+
+__device__ __forceinline__ float value_of(Stored stored, int32_t dtype) {
+  if (dtype == SUBQUAD_OPS_FLOAT32) return __uint_as_float(stored.bits);
+  if (dtype == SUBQUAD_OPS_BFLOAT16) return __uint_as_float(stored.bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(stored.bits)));
+}
+
 }  // namespace subquad
 
 #endif  // SUBQUAD_OPS_NUMERIC_CUH_

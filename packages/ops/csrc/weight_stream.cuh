@@ -20,14 +20,19 @@
 namespace subquad::weight_stream {
 
 constexpr int kLanes = 32;
-constexpr int kWarps = 8;
+#ifndef STEP_WARPS
+#define STEP_WARPS 8
+#define STEP_SLOT 2048
+#endif
+constexpr int kWarps = STEP_WARPS;
 constexpr int kThreads = kLanes * kWarps;
-constexpr int kSlotBytes = 2048;
+constexpr int kSlotBytes = STEP_SLOT;
 constexpr int kPieces = kSlotBytes / (16 * kLanes);  // a piece is 16 bytes a lane
 constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
-constexpr int kSharedBytes = 110 * 1024;  // of a block: two blocks fit into a multiprocessor
-constexpr int kHeldOctets = 4;            // octets of a normalised vector that a thread takes at most
+constexpr int kSharedBytes = 115072;           // of a block: two blocks fit into a multiprocessor
+constexpr int kMostNormed = 8192;              // inputs of a product behind a norm
+constexpr int kHeldOctets = kMostNormed / 8 / kThreads;  // octets of a normalised vector that a thread takes at most
 constexpr unsigned kAll = 0xffffffffu;
 
 enum Norm { kNoNorm = 0, kNormVortex = 1, kNormStandard = 2 };
@@ -197,8 +202,8 @@ __device__ __forceinline__ const uint8_t* row_start(const Product& product, int 
   return product.first + (static_cast<int64_t>(unit) * kRows + row) * product.row_bytes;
 }
 
-// Multiplies `kRows` rows of every unit by the vector and hands the sums to `Finish`, whose `prepare(unit, lane)` loads
-// what `finish(unit, lane, sums)` needs; both are called by whole warps, with the same sums in every lane.
+// Multiplies `kRows` rows of every unit by the vector and hands the sums, the same in every lane, to `Finish`. Its
+// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing.
 template <typename Weights, bool kNormed, int kRows, typename Finish>
 __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   using Held = Vector<Weights, kNormed>;
@@ -207,7 +212,7 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   uint8_t* ring = shared + warp * product.slots * kSlotBytes;
   uint8_t* behind = shared + kWarps * product.slots * kSlotBytes;
   auto* vector = reinterpret_cast<typename Held::Element*>(behind);
-  auto* barriers = reinterpret_cast<uint64_t*>(behind + Held::bytes(product.inputs)) + warp * kMostSlots;
+  auto* barriers = reinterpret_cast<uint64_t*>(behind + Held::bytes(product.inputs)) + warp * product.slots;
   __shared__ float squares[kWarps];
 
   const uint64_t policy = read_once();
@@ -243,6 +248,22 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     }
   }
   await_previous_kernel();
+
+  const int first_unit = static_cast<int>(blockIdx.x + gridDim.x * warp);
+  auto load_scales = [&](float (&scales)[kRows], int unit) {
+    if (product.first_scale == nullptr) return;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const bool second = kRows == 2 && row == 1;
+      scales[row] = (second ? product.second_scale : product.first_scale)[kRows == 3 ? 3 * unit + row : unit];
+    }
+  };
+  typename Finish::Loaded next{};
+  float next_scales[kRows] = {};
+  if (first_unit < product.units) {
+    next = finish.load(first_unit, lane);
+    load_scales(next_scales, first_unit);
+  }
 
   float factor = 1.0f;
   if constexpr (kNormed) {
@@ -283,8 +304,15 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   constexpr int kSlotWeights = kSlotBytes / Weights::kBytes;
   int slot = 0;
   uint32_t phase = 0;
-  for (int unit = blockIdx.x + gridDim.x * warp; unit < product.units; unit += stride) {
-    finish.prepare(unit, lane);
+  for (int unit = first_unit; unit < product.units; unit += stride) {
+    const typename Finish::Loaded loaded = next;
+    float own_scales[kRows];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) own_scales[row] = next_scales[row];
+    if (unit + stride < product.units) {
+      next = finish.load(unit + stride, lane);
+      load_scales(next_scales, unit + stride);
+    }
     float sums[kRows];
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
@@ -318,12 +346,9 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       sums[row] = sum_of_warp(sums[row]) * factor;
-      if (product.first_scale != nullptr) {
-        const bool second = kRows == 2 && row == 1;
-        sums[row] /= (second ? product.second_scale : product.first_scale)[kRows == 3 ? 3 * unit + row : unit];
-      }
+      if (product.first_scale != nullptr) sums[row] /= own_scales[row];
     }
-    finish.finish(unit, lane, sums);
+    finish.finish(unit, lane, loaded, sums);
   }
 }
 
@@ -335,7 +360,7 @@ inline int32_t check(const SubquadOpsProduct& given, bool two_matrices) {
   if (given.weight_dtype != SUBQUAD_OPS_BFLOAT16 && given.weight_dtype != SUBQUAD_OPS_E4M3) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   const bool normed = given.norm != kNoNorm;
   const int64_t pack = given.weight_dtype == SUBQUAD_OPS_E4M3 ? E4m3::kPack : Bfloat16::kPack;
-  const int64_t most = normed ? kHeldOctets * kThreads * 8 : 24576;
+  const int64_t most = normed ? kMostNormed : 24576;
   if (given.outputs < 1 || given.outputs > (int64_t{1} << 30) || given.inputs < pack || given.inputs > most ||
       given.inputs % pack != 0) {
     return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
@@ -369,14 +394,17 @@ inline Product product_of(const SubquadOpsProduct& given, int rows_a_unit) {
 template <typename Weights, bool kNormed, typename Arguments>
 int32_t launch(void (*kernel)(Product, Arguments), Product product, const Arguments& arguments, cudaStream_t stream) {
   const int vector = Vector<Weights, kNormed>::bytes(product.inputs);
-  const int barriers = kWarps * kMostSlots * static_cast<int>(sizeof(uint64_t));
-  const int slots = (kSharedBytes - vector - barriers) / (kWarps * kSlotBytes);
+  constexpr int kBarrier = sizeof(uint64_t);
+  const int slots = (kSharedBytes - vector) / (kWarps * (kSlotBytes + kBarrier));
   product.slots = slots > kMostSlots ? kMostSlots : slots < kFewestSlots ? kFewestSlots : slots;
-  const int bytes = product.slots * kWarps * kSlotBytes + vector + barriers;
+  const int bytes = product.slots * kWarps * (kSlotBytes + kBarrier) + vector;
   int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
   if (error != cudaSuccess) return static_cast<int32_t>(error);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;

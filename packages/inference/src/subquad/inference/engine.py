@@ -499,7 +499,7 @@ class Engine:
         """Returns a batch with pages for the longest of the jobs that can run at once: the kept one where it fits."""
         needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
         pages = sum(pages_for(tokens) for tokens in needed[: self.max_running])
-        addresses = tuple(parameter.data_ptr() for parameter in self.model.parameters())
+        addresses = tuple(_weight_addresses(self.model))
         kept, self._idle_batch = self._idle_batch, None
         if kept is not None and kept.pool.page_count >= pages and addresses == self._weight_addresses:
             return kept
@@ -541,6 +541,14 @@ class Engine:
         if isinstance(sequences, str):
             raise InvalidOption(field, sequences[:32], "a list of texts or of lists of ids, not one text")
         return [self._encode(sequence, _name(field, names, i)) for i, sequence in enumerate(sequences)]
+
+
+def _weight_addresses(module: torch.nn.Module) -> Iterator[int]:
+    """Says where the weights of a network are; ``Module.parameters`` takes milliseconds for some hundred of them."""
+    yield from (weight.data_ptr() for weight in module._parameters.values() if weight is not None)
+    for child in module._modules.values():
+        if child is not None:
+            yield from _weight_addresses(child)
 
 
 def _name(field: str, names: Sequence[str] | None, index: int) -> str:

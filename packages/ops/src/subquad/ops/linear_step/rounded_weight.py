@@ -40,7 +40,9 @@ def check_rounded(weight: RoundedWeight, name: str) -> None:
 def product_in_torch(x: Tensor, weight: Tensor | RoundedWeight, bias: Tensor | None = None) -> Tensor:
     """Returns ``weight @ x + bias`` of each row of x in plain torch; sums of rounded weights are taken in float32."""
     if not isinstance(weight, RoundedWeight):
-        return functional.linear(x, weight, bias)
+        if bias is None or bias.dtype == x.dtype:
+            return functional.linear(x, weight, bias)
+        return (functional.linear(x, weight) + bias).to(x.dtype)
     wide = x.to(_checks.accumulation_dtype(x))
     y = functional.linear(wide, weight.codes.to(wide.dtype)) / weight.scale.to(wide.dtype)
     return (y if bias is None else y + bias.to(wide.dtype)).to(x.dtype)
