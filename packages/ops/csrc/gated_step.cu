@@ -42,6 +42,7 @@ __device__ __forceinline__ float wide(uint16_t bfloat16) { return __uint_as_floa
 
 template <bool kModal>
 struct Finish {
+  static constexpr bool kBeforeVector = true;
   struct Loaded {
     Stored row_tap;     // of the projected row lane / kRowLanes: the tap of this lane,
     uint16_t row_past;  // and the past sample that it meets

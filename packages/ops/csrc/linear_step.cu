@@ -19,6 +19,7 @@ struct Gated {
 };
 
 struct FinishSum {
+  static constexpr bool kBeforeVector = false;
   struct Loaded {
     Stored bias;
     uint16_t residual;
@@ -41,6 +42,7 @@ struct FinishSum {
 };
 
 struct FinishGated {
+  static constexpr bool kBeforeVector = true;
   struct Loaded {};
   const Gated& arguments;
 

@@ -32,7 +32,7 @@ constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
 constexpr int kSharedBytes = 115072;           // of a block: two blocks fit into a multiprocessor
 constexpr int kMostNormed = 8192;              // inputs of a product behind a norm
-constexpr int kHeldOctets = kMostNormed / 8 / kThreads;  // octets of a normalised vector that a thread takes at most
+constexpr int kHeldOctets = (kMostNormed / 8 + kThreads - 1) / kThreads;  // octets of a normalised vector that a thread takes at most
 constexpr unsigned kAll = 0xffffffffu;
 
 enum Norm { kNoNorm = 0, kNormVortex = 1, kNormStandard = 2 };
@@ -203,16 +203,17 @@ __device__ __forceinline__ const uint8_t* row_start(const Product& product, int 
 }
 
 // Multiplies `kRows` rows of every unit by the vector and hands the sums, the same in every lane, to `Finish`. Its
-// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing.
+// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing;
+// kBeforeVector says that none of it comes from the kernel before.
 template <typename Weights, bool kNormed, int kRows, typename Finish>
 __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   using Held = Vector<Weights, kNormed>;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   uint8_t* ring = shared + warp * product.slots * kSlotBytes;
-  uint8_t* behind = shared + kWarps * product.slots * kSlotBytes;
-  auto* vector = reinterpret_cast<typename Held::Element*>(behind);
-  auto* barriers = reinterpret_cast<uint64_t*>(behind + Held::bytes(product.inputs)) + warp * product.slots;
+  uint8_t* past_ring = shared + kWarps * product.slots * kSlotBytes;
+  auto* vector = reinterpret_cast<typename Held::Element*>(past_ring);
+  auto* barriers = reinterpret_cast<uint64_t*>(past_ring + Held::bytes(product.inputs)) + warp * product.slots;
   __shared__ float squares[kWarps];
 
   const uint64_t policy = read_once();
@@ -233,7 +234,9 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     if (lane == 0) fetch(slot);
     ahead.advance(product, stride);
   }
+#if !defined(LATE_TRIGGER)
   start_next_kernel();
+#endif
 
   const int octets = product.inputs / 8;
   float scales[kNormed ? kHeldOctets : 1][8];
@@ -247,23 +250,29 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
       }
     }
   }
-  await_previous_kernel();
-
-  const int first_unit = static_cast<int>(blockIdx.x + gridDim.x * warp);
-  auto load_scales = [&](float (&scales)[kRows], int unit) {
+  // What stands behind the product of one channel: in turns in two places, so that nothing waits to be moved.
+  struct Behind {
+    typename Finish::Loaded loaded;
+    float scales[kRows];
+  };
+  auto load_behind = [&](Behind& behind, int unit) {
+    if (unit >= product.units) return;
+    behind.loaded = finish.load(unit, lane);
     if (product.first_scale == nullptr) return;
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const bool second = kRows == 2 && row == 1;
-      scales[row] = (second ? product.second_scale : product.first_scale)[kRows == 3 ? 3 * unit + row : unit];
+      behind.scales[row] = (second ? product.second_scale : product.first_scale)[kRows == 3 ? 3 * unit + row : unit];
     }
   };
-  typename Finish::Loaded next{};
-  float next_scales[kRows] = {};
-  if (first_unit < product.units) {
-    next = finish.load(first_unit, lane);
-    load_scales(next_scales, first_unit);
-  }
+  const int first_unit = static_cast<int>(blockIdx.x + gridDim.x * warp);
+  Behind behind{}, behind_next{};
+  if (Finish::kBeforeVector) load_behind(behind, first_unit);
+  await_previous_kernel();
+#if defined(LATE_TRIGGER)
+  start_next_kernel();
+#endif
+  if (!Finish::kBeforeVector) load_behind(behind, first_unit);
 
   float factor = 1.0f;
   if constexpr (kNormed) {
@@ -304,15 +313,7 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   constexpr int kSlotWeights = kSlotBytes / Weights::kBytes;
   int slot = 0;
   uint32_t phase = 0;
-  for (int unit = first_unit; unit < product.units; unit += stride) {
-    const typename Finish::Loaded loaded = next;
-    float own_scales[kRows];
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) own_scales[row] = next_scales[row];
-    if (unit + stride < product.units) {
-      next = finish.load(unit + stride, lane);
-      load_scales(next_scales, unit + stride);
-    }
+  auto take = [&](int unit, const Behind& own) {
     float sums[kRows];
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
@@ -346,9 +347,16 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       sums[row] = sum_of_warp(sums[row]) * factor;
-      if (product.first_scale != nullptr) sums[row] /= own_scales[row];
+      if (product.first_scale != nullptr) sums[row] /= own.scales[row];
     }
-    finish.finish(unit, lane, loaded, sums);
+    finish.finish(unit, lane, own.loaded, sums);
+  };
+  for (int unit = first_unit; unit < product.units; unit += 2 * stride) {
+    load_behind(behind_next, unit + stride);
+    take(unit, behind);
+    if (unit + stride >= product.units) break;
+    load_behind(behind, unit + 2 * stride);
+    take(unit + stride, behind_next);
   }
 }
 
