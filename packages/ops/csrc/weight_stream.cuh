@@ -20,13 +20,9 @@
 namespace subquad::weight_stream {
 
 constexpr int kLanes = 32;
-#ifndef STEP_WARPS
-#define STEP_WARPS 8
-#define STEP_SLOT 2048
-#endif
-constexpr int kWarps = STEP_WARPS;
+constexpr int kWarps = 16;
 constexpr int kThreads = kLanes * kWarps;
-constexpr int kSlotBytes = STEP_SLOT;
+constexpr int kSlotBytes = 2048;
 constexpr int kPieces = kSlotBytes / (16 * kLanes);  // a piece is 16 bytes a lane
 constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
@@ -234,9 +230,7 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     if (lane == 0) fetch(slot);
     ahead.advance(product, stride);
   }
-#if !defined(LATE_TRIGGER)
   start_next_kernel();
-#endif
 
   const int octets = product.inputs / 8;
   float scales[kNormed ? kHeldOctets : 1][8];
@@ -269,9 +263,6 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   Behind behind{}, behind_next{};
   if (Finish::kBeforeVector) load_behind(behind, first_unit);
   await_previous_kernel();
-#if defined(LATE_TRIGGER)
-  start_next_kernel();
-#endif
   if (!Finish::kBeforeVector) load_behind(behind, first_unit);
 
   float factor = 1.0f;

@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from subquad.ops.linear_step.triton.pieces import await_previous
+from subquad.ops.linear_step.triton.pieces import await_previous, await_then_start_next
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -17,6 +17,26 @@ def _rotated(x, cos, sin, lane, HALF: tl.constexpr):
     own = tl.load(x + lane).to(tl.float32)
     other = tl.load(x + (lane + HALF) % (2 * HALF)).to(tl.float32)
     return own * cos + tl.where(lane < HALF, -other, other) * sin
+
+
+@triton.jit
+def _bring_tokens(
+    keys, values, table, here, end, head, heads, page_size,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr,
+):  # fmt: skip
+    """Asks for the keys and values of some tokens, which earlier steps have stored, before the new token is there."""
+    if DEPENDENT:
+        bytes_a_head: tl.constexpr = SIZE * keys.dtype.element_ty.primitive_bitwidth // 8
+        LINES: tl.constexpr = bytes_a_head // 128 if bytes_a_head > 128 else 1
+        page = tl.load(table + here // page_size, mask=here < end, other=0).to(tl.int64)
+        place = ((page * page_size + tl.where(here < end, here % page_size, 0)) * heads + head) * bytes_a_head
+        address = place[:, None] + (tl.arange(0, LINES) * 128)[None, :]
+        for pool in tl.static_range(2):
+            start = keys.to(tl.int64) if pool == 0 else values.to(tl.int64)
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [start + address], dtype=tl.int32, is_pure=False,
+                pack=1,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -36,23 +56,24 @@ def attention_split_kernel(
     batch = tl.program_id(2)
     lane = tl.arange(0, SIZE)
     frequency = tl.load(inv_freq + lane % HALF).to(tl.float32)
-    await_previous(DEPENDENT)
     time = tl.load(position + batch).to(tl.int32)
     write = True
     if ACTIVE:
         write = tl.load(active + batch) != 0
         time = tl.where(write, time, 0)
+    table = pages + batch * page_stride
+    count = tl.cdiv(tl.cdiv(time, SPLITS), BLOCK) * BLOCK
+    begin = split * count
+    end = tl.minimum(begin + count, time)
+    token = tl.arange(0, BLOCK)
+    _bring_tokens(keys, values, table, begin + token, end, head, heads, page_size, SIZE, BLOCK, DEPENDENT)
+    await_previous(DEPENDENT)
     angle = time.to(tl.float32) / position_scale * frequency
     cos, sin = tl.cos(angle), tl.sin(angle)
     own = qkv + ((batch * heads + head) * 3).to(tl.int64) * SIZE
     element = keys.dtype.element_ty
     q = _rotated(own, cos, sin, lane, HALF).to(qkv.dtype.element_ty).to(element).to(tl.float32)
     q = q * (softmax_scale * _LOG2E)
-    table = pages + batch * page_stride
-    count = tl.cdiv(tl.cdiv(time, SPLITS), BLOCK) * BLOCK
-    begin = split * count
-    end = tl.minimum(begin + count, time)
-    token = tl.arange(0, BLOCK)
     top = float("-inf")
     norm = 0.0
     total = tl.zeros([SIZE], tl.float32)
@@ -101,7 +122,7 @@ def attention_join_kernel(
     result = tl.program_id(1) * heads + tl.program_id(0)
     lane = tl.arange(0, SIZE)
     split = tl.arange(0, SPLITS)
-    await_previous(DEPENDENT)
+    await_then_start_next(DEPENDENT)
     top = tl.load(weight + 2 * (result * SPLITS + split))
     norm = tl.load(weight + 2 * (result * SPLITS + split) + 1)
     share = tl.exp2(top - tl.max(top, axis=0))

@@ -24,6 +24,18 @@ def await_previous(DEPENDENT: tl.constexpr):
 
 
 @triton.jit
+def await_then_start_next(DEPENDENT: tl.constexpr):
+    """Waits first: the next kernel's programs come when those of the kernel before have left room everywhere.
+
+    Behind a kernel whose programs end at different times it matters: what starts early fills the multiprocessors that
+    are free first twice, and so does all that follows.
+    """
+    if DEPENDENT:
+        cuda.gdc_wait()
+        cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def bring_to_cache(upcoming, rows, row_bytes, lines, DEPENDENT: tl.constexpr):
     """Asks for this program's share of the first lines of every row of the weights that the next kernel reads."""
     if DEPENDENT:
