@@ -64,3 +64,19 @@ def test_steps_of_any_number_of_rows_give_the_greedy_tokens_of_the_cpu(rows: int
     assert [g.ids for g in results] == [g.ids for g in expected]
     for one, other in zip(results, expected, strict=True):
         torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), rtol=1e-4, atol=1e-4)
+
+
+def test_short_prompts_come_from_one_graph_a_width_and_give_what_the_cpu_gives() -> None:
+    prompts = ["ACGT" * count for count in (1, 9, 16, 17, 30, 60)]
+    expected = Engine(tiny_network(), ByteTokenizer(), max_running=6, prefill_rows=8).generate(prompts, GREEDY)
+    engine = Engine(tiny_network().cuda(), ByteTokenizer(), max_running=6, prefill_chunk=512)
+    assert engine.prefill_rows == 8
+    for _ in range(2):
+        results = engine.generate(prompts, GREEDY)
+        assert [g.ids for g in results] == [g.ids for g in expected]
+        for one, other in zip(results, expected, strict=True):
+            torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), rtol=1e-4, atol=1e-4)
+    kept = engine._idle_batch
+    assert kept is not None
+    assert kept._short is not None
+    assert sorted(kept._short._graphs) == [64, 128, 256]

@@ -1,4 +1,4 @@
-"""The CUDA library's decode kernels against their definitions. Needs a GPU of compute capability 9.0 and the library."""
+"""The CUDA library's decode kernels against their definitions. Needs a GPU of capability 9.0 and the library."""
 
 from collections.abc import Callable
 from typing import Any

@@ -17,7 +17,9 @@ def check_ids(ids: Sequence[int], vocab_size: int, *, field: str) -> None:
       InvalidSequence: An id is not.
     """
     try:
-        if not ids or (min(ids) >= 0 and max(ids) < vocab_size and all(issubclass(t, int) for t in set(map(type, ids)))):
+        if not ids or (
+            min(ids) >= 0 and max(ids) < vocab_size and all(issubclass(t, int) for t in set(map(type, ids)))
+        ):
             return
     except TypeError:
         pass

@@ -14,7 +14,7 @@ from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
 from subquad.inference.embedding import POOLINGS, Pooling, embed_rows, resolve_layer
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
-from subquad.inference.network import Network
+from subquad.inference.network import Network, weight_addresses
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
 from subquad.inference.state_pool import pages_for
@@ -23,6 +23,7 @@ from subquad.inference.tokenizer import Tokenizer
 
 DEFAULT_MAX_SEQUENCE_TOKENS = 1 << 20
 PREFILL_CHUNK, PREFILL_CHUNKS = 2048, {"cuda": 8192}
+PREFILL_ROWS = {"cuda": 8}
 Reduce = Literal["sum", "mean", "none"]
 Sequences = Sequence[str] | Sequence[Sequence[int]]
 
@@ -40,7 +41,7 @@ class Engine:
       prefill_chunk: Tokens read at once; default: 8192 on a GPU, 2048 elsewhere. Chunks lie on an absolute grid, so
         that results do not depend on the load; peak memory grows with the chunk, not with the prompt.
       prefill_rows: Prompts of up to 256 tokens that are read side by side, in a shape that does not depend on the
-        load; 1 reads each by itself. A GPU reads 8 in little more time than one, a CPU does not.
+        load; 1 reads each by itself. Default: 8 on a GPU, in one captured graph, and 1 elsewhere.
       max_sequence_tokens: Prompt and new tokens of a sequence at most; default: the metadata's, else 1,048,576.
       use_subquadratic_ops: Fused operators in scoring, embedding and prefill: True demands them, False runs their parts
         one by one, None leaves the choice to the network. Decode steps are the same for all three.
@@ -58,7 +59,7 @@ class Engine:
         metadata: Mapping[str, Any] | None = None,
         max_running: int = 8,
         prefill_chunk: int | None = None,
-        prefill_rows: int = 1,
+        prefill_rows: int | None = None,
         max_sequence_tokens: int | None = None,
         use_subquadratic_ops: bool | None = None,
     ) -> None:
@@ -72,6 +73,8 @@ class Engine:
         self.model = model.eval()
         if prefill_chunk is None:
             prefill_chunk = PREFILL_CHUNKS.get(self.device.type, PREFILL_CHUNK)
+        if prefill_rows is None:
+            prefill_rows = PREFILL_ROWS.get(self.device.type, 1)
         sizes = (("max_running", max_running), ("prefill_chunk", prefill_chunk), ("prefill_rows", prefill_rows))
         for name, value in sizes:
             if value < 1:
@@ -100,7 +103,7 @@ class Engine:
         weights: str = "stored",
         max_running: int = 8,
         prefill_chunk: int | None = None,
-        prefill_rows: int = 1,
+        prefill_rows: int | None = None,
         use_subquadratic_ops: bool | None = None,
         tensor_parallel: int = 1,
     ) -> "Engine":
@@ -499,7 +502,7 @@ class Engine:
         """Returns a batch with pages for the longest of the jobs that can run at once: the kept one where it fits."""
         needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
         pages = sum(pages_for(tokens) for tokens in needed[: self.max_running])
-        addresses = tuple(_weight_addresses(self.model))
+        addresses = tuple(weight_addresses(self.model))
         kept, self._idle_batch = self._idle_batch, None
         if kept is not None and kept.pool.page_count >= pages and addresses == self._weight_addresses:
             return kept
@@ -541,14 +544,6 @@ class Engine:
         if isinstance(sequences, str):
             raise InvalidOption(field, sequences[:32], "a list of texts or of lists of ids, not one text")
         return [self._encode(sequence, _name(field, names, i)) for i, sequence in enumerate(sequences)]
-
-
-def _weight_addresses(module: torch.nn.Module) -> Iterator[int]:
-    """Says where the weights of a network are; ``Module.parameters`` takes milliseconds for some hundred of them."""
-    yield from (weight.data_ptr() for weight in module._parameters.values() if weight is not None)
-    for child in module._modules.values():
-        if child is not None:
-            yield from _weight_addresses(child)
 
 
 def _name(field: str, names: Sequence[str] | None, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Short prompts read side by side: a GPU reads several in the time in which its host launches one.
+"""Short prompts read side by side, on a GPU as one captured graph a width: else its host would launch all the while.
 
 A prompt's result must not depend on who waits beside it. So the shape of every such call depends on the prompt's own
 length alone: always so many rows, of the smallest of a few widths that it fits into, padded in front.
@@ -32,6 +32,43 @@ class ReadsShortPrompts(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsPaddedPrompts(ReadsShortPrompts, Protocol):
+    """A network that does so with lengths on its device too."""
+
+    def encode_padded(
+        self, ids: Int[Tensor, "batch length"], state: Any, lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channel"]:
+        """Does what ``encode_short`` does, and nothing on the host that a CUDA graph could not record."""
+        ...
+
+
+class _Graph:
+    """One captured call of ``encode_padded``, whose input is copied in and whose result is copied out."""
+
+    def __init__(self, network: ReadsPaddedPrompts, state: Any, ids: Tensor, lengths: Tensor) -> None:
+        self._ids, self._lengths = ids, lengths
+        stream = torch.cuda.Stream(ids.device)
+        stream.wait_stream(torch.cuda.current_stream(ids.device))
+        with torch.cuda.stream(stream):  # compiles kernels
+            self._run(network, state)
+        torch.cuda.current_stream(ids.device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._hidden = self._run(network, state)
+
+    def _run(self, network: ReadsPaddedPrompts, state: Any) -> Tensor:
+        state.reset()
+        return network.encode_padded(self._ids, state, self._lengths)
+
+    def replay(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Reads other prompts."""
+        self._ids.copy_(ids)
+        self._lengths.copy_(lengths)
+        self._graph.replay()
+        return self._hidden.clone()
+
+
 class ShortPrompts:
     """Reads up to ``rows`` prompts of one width at a time and puts their states into a pool.
 
@@ -44,6 +81,7 @@ class ShortPrompts:
 
     def __init__(self, network: ReadsShortPrompts, pool: StatePool, *, rows: int, longest: int) -> None:
         self.rows = rows
+        self._graphs: dict[int, _Graph] = {}
         self._network, self._pool, self._longest = network, pool, longest
         self._device: torch.device = pool.state.position.device
         self._state: Any = None
@@ -64,13 +102,22 @@ class ShortPrompts:
         assert width is not None
         if self._state is None:
             self._state = self._network.init_state(self.rows, max_length=WIDTHS[-1])
-        self._state.reset()
         lengths = [len(prompt) for prompt in prompts] + [1] * (self.rows - len(prompts))
         padded = [[*[0] * (width - len(prompt)), *prompt] for prompt in prompts]
         padded += [[0] * width] * (self.rows - len(prompts))
-        hidden = self._network.encode_short(id_rows(padded, device=self._device), self._state, lengths)
+        hidden = self._hidden(id_rows(padded, device=self._device), lengths)
         self._pool.state.take_rows(self._state, slots, lengths[: len(prompts)])  # pyright: ignore[reportAttributeAccessIssue]
         return hidden
+
+    def _hidden(self, ids: Int[Tensor, "row width"], lengths: list[int]) -> Float[Tensor, "row channel"]:
+        if not ids.is_cuda or not isinstance(self._network, ReadsPaddedPrompts):
+            self._state.reset()
+            return self._network.encode_short(ids, self._state, lengths)
+        own = torch.tensor(lengths, pin_memory=True).to(ids.device, non_blocking=True)
+        graph = self._graphs.get(ids.shape[1])
+        if graph is None:
+            graph = self._graphs[ids.shape[1]] = _Graph(self._network, self._state, ids.clone(), own.clone())
+        return graph.replay(ids, own)
 
 
 def short_prompts(network: object, pool: StatePool, *, rows: int, longest: int) -> ShortPrompts | None:

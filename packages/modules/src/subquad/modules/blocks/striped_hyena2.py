@@ -66,6 +66,7 @@ class StripedHyena2Block(nn.Module, ABC):
         state: MixerState | None,
         starts: list[int] | None,
         wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Mixes normalised input over the sequence; see ``forward`` for ``wanted``."""
 
@@ -77,6 +78,7 @@ class StripedHyena2Block(nn.Module, ABC):
         state: MixerState | None,
         starts: list[int] | None,
         wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Mixes normalised input that is rounded, through linears with weights of one byte."""
 
@@ -102,11 +104,12 @@ class StripedHyena2Block(nn.Module, ABC):
         state: MixerState | None = None,
         starts: list[int] | None = None,
         wanted: int | None = None,
+        padding: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Transforms whole sequences, or the next chunk of the sequences in ``state``.
 
-        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. A row at a
-        negative position begins with as many tokens of padding, where ``x`` is zero. The result is
+        ``starts`` is ``state.position`` on the host where it was read already; see ``Attention.attend``. With
+        ``padding``, sequences begin behind it, where ``x`` is zero; see ``Attention.attend_padded``. The result is
         that of the last ``wanted`` positions (None: of all), and what only others need is not computed.
 
         Raises:
@@ -115,10 +118,10 @@ class StripedHyena2Block(nn.Module, ABC):
         require_grid("x", x, self.pre_norm.channels, axes=1)
         if self._is_rounded(x):
             rows, _ = self.pre_norm.rounded(x)
-            mixed = self.shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted))
+            mixed = self.shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted, padding))
             rows, total = self.post_norm.rounded(last_positions(x, 1, wanted), mixed)
             return total + self.shards.total(self.mlp.of_rounded(rows, dtype=x.dtype))
-        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts, wanted))
+        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts, wanted, padding))
         normed, total = self.post_norm.of_sum(last_positions(x, 1, wanted), mixed)
         if self.shards.size > 1:
             return total + self.shards.total(self.mlp(normed))
@@ -208,9 +211,12 @@ class HyenaBlock(StripedHyena2Block):
         state: MixerState | None,
         starts: list[int] | None,
         wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, convolves, gates and filters."""
-        y = last_positions(self._filtered(product_channels_first(self.projections, x), state, starts), 2, wanted)
+        y = last_positions(
+            self._filtered(product_channels_first(self.projections, x), state, starts, padding), 2, wanted
+        )
         return product_of_channels_first(self.out_filter_dense, y)
 
     def mix_rounded(
@@ -220,14 +226,20 @@ class HyenaBlock(StripedHyena2Block):
         state: MixerState | None,
         starts: list[int] | None,
         wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Does the same with weights of one byte; what is filtered is not rounded."""
         assert isinstance(self.projections, RoundedLinear)
-        y = last_positions(self._filtered(self.projections.channels_first(rows, dtype=dtype), state, starts), 2, wanted)
+        z = self.projections.channels_first(rows, dtype=dtype)
+        y = last_positions(self._filtered(z, state, starts, padding), 2, wanted)
         return self.out_filter_dense(rounded_rows(y, layout="BHL"), dtype=dtype)
 
     def _filtered(
-        self, z: Float[Tensor, "batch rows length"], state: MixerState | None, starts: list[int] | None
+        self,
+        z: Float[Tensor, "batch rows length"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch channel length"]:
         """Convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
@@ -235,7 +247,7 @@ class HyenaBlock(StripedHyena2Block):
             return mix_one_by_one(self.filter, z, self.projection_taps, state)
         if self.use_subquadratic_ops:
             self.require_subquadratic_ops(z)
-        fresh = starts is not None and all(start <= 0 for start in starts)
+        fresh = padding is not None or (starts is not None and not any(starts))
         y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
         return y
 
@@ -344,10 +356,10 @@ class AttentionBlock(StripedHyena2Block):
         state: MixerState | None,
         starts: list[int] | None,
         wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, attends and projects back."""
-        assert state is None or isinstance(state, PagedKeyValueState)
-        y = self.inner_mha_cls.attend(self.inner_mha_cls.project(x), state, starts, wanted)
+        y = self._attended(self.inner_mha_cls.project(x), state, starts, wanted, padding)
         return self.inner_mha_cls.out_proj(y.flatten(2))
 
     def mix_rounded(
@@ -357,13 +369,28 @@ class AttentionBlock(StripedHyena2Block):
         state: MixerState | None,
         starts: list[int] | None,
         wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Does the same with weights of one byte; queries, keys and values are not rounded."""
-        assert state is None or isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
         qkv = attention.Wqkv(rows, dtype=dtype).unflatten(-1, (attention.num_heads, 3, attention.head_size))
-        y = attention.attend(qkv, state, starts, wanted)
+        y = self._attended(qkv, state, starts, wanted, padding)
         return attention.out_proj(rounded_rows(y.flatten(2)), dtype=dtype)
+
+    def _attended(
+        self,
+        qkv: Float[Tensor, "batch length head 3 size"],
+        state: MixerState | None,
+        starts: list[int] | None,
+        wanted: int | None,
+        padding: Bool[Tensor, "batch length"] | None,
+    ) -> Float[Tensor, "batch wanted head size"]:
+        """Attends in the way that the rows need."""
+        assert state is None or isinstance(state, PagedKeyValueState)
+        if padding is None:
+            return self.inner_mha_cls.attend(qkv, state, starts, wanted)
+        assert state is not None
+        return self.inner_mha_cls.attend_padded(qkv, state, padding, wanted)
 
     @property
     def inward(self) -> nn.Module:

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import scaled_dot_product_attention
 
 from subquad.modules.errors import ConfigurationError, StateCapacityExceeded
 from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_split_state
@@ -100,7 +100,6 @@ class Attention(torch.nn.Module):
           qkv: Query, key and value of each head.
           state: The sequences to continue.
           starts: ``state.position`` on the host, where the caller has read it already; each read waits for the device.
-            Before position 0 lies padding, which is neither stored nor attended to and for which the result is 0.
           wanted: The queries that attend are the last so many; None for all.
 
         Raises:
@@ -122,11 +121,40 @@ class Attention(torch.nn.Module):
         position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
         rows = []
         for row, start in enumerate(starts):
-            tokens = slice(max(0, -start), None)
-            own = self._file(qkv[row : row + 1, tokens], position[row : row + 1, tokens], state, row, max(0, start))
-            y = attend_last(last_positions(own, 0, wanted), *state.read(row, start + length))
-            rows.append(pad(y, (0, 0, 0, 0, length - len(y), 0)) if start < 0 and wanted is None else y)
+            own = self._file(qkv[row : row + 1], position[row : row + 1], state, row, start)
+            rows.append(attend_last(last_positions(own, 0, wanted), *state.read(row, start + length)))
         return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+
+    def attend_padded(
+        self,
+        qkv: Float[Tensor, "batch length head 3 size"],
+        state: PagedKeyValueState,
+        padding: Bool[Tensor, "batch length"],
+        wanted: int | None = None,
+    ) -> Float[Tensor, "batch wanted head size"]:
+        """Attends in sequences that begin here, behind padding, all at once and with nothing known on the host.
+
+        Args:
+          qkv: Query, key and value of each head.
+          state: Its rows hold nothing and have a first page with room for ``length`` tokens; ``position`` is that of
+            the first column, below 0 where it is padding.
+          padding: What is neither stored nor attended to; the result there means nothing.
+          wanted: The queries that attend are the last so many; None for all.
+        """
+        length, size = qkv.shape[1], state.pages.size
+        column = torch.arange(length, device=qkv.device)
+        position = (state.position.unsqueeze(1) + column).clamp_(min=0)
+        q, k = self.rotary_emb(qkv[:, :, :, 0], position), self.rotary_emb(qkv[:, :, :, 1], position)
+        v = qkv[:, :, :, 2]
+        # What a row does not hold goes to the last slot of its page, which a row with padding does not reach.
+        slots = state.pages.numbers[:, :1].long() * size + position.masked_fill(padding, size - 1)
+        state.keys[slots] = k.to(state.keys.dtype)
+        state.values[slots] = v.to(state.values.dtype)
+        earlier = column <= column[:, None]
+        mask = (earlier & ~padding[:, None, :]) | (column == column[:, None])
+        heads = [x.transpose(1, 2) for x in (last_positions(q, 1, wanted), k, v)]
+        y = scaled_dot_product_attention(*heads, attn_mask=last_positions(mask, 1, wanted)[:, None])
+        return y.transpose(1, 2)
 
     def _file(self, qkv: Tensor, position: Tensor, state: PagedKeyValueState, row: int, start: int) -> Tensor:
         """Stores keys and values of a row's next tokens and returns its rotated queries."""

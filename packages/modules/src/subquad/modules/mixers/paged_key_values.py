@@ -49,6 +49,15 @@ class PageTable:
         token = torch.arange(start, stop, device=self.numbers.device)
         return self.numbers[row, token // self.size].long() * self.size + token % self.size
 
+    def places(self, rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """Returns where the first ``lengths`` tokens of some rows lie in the pool, row after row."""
+        size = self.size
+        return [
+            self.held[row][t // size] * size + t % size
+            for row, length in zip(rows, lengths, strict=True)
+            for t in range(length)
+        ]
+
     def rows(self, start: int, count: int) -> "PageTable":
         """Returns a view of some rows that shares everything with this table."""
         return PageTable(self.numbers.narrow(0, start, count), self.held[start : start + count], self.size)

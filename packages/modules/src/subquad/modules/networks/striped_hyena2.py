@@ -275,35 +275,45 @@ class StripedHyena2(nn.Module):
         length = ids.shape[1]
         if len(lengths) != ids.shape[0] or not all(1 <= own <= length for own in lengths):
             raise InputMismatch(f"lengths are {lengths}; accepted are 1 to {length} for each of {ids.shape[0]} rows")
-        before = torch.tensor(lengths, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True).sub_(length)
-        state.position.copy_(before)
-        padding = torch.arange(length, device=ids.device) < -before[:, None]
-        starts = [own - length for own in lengths]
-        return self._continue(ids.masked_fill(padding, 0), state, starts, 1, padding[..., None])[:, 0]
+        self._refuse_split()
+        state.require_room(ids.shape[0], length, starts=[own - length for own in lengths])
+        own_lengths = torch.tensor(lengths, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)
+        return self.encode_padded(ids, state, own_lengths)
+
+    def encode_padded(
+        self, ids: Int[Tensor, "batch length"], state: StripedHyena2State, lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channel"]:
+        """Does what ``encode_short`` does with lengths on the device of ``ids``, which nobody looks at on the host.
+
+        So it can be captured in a CUDA graph, and its caller answers for the lengths and for room in the state.
+        """
+        length = ids.shape[1]
+        state.position.copy_(lengths - length)
+        padding = torch.arange(length, device=ids.device) < -state.position[:, None]
+        x = self.embedding_layer(ids.masked_fill(padding, 0))
+        for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
+            x = x.masked_fill(padding[..., None], 0)  # what filters and gates see before a sequence begins
+            x = block(x, layer, None, 1 if index == len(self.blocks) - 1 else None, padding)
+        state.advance(length)
+        return self.norm(x)[:, 0]
 
     def _continue(
-        self,
-        ids: Tensor,
-        state: StripedHyena2State,
-        starts: list[int] | None,
-        wanted: int | None,
-        padding: Tensor | None = None,
+        self, ids: Tensor, state: StripedHyena2State, starts: list[int] | None, wanted: int | None
     ) -> Float[Tensor, "batch wanted channel"]:
-        """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None.
+        """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None."""
+        self._refuse_split()
+        starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
+        x = self.embedding_layer(ids)
+        for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
+            x = block(x, layer, starts, wanted if index == len(self.blocks) - 1 else None)
+        state.advance(ids.shape[1])
+        return self.norm(x)
 
-        Padding in front of a sequence has a stream of zeros, which is what filters and gates see before its beginning.
-        """
+    def _refuse_split(self) -> None:
         if self.exchange.size > 1:
             raise ExchangeUnsupported(
                 f"a state cannot be continued on a sequence split over {self.exchange.size} ranks"
             )
-        starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
-        x = self.embedding_layer(ids)
-        for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
-            x = x if padding is None else x.masked_fill(padding, 0)
-            x = block(x, layer, starts, wanted if index == len(self.blocks) - 1 else None)
-        state.advance(ids.shape[1])
-        return self.norm(x)
 
     def encode_blocks(
         self, ids: Int[Tensor, "batch length"], count: int, state: StripedHyena2State | None = None

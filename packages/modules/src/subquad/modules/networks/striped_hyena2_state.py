@@ -95,14 +95,21 @@ class StripedHyena2State:
 
         Without waiting for a device, unlike ``copy_``.
         """
-        count = len(rows)
-        index = torch.tensor(rows, pin_memory=self.position.is_cuda).to(self.position.device, non_blocking=True)
+
+        def on_device(numbers: Sequence[int]) -> Tensor:
+            return torch.tensor(numbers, pin_memory=self.position.is_cuda).to(self.position.device, non_blocking=True)
+
+        count, index = len(rows), on_device(rows)
+        places: list[Tensor] | None = None  # of keys and values, the same in every layer
         self.position.index_copy_(0, index, source.position[:count])
         for mine, theirs in zip(self.layers, source.layers, strict=True):
             if isinstance(mine, PagedKeyValueState):
                 assert isinstance(theirs, PagedKeyValueState)
-                for origin, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                    mine.append(row, 0, *theirs.read(origin, length))
+                if places is None:
+                    held = ((mine.pages, list(rows)), (theirs.pages, list(range(count))))
+                    places = [on_device(pages.places(own, lengths)) for pages, own in held]
+                for target, value in zip(mine.tensors().values(), theirs.tensors().values(), strict=True):
+                    target.index_copy_(0, places[0], value.index_select(0, places[1]).to(target.dtype))
                 continue
             for target, value in zip(mine.tensors().values(), theirs.tensors().values(), strict=True):
                 target.index_copy_(0, index, value[:count])

@@ -27,7 +27,7 @@ def _bring_tokens(
     """Asks for the keys and values of some tokens, which earlier steps have stored, before the new token is there."""
     if DEPENDENT:
         bytes_a_head: tl.constexpr = SIZE * keys.dtype.element_ty.primitive_bitwidth // 8
-        LINES: tl.constexpr = bytes_a_head // 128 if bytes_a_head > 128 else 1
+        LINES: tl.constexpr = (bytes_a_head + 127) // 128
         page = tl.load(table + here // page_size, mask=here < end, other=0).to(tl.int64)
         place = ((page * page_size + tl.where(here < end, here % page_size, 0)) * heads + head) * bytes_a_head
         address = place[:, None] + (tl.arange(0, LINES) * 128)[None, :]
