@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from subquad.inference.decode_program import DecodeProgram
 from subquad.inference.errors import InvalidOption, WorkerFailed
 from subquad.inference.tensor_parallel.leading import LeadingNetwork
 from subquad.modules import ChannelShards, ModulesError
@@ -26,6 +28,7 @@ PartBuilder = Callable[[ChannelShards, torch.device], nn.Module]
 _WORKER = "subquad.inference.tensor_parallel.worker"
 HOST = "127.0.0.1"
 _PATIENCE = 20.0  # seconds that a worker is given to end
+_PAUSE = 0.02  # seconds between looks at how far the other ranks are
 
 
 class ShardWorkers:
@@ -42,6 +45,8 @@ class ShardWorkers:
         self._dropped: deque[int] = deque()
         self.failure: str | None = None
         self._closing = False
+        self._leaving = threading.Lock()
+        self._programs: weakref.WeakSet[DecodeProgram] = weakref.WeakSet()
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -51,7 +56,13 @@ class ShardWorkers:
         for rank in range(1, self.size):
             ours, theirs = multiprocessing.Pipe()
             command = [sys.executable, "-m", _WORKER, str(theirs.fileno())]
-            process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # so that Ctrl-C is for the leader alone, which then ends the others
+            )
             theirs.close()
             self._connections.append(ours)
             self._processes.append(process)
@@ -75,6 +86,10 @@ class ShardWorkers:
         """Gives a state back before anything else is done; called by the collector of garbage, at any moment."""
         self._dropped.append(number)
 
+    def release_at_end(self, program: DecodeProgram) -> None:
+        """Gives the captured steps of a program back before the ranks part: NCCL waits for graphs that hold its sums."""
+        self._programs.add(program)
+
     def require_alive(self) -> None:
         """Raises unless all workers are at work.
 
@@ -87,14 +102,17 @@ class ShardWorkers:
     @contextlib.contextmanager
     def together(self, name: str, *arguments: Any) -> Iterator[None]:
         """Lets the workers do what this process does inside the block."""
-        self.send(name, *arguments)
         try:
+            self.send(name, *arguments)
             yield
         except ModulesError:
             raise  # every rank refuses alike, before anything was summed
         except BaseException as error:
             failure = self.failure or f"rank 0 failed in {name}: {type(error).__name__}: {error}"
             self.end(failure)
+            self._release()
+            if isinstance(error, WorkerFailed):
+                raise
             if isinstance(error, Exception):
                 raise WorkerFailed(failure) from error
             raise
@@ -108,6 +126,7 @@ class ShardWorkers:
 
     def close(self) -> None:
         """Lets the workers finish and ends them, and leaves the process group."""
+        self._release()
         with self._lock:
             if self.failure is None and not self._closing:
                 self._closing = True
@@ -122,8 +141,21 @@ class ShardWorkers:
                 process.wait()
         for connection in self._connections:
             connection.close()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._leave_group()
+
+    def _release(self) -> None:
+        for program in list(self._programs):
+            program.release()
+
+    def _leave_group(self) -> None:
+        """Leaves the process group without waiting for sums that a rank which has gone will never add to."""
+        with self._leaving:
+            if not dist.is_initialized():
+                return
+            if dist.get_backend() == "nccl":
+                dist.distributed_c10d._abort_process_group()
+            else:
+                dist.destroy_process_group()
 
     def _put_all(self, message: object) -> None:
         for connection in self._connections:
@@ -146,7 +178,7 @@ class ShardWorkers:
             return
         self.end(f"rank {rank} of {self.size} ended{f' with {said}' if said else ''} (status {status})")
         if dist.is_initialized() and dist.get_backend() == "nccl":
-            dist.distributed_c10d._abort_process_group()  # gloo sees for itself that the other end has gone
+            self._leave_group()  # gloo sees for itself that the other end has gone
 
 
 def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
@@ -172,14 +204,16 @@ def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
     workers = ShardWorkers(size)
     workers.start({"build": build, "size": size, "device": device.type, "port": store.port})
     try:
+        await_point(store, "started", 0, size, workers.require_alive)
         shards, own = join(store, 0, size, device.type)
         part = build(shards, own).eval()
+        await_point(store, "built", 0, size, workers.require_alive)
         await_every_rank(own)
     except BaseException as error:
         failure = workers.failure
         workers.end(failure or f"rank 0 failed: {error}")
         workers.close()
-        if failure is not None:
+        if failure is not None and isinstance(error, Exception):
             raise WorkerFailed(failure) from error
         raise
     network = LeadingNetwork(part, workers)
@@ -197,6 +231,23 @@ def join(store: dist.Store, rank: int, size: int, kind: str) -> tuple[TensorShar
     return TensorShards(dist.group.WORLD), device
 
 
+def await_point(store: dist.Store, point: str, rank: int, size: int, require_alive: Callable[[], None] | None) -> None:
+    """Returns once every rank has come to a point, however long one of them needs, such as to read its part.
+
+    Args:
+      store: Where the ranks find each other.
+      point: Its name, new for each call.
+      rank: This rank.
+      size: Number of ranks.
+      require_alive: Raises where another rank will never come; None in a rank that is ended by the leader then.
+    """
+    store.set(f"{point}/{rank}", "1")
+    while not store.check([f"{point}/{other}" for other in range(size)]):
+        if require_alive is not None:
+            require_alive()
+        time.sleep(_PAUSE)
+
+
 def await_every_rank(device: torch.device) -> None:
-    """Returns once every rank, this one with ``device``, has its part."""
+    """Returns once every rank, this one with ``device``, has its part; makes the links over which sums go."""
     dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
