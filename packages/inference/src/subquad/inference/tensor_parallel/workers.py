@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from subquad.inference.decode_program import DecodeProgram
-from subquad.inference.errors import InvalidOption, WorkerFailed
+from subquad.inference.errors import InferenceError, InvalidOption, WorkerFailed
 from subquad.inference.tensor_parallel.leading import LeadingNetwork
 from subquad.modules import ChannelShards, ModulesError
 from subquad.parallel import TensorShards
@@ -28,6 +29,7 @@ PartBuilder = Callable[[ChannelShards, torch.device], nn.Module]
 _WORKER = "subquad.inference.tensor_parallel.worker"
 HOST = "127.0.0.1"
 _PATIENCE = 20.0  # seconds that a worker is given to end
+_VERDICT = 1.0  # seconds in which the end of a worker is known, where it is why a sum failed here
 _PAUSE = 0.02  # seconds between looks at how far the other ranks are
 
 
@@ -44,8 +46,10 @@ class ShardWorkers:
         self._lock = threading.Lock()
         self._dropped: deque[int] = deque()
         self.failure: str | None = None
+        self._failed = threading.Event()
         self._closing = False
         self._leaving = threading.Lock()
+        self._in_group = False
         self._programs: weakref.WeakSet[DecodeProgram] = weakref.WeakSet()
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -86,6 +90,10 @@ class ShardWorkers:
         """Gives a state back before anything else is done; called by the collector of garbage, at any moment."""
         self._dropped.append(number)
 
+    def joined_group(self) -> None:
+        """Says that this process is in the process group of these workers, and has to leave it."""
+        self._in_group = True
+
     def release_at_end(self, program: DecodeProgram) -> None:
         """Gives the captured steps of a program back before the ranks part: NCCL waits for graphs that hold its sums."""
         self._programs.add(program)
@@ -108,25 +116,31 @@ class ShardWorkers:
         except ModulesError:
             raise  # every rank refuses alike, before anything was summed
         except BaseException as error:
-            failure = self.failure or f"rank 0 failed in {name}: {type(error).__name__}: {error}"
+            failure = self.why(error) or f"rank 0 failed in {name}: {type(error).__name__}: {error}"
             self.end(failure)
-            self._release()
+            self._part()
             if isinstance(error, WorkerFailed):
                 raise
             if isinstance(error, Exception):
                 raise WorkerFailed(failure) from error
             raise
 
+    def why(self, error: BaseException) -> str | None:
+        """Returns why a worker ended, where one did; a sum that fails for it may say so before that is known."""
+        if isinstance(error, Exception) and not isinstance(error, InferenceError):
+            self._failed.wait(_VERDICT)
+        return self.failure
+
     def end(self, failure: str) -> None:
         """Ends all workers at once, so that no later call can meet a rank that is somewhere else."""
         self.failure = self.failure or failure
+        self._failed.set()
         self._closing = True
         for process in self._processes:
             process.kill()
 
     def close(self) -> None:
         """Lets the workers finish and ends them, and leaves the process group."""
-        self._release()
         with self._lock:
             if self.failure is None and not self._closing:
                 self._closing = True
@@ -141,17 +155,22 @@ class ShardWorkers:
                 process.wait()
         for connection in self._connections:
             connection.close()
-        self._leave_group()
+        self._part()
 
-    def _release(self) -> None:
+    def _part(self) -> None:
+        """Leaves the process group and gives the captured steps back, which wait for each other."""
+        leaving = threading.Thread(target=self._leave_group, daemon=True)
+        leaving.start()
         for program in list(self._programs):
             program.release()
+        leaving.join(_PATIENCE)
 
     def _leave_group(self) -> None:
         """Leaves the process group without waiting for sums that a rank which has gone will never add to."""
         with self._leaving:
-            if not dist.is_initialized():
+            if not self._in_group or not dist.is_initialized():
                 return
+            self._in_group = False
             if dist.get_backend() == "nccl":
                 dist.distributed_c10d._abort_process_group()
             else:
@@ -176,8 +195,9 @@ class ShardWorkers:
         status = process.wait()
         if self._closing:
             return
-        self.end(f"rank {rank} of {self.size} ended{f' with {said}' if said else ''} (status {status})")
-        if dist.is_initialized() and dist.get_backend() == "nccl":
+        how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        self.end(f"rank {rank} of {self.size} ended{f' with {said}' if said else ''} ({how})")
+        if self._in_group and dist.is_initialized() and dist.get_backend() == "nccl":
             self._leave_group()  # gloo sees for itself that the other end has gone
 
 
@@ -202,18 +222,19 @@ def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
         raise InvalidOption("tensor_parallel", size, "1 in a process that belongs to a torch.distributed group already")
     store = dist.TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
     workers = ShardWorkers(size)
-    workers.start({"build": build, "size": size, "device": device.type, "port": store.port})
     try:
+        workers.start({"build": build, "size": size, "device": device.type, "port": store.port})
         await_point(store, "started", 0, size, workers.require_alive)
         shards, own = join(store, 0, size, device.type)
+        workers.joined_group()
         part = build(shards, own).eval()
         await_point(store, "built", 0, size, workers.require_alive)
         await_every_rank(own)
     except BaseException as error:
-        failure = workers.failure
+        failure = workers.why(error)
         workers.end(failure or f"rank 0 failed: {error}")
         workers.close()
-        if failure is not None and isinstance(error, Exception):
+        if failure is not None and isinstance(error, Exception) and not isinstance(error, InferenceError):
             raise WorkerFailed(failure) from error
         raise
     network = LeadingNetwork(part, workers)
