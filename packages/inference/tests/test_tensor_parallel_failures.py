@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from packages.inference.tests.conftest import TINY, tiny_network
+from packages.inference.tests.processes import alive, followers
 from subquad.inference import Engine, GenerationOptions, save_checkpoint
 from subquad.inference.errors import CheckpointError, CheckpointHashMismatch, WorkerFailed
 from subquad.inference.tensor_parallel import lead
@@ -39,20 +40,6 @@ def no_process_left() -> Iterator[None]:
     yield
     gc.collect()
     assert followers(os.getpid()) == []
-
-
-def followers(parent: int) -> list[int]:
-    """Returns the processes of ours that follow a leader."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (entry / "stat").read_text().rpartition(")")[2].split()
-            command = (entry / "cmdline").read_bytes()
-        except OSError:  # it has ended
-            continue
-        if int(status[1]) == parent and status[0] != "Z" and b"tensor_parallel.worker" in command:
-            found.append(int(entry.name))
-    return found
 
 
 def part(shards: ChannelShards, device: torch.device) -> nn.Module:
@@ -194,8 +181,8 @@ def test_a_rank_that_is_killed_ends_the_command_with_one_line(checkpoint: Path, 
     process.stdout.readline()
     (follower,) = followers(process.pid)
     os.kill(follower, signal.SIGKILL)
-    text = "error: the tensor-parallel network has stopped: rank 1 of 2 ended (by signal SIGKILL); load the engine again\n"
-    assert ended(process) == text
+    why = "rank 1 of 2 ended (by signal SIGKILL)"
+    assert ended(process) == f"error: the tensor-parallel network has stopped: {why}; load the engine again\n"
     assert process.returncode == 1
 
 
@@ -211,11 +198,3 @@ def test_a_leader_that_is_killed_leaves_nobody_behind(checkpoint: Path, tmp_path
             return
         signal.sigtimedwait([], 0.02)
     pytest.fail("the follower goes on")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

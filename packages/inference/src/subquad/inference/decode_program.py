@@ -110,7 +110,7 @@ class DecodeProgram:
 
     @torch.inference_mode()
     def advance(self, slots: list[int]) -> Tensor:
-        """Launches a step of these rows; returns its table, see `SamplingTable.draw`, which the next step overwrites."""
+        """Launches a step; returns its table, see `SamplingTable.draw`, which the next step overwrites."""
         if slots != self._active_slots:
             active = torch.zeros(self._slots, dtype=torch.bool, pin_memory=self._active.is_cuda)
             active[slots] = True

@@ -95,7 +95,7 @@ class ShardWorkers:
         self._in_group = True
 
     def release_at_end(self, program: DecodeProgram) -> None:
-        """Gives the captured steps of a program back before the ranks part: NCCL waits for graphs that hold its sums."""
+        """Gives the captured steps of a program back when the ranks part: NCCL waits for graphs that hold sums."""
         self._programs.add(program)
 
     def require_alive(self) -> None:
@@ -127,7 +127,7 @@ class ShardWorkers:
 
     def why(self, error: BaseException) -> str | None:
         """Returns why a worker ended, where one did; a sum that fails for it may say so before that is known."""
-        if isinstance(error, Exception) and not isinstance(error, InferenceError):
+        if isinstance(error, Exception) and not isinstance(error, InferenceError | ModulesError):
             self._failed.wait(_VERDICT)
         return self.failure
 
@@ -155,14 +155,21 @@ class ShardWorkers:
                 process.wait()
         for connection in self._connections:
             connection.close()
-        self._part()
+        if self._failed.is_set():
+            self._part()
+        else:
+            self._release()
+            self._leave_group()
 
-    def _part(self) -> None:
-        """Leaves the process group and gives the captured steps back, which wait for each other."""
-        leaving = threading.Thread(target=self._leave_group, daemon=True)
-        leaving.start()
+    def _release(self) -> None:
         for program in list(self._programs):
             program.release()
+
+    def _part(self) -> None:
+        """Leaves the process group while sums may hang: leaving ends them, and waits for the captured steps to go."""
+        leaving = threading.Thread(target=self._leave_group, daemon=True)
+        leaving.start()
+        self._release()
         leaving.join(_PATIENCE)
 
     def _leave_group(self) -> None:
@@ -234,9 +241,9 @@ def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
         failure = workers.why(error)
         workers.end(failure or f"rank 0 failed: {error}")
         workers.close()
-        if failure is not None and isinstance(error, Exception) and not isinstance(error, InferenceError):
-            raise WorkerFailed(failure) from error
-        raise
+        if failure is None or isinstance(error, InferenceError | ModulesError) or not isinstance(error, Exception):
+            raise
+        raise WorkerFailed(failure) from error
     network = LeadingNetwork(part, workers)
     weakref.finalize(network, workers.close)
     return network
