@@ -10,8 +10,8 @@ H100s need for it, sums between them left out. "steps" says whether a decode ste
 included, or why not. Peak memory is torch's, weights included, for each device; on the CPU the most that each process
 ever held. One rank is one process without any sum. NVLink multicast is off unless NCCL_NVLS_ENABLE says otherwise.
 
-The exit status is 1 where a case has a problem, 2 where nothing can be run, 130 after Ctrl-C; rows that are done are in
-FILE by then.
+The exit status is 1 where a case has a problem, 2 where FILE cannot be written, 130 after Ctrl-C; rows that are done
+are in FILE by then.
 """
 
 import argparse
@@ -32,9 +32,8 @@ from run import facts as machine_facts
 from sizes import PRESETS, Floor, decoding_floor, reading_floor
 
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
-from subquad.inference.errors import InferenceError
 from subquad.inference.tensor_parallel import lead
-from subquad.modules import STRIPED_HYENA2_PRESETS, ModulesError, StripedHyena2Preset, WholeChannels
+from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2Preset, WholeChannels
 
 ENGINES = ("subquad", "subquad-fp8")
 CASES = ("prefill", "decode")
@@ -204,6 +203,7 @@ def facts(arguments: list[str], device: torch.device, ranks: list[int]) -> dict[
 def run_all(options: argparse.Namespace, device: torch.device) -> list[Row]:
     """Runs the table; a number of ranks that cannot be has its reason in its rows."""
     described, rows = facts(sys.argv[1:], device, options.ranks), []
+    _save(options.json, described, rows)  # a file that cannot be written is known before any work
     for size, ranks, name in [(s, r, e) for s in options.size for r in options.ranks for e in options.engine]:
         shapes = SMALL_SHAPES if size in ("tiny", "cpu") else SHAPES
         plan = [(Row(size, ranks, name, s.case, s.batch, s.length), s) for s in shapes if s.case in options.case]
@@ -255,7 +255,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (InferenceError, ModulesError, OSError) as error:
+    except OSError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 1 if any(row.problem for row in rows) else 0

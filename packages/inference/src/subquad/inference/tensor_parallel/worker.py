@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from subquad.inference.tensor_parallel.following import Follower
 from subquad.inference.tensor_parallel.workers import HOST, await_every_rank, await_point, join
@@ -24,7 +24,7 @@ def main() -> None:
     threading.Thread(target=_receive, args=(connection, messages), daemon=True).start()
     try:
         first = messages.get()
-        store = dist.TCPStore(HOST, first["port"], is_master=False)
+        store = TCPStore(HOST, first["port"], is_master=False)
         await_point(store, "started", first["rank"], first["size"], None)
         shards, device = join(store, first["rank"], first["size"], first["device"])
         follower = Follower(first["build"](shards, device).eval())

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import Store, TCPStore
 
 from subquad.inference.decode_program import DecodeProgram
 from subquad.inference.errors import InferenceError, InvalidOption, WorkerFailed
@@ -227,7 +228,7 @@ def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
         raise InvalidOption("tensor_parallel", size, accepted)
     if dist.is_initialized():
         raise InvalidOption("tensor_parallel", size, "1 in a process that belongs to a torch.distributed group already")
-    store = dist.TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
+    store = TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
     workers = ShardWorkers(size)
     try:
         workers.start({"build": build, "size": size, "device": device.type, "port": store.port})
@@ -249,7 +250,7 @@ def lead(build: PartBuilder, size: int, device: torch.device) -> LeadingNetwork:
     return network
 
 
-def join(store: dist.Store, rank: int, size: int, kind: str) -> tuple[TensorShards, torch.device]:
+def join(store: Store, rank: int, size: int, kind: str) -> tuple[TensorShards, torch.device]:
     """Joins the process group as a rank; returns its place among the shards, and its device."""
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
@@ -259,7 +260,7 @@ def join(store: dist.Store, rank: int, size: int, kind: str) -> tuple[TensorShar
     return TensorShards(dist.group.WORLD), device
 
 
-def await_point(store: dist.Store, point: str, rank: int, size: int, require_alive: Callable[[], None] | None) -> None:
+def await_point(store: Store, point: str, rank: int, size: int, require_alive: Callable[[], None] | None) -> None:
     """Returns once every rank has come to a point, however long one of them needs, such as to read its part.
 
     Args:
