@@ -1,7 +1,7 @@
 """A network that two processes share, against the same network in one."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -184,6 +184,36 @@ def test_an_abandoned_generation_leaves_both_processes_at_one_place(alone: Engin
     stream.close()
     shared.free_states()
     assert shared.generate(["ACGGT"], GREEDY)[0].ids == alone.generate(["ACGGT"], GREEDY)[0].ids
+
+
+@pytest.mark.parametrize(
+    ("call", "method"),
+    [
+        (lambda engine: engine.generate(["ACGT"], GenerationOptions(max_new_tokens=1)), "unembed"),
+        (lambda engine: engine.generate(["ACGT"], GenerationOptions(max_new_tokens=2)), "step"),
+        (lambda engine: engine.score(["ACGT"]), "unembed"),
+        (lambda engine: engine.forward(torch.tensor([[65, 67]])), "unembed"),
+        (lambda engine: engine.embed(["ACGT"], ["blocks.2"]), "encode_blocks"),
+    ],
+    ids=["prompt", "step", "score", "forward", "embed"],
+)
+def test_a_result_to_which_a_rank_no_longer_added_is_not_given(
+    shared: Engine, monkeypatch: pytest.MonkeyPatch, call: Callable[[Engine], object], method: str
+) -> None:
+    workers, done = shared.model._workers, getattr(shared.model.part, method)
+
+    def last_words(*given: object, **options: object) -> object:
+        result = done(*given, **options)
+        workers.failure = "rank 1 of 2 ended"  # on a GPU, where sums that lack a part end without an error
+        return result
+
+    monkeypatch.setattr(shared.model.part, method, last_words)
+    with pytest.raises(WorkerFailed, match="rank 1 of 2 ended"):
+        call(shared)
+    monkeypatch.undo()
+    workers.failure = None
+    shared.free_states()
+    assert len(shared.generate(["ACGT"], GREEDY)[0].ids) == 12
 
 
 def test_layers_inside_a_block_have_no_embedding(shared: Engine) -> None:

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from packages.inference.tests.conftest import TINY, tiny_network
@@ -137,6 +139,37 @@ def test_captured_steps_are_given_back_before_the_ranks_part(checkpoint: Path) -
     assert program._graphs == {}
     with pytest.raises(WorkerFailed, match="the network was closed"):
         list(stream)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["closed", "failed"])
+def test_nccl_is_left_at_once_and_without_captured_steps(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    engine = Engine.from_checkpoint(checkpoint, **SHARED)
+    engine.generate(["ACGT"], GREEDY)
+    (program,) = engine.model._workers._programs
+    left = []
+
+    def leave() -> None:
+        deadline = time.monotonic() + 20
+        while program._graphs and time.monotonic() < deadline:  # as NCCL waits for graphs that hold sums of it
+            time.sleep(0.01)
+        left.append(len(program._graphs))
+        dist.destroy_process_group()
+
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", leave)
+    program._graphs[True, False] = (None, None)
+    if fails:
+        os.kill(followers(os.getpid())[0], signal.SIGKILL)
+        with pytest.raises(WorkerFailed, match="by signal SIGKILL"):
+            engine.generate(["ACGT"], GREEDY)
+    engine.close()
+    assert left == [0]
+    monkeypatch.undo()
+    again = Engine.from_checkpoint(checkpoint, **SHARED)
+    assert len(again.generate(["ACGT"], GREEDY)[0].ids) == 5
+    again.close()
 
 
 COMMAND = ["generate", "checkpoint", "--input", "prompts.txt", "--max-new-tokens", "3", "--device", "cpu"]

@@ -188,6 +188,14 @@ class LeadingNetwork(nn.Module):
         """Asks this rank's layers whether a fused kernel runs; the others are like them."""
         self.part.require_subquadratic_ops()
 
+    def require_alive(self) -> None:
+        """Raises unless all ranks are at work.
+
+        Raises:
+          WorkerFailed: One is not; says why.
+        """
+        self._workers.require_alive()
+
     def close(self) -> None:
         """Ends the other ranks."""
         self._workers.close()
