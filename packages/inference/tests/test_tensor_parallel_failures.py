@@ -17,8 +17,9 @@ from torch import nn
 
 from packages.inference.tests.conftest import TINY, tiny_network
 from packages.inference.tests.processes import alive, followers
-from subquad.inference import Engine, GenerationOptions, save_checkpoint
-from subquad.inference.errors import CheckpointError, CheckpointHashMismatch, WorkerFailed
+from subquad.inference import Engine, GenerationOptions, Scheduler, SchedulerLimits, save_checkpoint
+from subquad.inference.errors import CheckpointError, CheckpointHashMismatch, EngineStopped, WorkerFailed
+from subquad.inference.jobs import Finished, GenerateJob
 from subquad.inference.tensor_parallel import lead
 from subquad.lazy_config import LazyConfig
 from subquad.modules import ChannelShards, StripedHyena2
@@ -139,6 +140,28 @@ def test_captured_steps_are_given_back_before_the_ranks_part(checkpoint: Path) -
     assert program._graphs == {}
     with pytest.raises(WorkerFailed, match="the network was closed"):
         list(stream)
+
+
+def test_an_idle_scheduler_ends_when_a_rank_does(checkpoint: Path) -> None:
+    engine = Engine.from_checkpoint(checkpoint, **SHARED)
+    limits = SchedulerLimits(max_running=2, prefill_chunk=16, max_sequence_tokens=64)
+    with Scheduler(engine, limits) as scheduler:
+        ticket = scheduler.generate(GenerateJob([65, 67], GREEDY))
+        wait_until(lambda: ticket.done)
+        assert isinstance(ticket.take()[-1], Finished)
+        os.kill(followers(os.getpid())[0], signal.SIGKILL)
+        wait_until(lambda: not scheduler.alive)
+        with pytest.raises(EngineStopped, match="rank 1 of 2 ended"):
+            scheduler.generate(GenerateJob([65, 67], GREEDY))
+    engine.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits up to 30 s."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["closed", "failed"])

@@ -12,10 +12,12 @@ from subquad.inference.continuous_batch import ContinuousBatch, Job, job_tokens
 from subquad.inference.engine import Engine
 from subquad.inference.errors import EngineStopped, InvalidOption, QueueFull, RequestTooLarge, SchedulerClosed
 from subquad.inference.jobs import EmbedJob, GenerateJob, ScoreJob
+from subquad.inference.network import SharedNetwork, require_alive
 from subquad.inference.ticket import DEFAULT_CAPACITY, Ticket
 
 DEFAULT_SEQUENCE_TOKENS = 8192
 
+_LOOK_SECONDS = 1.0  # how often an idle engine looks whether all processes of a shared network are there
 _LONGEST_WAIT = 0.05  # seconds that short prompts of newcomers may keep running streams waiting
 
 
@@ -246,6 +248,7 @@ class Scheduler:
         try:
             worked = False
             while self._take_inbox(wait=not worked):
+                require_alive(self.engine.model)
                 self._step_started = time.monotonic()
                 worked = self._batch.step()
                 self._step_started = None
@@ -257,7 +260,8 @@ class Scheduler:
         """Moves what was submitted into the batch, waiting for something to do if asked; False to stop."""
         with self._condition:
             if wait:
-                self._condition.wait_for(lambda: self._inbox or self._woken or self._stopping)
+                look = _LOOK_SECONDS if isinstance(self.engine.model, SharedNetwork) else None
+                self._condition.wait_for(lambda: self._inbox or self._woken or self._stopping, look)
             self._woken = False
             if self._stopping:
                 return False
