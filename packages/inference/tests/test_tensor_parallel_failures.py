@@ -142,7 +142,7 @@ def test_captured_steps_are_given_back_before_the_ranks_part(checkpoint: Path) -
         list(stream)
 
 
-def test_an_idle_scheduler_ends_when_a_rank_does(checkpoint: Path) -> None:
+def test_an_idle_scheduler_ends_when_a_rank_does(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine.from_checkpoint(checkpoint, **SHARED)
     limits = SchedulerLimits(max_running=2, prefill_chunk=16, max_sequence_tokens=64)
     with Scheduler(engine, limits) as scheduler:
@@ -153,6 +153,7 @@ def test_an_idle_scheduler_ends_when_a_rank_does(checkpoint: Path) -> None:
         wait_until(lambda: not scheduler.alive)
         with pytest.raises(EngineStopped, match="rank 1 of 2 ended"):
             scheduler.generate(GenerateJob([65, 67], GREEDY))
+    assert "the engine thread ended: WorkerFailed: the tensor-parallel network has stopped" in caplog.text
     engine.close()
 
 

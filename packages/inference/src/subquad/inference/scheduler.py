@@ -1,6 +1,7 @@
 """Continuous batching behind one thread: the only one that touches the network and the states."""
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from subquad.inference.ticket import DEFAULT_CAPACITY, Ticket
 
 DEFAULT_SEQUENCE_TOKENS = 8192
 
+_LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0  # how often an idle engine looks whether all processes of a shared network are there
 _LONGEST_WAIT = 0.05  # seconds that short prompts of newcomers may keep running streams waiting
 
@@ -253,8 +255,10 @@ class Scheduler:
                 worked = self._batch.step()
                 self._step_started = None
         except BaseException as error:
+            ended = f"the engine thread ended: {type(error).__name__}: {error}"
+            _LOG.error(ended)  # where no request waits nobody else would hear of it
             self._died = error
-            self._end_all(EngineStopped(f"the engine thread ended: {type(error).__name__}: {error}"))
+            self._end_all(EngineStopped(ended))
 
     def _take_inbox(self, *, wait: bool) -> bool:
         """Moves what was submitted into the batch, waiting for something to do if asked; False to stop."""
