@@ -1,7 +1,7 @@
 """This package's engine, driven through its public calls."""
 
 import torch
-from random_network import random_network
+from random_network import random_network, stored_bytes
 
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
 from subquad.modules import StripedHyena2Preset, round_linears
@@ -24,8 +24,7 @@ class OurEngine:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the parameters, rounded ones included."""
-        stored = (*self._network.parameters(), *self._network.buffers())
-        return sum(tensor.numel() * tensor.element_size() for tensor in stored)
+        return stored_bytes(self._network)
 
     def generate(self, prompts: list[str], tokens: int) -> None:
         """Reads the prompts and makes so many tokens for each."""

@@ -2,12 +2,18 @@
 
 import torch
 
-from subquad.modules import StripedHyena2, StripedHyena2Preset
+from subquad.modules import ChannelShards, StripedHyena2, StripedHyena2Preset, WholeChannels, round_linears
 
 
 @torch.no_grad()
-def random_network(preset: StripedHyena2Preset, *, device: str, dtype: torch.dtype) -> StripedHyena2:
-    """Returns a network of a size with weights whose activations stay finite; token 0 is never the most likely."""
+def random_network(
+    preset: StripedHyena2Preset, *, device: str | torch.device, dtype: torch.dtype, shards: ChannelShards | None = None
+) -> StripedHyena2:
+    """Returns a network of a size with weights whose activations stay finite; token 0 is never the most likely.
+
+    With ``shards`` the part of one rank: what all ranks hold is the same on each, all else is drawn by each for itself.
+    """
+    shards = WholeChannels() if shards is None else shards
     network = StripedHyena2(
         pattern=preset.pattern,
         hidden_size=preset.hidden_size,
@@ -16,12 +22,16 @@ def random_network(preset: StripedHyena2Preset, *, device: str, dtype: torch.dty
         filter_groups=preset.filter_groups,
         rotary_base=preset.rotary_base,
         rotary_scale=preset.rotary_scale,
+        shards=shards,
         device="meta",
         dtype=dtype,
     ).to_empty(device=device)
     torch.manual_seed(0)
+    _fill("embedding", network.embedding_layer.weight, 1, 1)
+    torch.manual_seed(1 + shards.rank)
     for name, parameter in network.named_parameters():
-        _fill(name, parameter, len(preset.pattern))
+        if "embedding" not in name:
+            _fill(name, parameter, len(preset.pattern), shards.size)
     for module in network.modules():
         if hasattr(module, "inv_freq"):
             module.reset_parameters()  # pyright: ignore[reportCallIssue]
@@ -29,8 +39,29 @@ def random_network(preset: StripedHyena2Preset, *, device: str, dtype: torch.dty
     return network.eval()
 
 
-def _fill(name: str, parameter: torch.Tensor, depth: int) -> None:
-    """Draws one parameter in place."""
+def random_part(
+    preset: StripedHyena2Preset,
+    dtype: torch.dtype,
+    rounded: bool,
+    shards: ChannelShards,
+    device: torch.device,
+) -> StripedHyena2:
+    """Returns the part of one rank, with weights of one byte where they are to be rounded; says when it is there."""
+    network = random_network(preset, device=device, dtype=dtype, shards=shards)
+    if rounded:
+        round_linears(network)
+    print(f"rank {shards.rank} of {shards.size}: {stored_bytes(network) / 1e9:.3f} GB on {device}", flush=True)
+    return network
+
+
+def stored_bytes(network: torch.nn.Module) -> int:
+    """Bytes of the parameters, rounded ones included."""
+    stored = (*network.parameters(), *network.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored)
+
+
+def _fill(name: str, parameter: torch.Tensor, depth: int, ranks: int) -> None:
+    """Draws one parameter in place; outputs are sums over the ranks, so that their inputs are those of all ranks."""
     channels = parameter.shape[-1]
     if name.endswith("scale"):
         parameter.fill_(1.0)
@@ -45,6 +76,6 @@ def _fill(name: str, parameter: torch.Tensor, depth: int) -> None:
     elif "embedding" in name:
         parameter.normal_(std=0.02)
     elif "l3" in name or "out_" in name:
-        parameter.normal_(std=2 / (depth * channels**0.5))
+        parameter.normal_(std=2 / (depth * (ranks * channels) ** 0.5))
     else:
         parameter.normal_(std=(2 / (5 * channels)) ** 0.5)

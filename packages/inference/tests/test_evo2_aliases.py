@@ -97,6 +97,7 @@ def test_infer_samples_as_its_flags_say(checkpoint, flags, options):
         ["--use-subquadratic-ops"],
         ["--no-use-subquadratic-ops"],
         ["--tensor-parallel-size", 1, "--pipeline-model-parallel-size", 1, "--context-parallel-size", 1],
+        ["--tensor-parallel-size", 2],
         ["--cuda-graph-impl", "none", "--inference-dynamic-batching-block-size", 256],
     ],
 )

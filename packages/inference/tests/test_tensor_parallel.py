@@ -1,7 +1,7 @@
 """A network that two processes share, against the same network in one."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,73 @@ def test_logits_are_those_of_one_process(alone: Engine, shared: Engine) -> None:
         assert_close(got, expected, 1e-12)
 
 
+def test_prompts_are_read_as_by_one_process(alone: Engine, shared: Engine) -> None:
+    ids = torch.randint(65, 90, (3, 140), generator=torch.Generator().manual_seed(2))
+    last, short = ([e.network.init_state(3, max_length=160) for e in (shared, alone)] for _ in range(2))
+    pools = [e.network.init_state(4, max_length=160, page_count=4) for e in (shared, alone)]
+    with torch.inference_mode():
+        for start, stop in ((0, 1), (1, 100), (100, 140)):
+            part = ids[:, start:stop]
+            got, expected = (
+                e.model.encode_last(part, s, starts=[start] * 3)  # type: ignore[operator]
+                for e, s in zip((shared, alone), last, strict=True)
+            )
+            assert_close(got, expected, 1e-12)
+        lengths = [140, 3, 77]
+        for _ in range(2):
+            got, expected = (
+                e.model.encode_short(ids, s, lengths)  # type: ignore[operator]
+                for e, s in zip((shared, alone), short, strict=True)
+            )
+            assert_close(got, expected, 1e-12)
+        for pool, state in zip(pools, short, strict=True):
+            for row in range(4):
+                pool.hold_pages(row, [row])
+            pool.reset(torch.tensor([0, 1, 2, 3]))
+            pool.take_rows(state, [3, 1], lengths[:2])  # type: ignore[attr-defined]
+            state.reset()  # type: ignore[call-arg]
+        active = torch.tensor([False, True, False, True])
+        got, expected = (
+            e.network.step(torch.tensor([65, 67, 71, 84]), pool, active=active)
+            for e, pool in zip((shared, alone), pools, strict=True)
+        )
+        assert_close(got[active], expected[active], 1e-12)
+    assert pools[0].position.tolist() == pools[1].position.tolist() == [0, 4, 0, 141]
+    assert short[0].position.tolist() == [0, 0, 0]
+
+
+def test_the_last_block_sums_the_last_position_of_a_prompt_alone(shared: Engine) -> None:
+    traffic = shared.model.part.shards.traffic
+    ids = torch.full((1, 50), 65)
+    sent = []
+    for read in (shared.model.encode, shared.model.encode_last):
+        state, before = shared.network.init_state(1, max_length=64), traffic.sent_bytes
+        read(ids, state, starts=[0])  # type: ignore[operator]
+        sent.append(traffic.sent_bytes - before)
+    assert sent[0] == 2 * len(TINY["pattern"]) * 50 * TINY["hidden_size"] * 8
+    assert sent[0] - sent[1] == 2 * 49 * TINY["hidden_size"] * 8
+
+
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_short_prompts_go_side_by_side(
+    alone: Engine, shared: Engine, monkeypatch: pytest.MonkeyPatch, options: GenerationOptions
+) -> None:
+    calls = []
+    monkeypatch.setattr(shared.model, "encode_short", lambda *given: calls.append(given[2]) or read(*given))
+    read = type(shared.model).encode_short.__get__(shared.model)
+    together, one_by_one = (
+        Engine(e.model, e.tokenizer, max_running=6, prefill_rows=4, prefill_chunk=256, max_sequence_tokens=512)
+        for e in (shared, alone)
+    )
+    got, expected = (engine.generate(PROMPTS, options) for engine in (together, one_by_one))
+    assert [result.ids for result in got] == [result.ids for result in expected]
+    for a, b in zip(got, expected, strict=True):
+        assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), 1e-6)
+    assert [lengths[:4] for lengths in calls] == [[1, 39, 3, 27], [16, 54, 1, 1]]
+    assert together.generate(PROMPTS[2:3], options)[0] == got[2]
+    together.free_states()
+
+
 def test_each_process_holds_half_of_every_layer(alone: Engine, shared: Engine) -> None:
     sizes = {name: p.numel() for name, p in shared.model.named_parameters()}
     whole = {name: p.numel() for name, p in alone.model.named_parameters()}
@@ -117,6 +184,36 @@ def test_an_abandoned_generation_leaves_both_processes_at_one_place(alone: Engin
     stream.close()
     shared.free_states()
     assert shared.generate(["ACGGT"], GREEDY)[0].ids == alone.generate(["ACGGT"], GREEDY)[0].ids
+
+
+@pytest.mark.parametrize(
+    ("call", "method"),
+    [
+        (lambda engine: engine.generate(["ACGT"], GenerationOptions(max_new_tokens=1)), "unembed"),
+        (lambda engine: engine.generate(["ACGT"], GenerationOptions(max_new_tokens=2)), "step"),
+        (lambda engine: engine.score(["ACGT"]), "unembed"),
+        (lambda engine: engine.forward(torch.tensor([[65, 67]])), "unembed"),
+        (lambda engine: engine.embed(["ACGT"], ["blocks.2"]), "encode_blocks"),
+    ],
+    ids=["prompt", "step", "score", "forward", "embed"],
+)
+def test_a_result_to_which_a_rank_no_longer_added_is_not_given(
+    shared: Engine, monkeypatch: pytest.MonkeyPatch, call: Callable[[Engine], object], method: str
+) -> None:
+    workers, done = shared.model._workers, getattr(shared.model.part, method)
+
+    def last_words(*given: object, **options: object) -> object:
+        result = done(*given, **options)
+        workers.failure = "rank 1 of 2 ended"  # on a GPU, where sums that lack a part end without an error
+        return result
+
+    monkeypatch.setattr(shared.model.part, method, last_words)
+    with pytest.raises(WorkerFailed, match="rank 1 of 2 ended"):
+        call(shared)
+    monkeypatch.undo()
+    workers.failure = None
+    shared.free_states()
+    assert len(shared.generate(["ACGT"], GREEDY)[0].ids) == 12
 
 
 def test_layers_inside_a_block_have_no_embedding(shared: Engine) -> None:

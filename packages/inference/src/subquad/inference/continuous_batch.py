@@ -22,7 +22,7 @@ from subquad.inference.embedding import EmbeddingPass, resolve_layer
 from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Embedded, EmbedJob, Failed, GenerateJob, Scored, ScoreJob, Started, Timing
-from subquad.inference.network import Network, read_prompt
+from subquad.inference.network import Network, read_prompt, require_alive
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
 from subquad.inference.short_prompts import short_prompts
 from subquad.inference.state_pool import StatePool
@@ -341,6 +341,7 @@ class ContinuousBatch:
         settings.set([request.streams[slot].settings for request in requests for slot in request.slots])
         _, table = settings.draw(torch.cat(rows), id_rows([positions], device=self._device)[0])
         now, drawn = self._clock(), iter(Results(table).read())
+        require_alive(self._network)
         for request in requests:
             self.counters.prefills += 1
             request.prefilled = now

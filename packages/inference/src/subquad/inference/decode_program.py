@@ -100,26 +100,34 @@ class DecodeProgram:
         """Sets the token that a row is fed next."""
         self._ids[slot] = token_id
 
-    @torch.inference_mode()
     def launch(self, slots: list[int]) -> "Results":
         """Launches a step of these rows."""
+        return Results(self.advance(slots))
+
+    def release(self) -> None:
+        """Gives the captured steps back; what they run, sums over several devices too, ends only when they are gone."""
+        self._graphs.clear()
+
+    @torch.inference_mode()
+    def advance(self, slots: list[int]) -> Tensor:
+        """Launches a step; returns its table, see `SamplingTable.draw`, which the next step overwrites."""
         if slots != self._active_slots:
             active = torch.zeros(self._slots, dtype=torch.bool, pin_memory=self._active.is_cuda)
             active[slots] = True
             self._active.copy_(active, non_blocking=True)
             self._active_slots = list(slots)
         if self.eager_reason is not None:
-            return Results(self._compute())
+            return self._compute()
         variant = (self.settings.greedy, self.settings.logprobs and not self.settings.greedy)
         if variant not in self._graphs:
             try:
                 self._graphs[variant] = self._captured()
             except RuntimeError as error:
                 self.eager_reason = f"its capture failed: {error}"
-                return Results(self._compute())
+                return self._compute()
         graph, table = self._graphs[variant]
         graph.replay()
-        return Results(table)
+        return table
 
     def _captured(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Captures a step; a step without active rows goes before, which compiles kernels and changes no state."""

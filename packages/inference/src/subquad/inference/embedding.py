@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from subquad.inference.errors import InvalidOption, NonFiniteActivations
-from subquad.inference.network import Network, RecurrentState
+from subquad.inference.network import Network, RecurrentState, require_alive
 
 Pooling = Literal["mean", "last", "max", "none"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "max", "none")
@@ -190,10 +190,12 @@ class EmbeddingPass:
         """Returns for each row float32 values on the CPU by layer, once `done`.
 
         Raises:
+          WorkerFailed: See `require_alive`.
           NonFiniteActivations: An activation is NaN or infinite.
         """
         rows = range(self._ids.shape[0])
         found = [{layer: pool.result(row) for layer, pool in self._pooled.items()} for row in rows]
+        require_alive(self._network)
         for embedding in found:
             for layer, value in embedding.items():
                 if not torch.isfinite(value).all():

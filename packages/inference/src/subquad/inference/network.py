@@ -115,6 +115,24 @@ class Network(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedNetwork(Protocol):
+    """A network of which several processes hold a part each."""
+
+    def require_alive(self) -> None:
+        """Raises unless all of them are at work."""
+        ...
+
+
+def require_alive(network: object) -> None:
+    """Raises where a process that shares a network has ended: numbers that were read since then mean nothing.
+
+    A device ends sums that lack a part without an error, so that the host asks once it has read a result.
+    """
+    if isinstance(network, SharedNetwork):
+        network.require_alive()
+
+
 def read_prompt(
     network: Network, ids: Int[Tensor, "batch length"], state: RecurrentState, starts: list[int]
 ) -> Float[Tensor, "batch channel"]:

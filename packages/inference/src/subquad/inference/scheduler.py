@@ -1,6 +1,7 @@
 """Continuous batching behind one thread: the only one that touches the network and the states."""
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from subquad.inference.continuous_batch import ContinuousBatch, Job, job_tokens
 from subquad.inference.engine import Engine
 from subquad.inference.errors import EngineStopped, InvalidOption, QueueFull, RequestTooLarge, SchedulerClosed
 from subquad.inference.jobs import EmbedJob, GenerateJob, ScoreJob
+from subquad.inference.network import SharedNetwork, require_alive
 from subquad.inference.ticket import DEFAULT_CAPACITY, Ticket
 
 DEFAULT_SEQUENCE_TOKENS = 8192
 
+_LOG = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0  # how often an idle engine looks whether all processes of a shared network are there
 _LONGEST_WAIT = 0.05  # seconds that short prompts of newcomers may keep running streams waiting
 
 
@@ -246,18 +250,22 @@ class Scheduler:
         try:
             worked = False
             while self._take_inbox(wait=not worked):
+                require_alive(self.engine.model)
                 self._step_started = time.monotonic()
                 worked = self._batch.step()
                 self._step_started = None
         except BaseException as error:
+            ended = f"the engine thread ended: {type(error).__name__}: {error}"
+            _LOG.error(ended)  # where no request waits nobody else would hear of it
             self._died = error
-            self._end_all(EngineStopped(f"the engine thread ended: {type(error).__name__}: {error}"))
+            self._end_all(EngineStopped(ended))
 
     def _take_inbox(self, *, wait: bool) -> bool:
         """Moves what was submitted into the batch, waiting for something to do if asked; False to stop."""
         with self._condition:
             if wait:
-                self._condition.wait_for(lambda: self._inbox or self._woken or self._stopping)
+                look = _LOOK_SECONDS if isinstance(self.engine.model, SharedNetwork) else None
+                self._condition.wait_for(lambda: self._inbox or self._woken or self._stopping, look)
             self._woken = False
             if self._stopping:
                 return False

@@ -10,7 +10,7 @@ from torch.nn import functional
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Strand
-from subquad.inference.network import Network, RecurrentState
+from subquad.inference.network import Network, RecurrentState, require_alive
 
 _BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
 _COMPLEMENTS = "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-"
@@ -163,7 +163,9 @@ class ScoringPass:
         if self._kept is not None:
             self._kept.append(logprobs.cpu())
         self._next = stop
-        if not torch.isfinite(self._totals).all():
+        finite = bool(torch.isfinite(self._totals).all())
+        require_alive(self._network)
+        if not finite:
             raise NonFiniteLogits(f"the tokens {start} to {stop - 1}")
 
     def _aligned(self, start: int, stop: int) -> Tensor:

@@ -1,7 +1,6 @@
 """State rows and pages, handed out and taken back: all that a request will need, when it is admitted."""
 
-import torch
-
+from subquad.inference.id_rows import id_rows
 from subquad.inference.network import PAGE_TOKENS, Network, RecurrentState
 
 
@@ -94,7 +93,7 @@ class StatePool:
         """Sets rows to the state before the first token."""
         if self._poison:
             self._fill(rows, 0.0)
-        self.state.reset(torch.tensor(rows, device=self.state.position.device))
+        self.state.reset(id_rows([rows], device=self.state.position.device)[0])
 
     def copy(self, source: int, targets: list[int]) -> None:
         """Copies the state of one row over others."""

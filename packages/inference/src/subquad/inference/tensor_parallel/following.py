@@ -1,13 +1,19 @@
 """What a rank does beside the leader: the same calls on its own part of the network and of the states."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from subquad.inference.decode_program import DecodeProgram, RowSettings
 from subquad.inference.network import Network, RecurrentState
+from subquad.inference.tensor_parallel.memory import peak_bytes, reset_peak_bytes
+from subquad.inference.tensor_parallel.passing import Announced, received
+
+_LOG = logging.getLogger(__name__)
 
 
 class StateRows(NamedTuple):
@@ -42,18 +48,26 @@ class Follower:
         """Does what a message says."""
         getattr(self, name)(*arguments)
 
-    def encode(self, ids: Tensor, state: StateName | None, starts: list[int] | None) -> None:
+    def encode(self, ids: Announced, state: StateName | None, starts: list[int] | None) -> None:
         """Reads tokens."""
-        self._network.encode(ids.to(self._device), self._state(state), starts=starts)
+        self._network.encode(self._received(ids), self._state(state), starts=starts)
 
-    def encode_blocks(self, ids: Tensor, count: int, state: StateName | None) -> None:
+    def encode_last(self, ids: Announced, state: StateName, starts: list[int] | None) -> None:
+        """Reads tokens of a prompt."""
+        self._network.encode_last(self._received(ids), self._state(state), starts=starts)  # type: ignore[attr-defined]
+
+    def encode_short(self, ids: Announced, state: StateName, lengths: list[int]) -> None:
+        """Reads short prompts side by side."""
+        self._network.encode_short(self._received(ids), self._state(state), lengths)  # type: ignore[attr-defined]
+
+    def encode_blocks(self, ids: Announced, count: int, state: StateName | None) -> None:
         """Reads tokens by the first blocks."""
-        self._network.encode_blocks(ids.to(self._device), count, self._state(state))  # type: ignore[attr-defined]
+        self._network.encode_blocks(self._received(ids), count, self._state(state))  # type: ignore[attr-defined]
 
-    def step(self, ids: Tensor, state: StateName, active: Tensor | None) -> None:
+    def step(self, ids: Announced, state: StateName, active: Announced | None) -> None:
         """Feeds one token a row."""
-        active = None if active is None else active.to(self._device)
-        self._network.step(ids.to(self._device), self._state(state), active=active)
+        tokens = self._received(ids)
+        self._network.step(tokens, self._state(state), active=received(active, self._device))
 
     def use_subquadratic_ops(self, value: bool | None) -> None:
         """Sets what is asked of the fused operators."""
@@ -70,13 +84,17 @@ class Follower:
         self._programs.pop(number, None)
         self._states.pop(number, None)
 
-    def reset(self, state: StateName, rows: list[int]) -> None:
-        """Sets rows to the state before the first token."""
-        self._state(state).reset(torch.tensor(rows, device=self._device))
+    def reset(self, state: StateName, rows: Announced | None) -> None:
+        """Sets rows, all by default, to the state before the first token."""
+        self._state(state).reset(received(rows, self._device))
 
     def copy(self, state: StateName, source: StateName) -> None:
         """Takes over another state."""
         self._state(state).copy_(self._state(source))
+
+    def take_rows(self, state: StateName, source: StateName, rows: list[int], lengths: list[int]) -> None:
+        """Takes over rows of another state."""
+        self._state(state).take_rows(self._state(source), rows, lengths)
 
     def fill(self, state: StateName, value: float) -> None:
         """Overwrites all that the rows hold."""
@@ -100,7 +118,24 @@ class Follower:
 
     def launch(self, number: int, slots: list[int]) -> None:
         """Launches a decode step; its results are the leader's."""
-        self._programs[number].launch(slots)
+        program = self._programs[number]
+        captured = program.eager_reason is None
+        program.advance(slots)
+        if captured and program.eager_reason is not None:
+            _LOG.warning("rank %d: decode steps run eagerly: %s", dist.get_rank(), program.eager_reason)
+
+    def peak_bytes(self) -> None:
+        """Says how much memory this rank held."""
+        peak_bytes(self._device)
+
+    def reset_peak_bytes(self) -> None:
+        """Counts memory anew."""
+        reset_peak_bytes(self._device)
+
+    def _received(self, ids: Announced) -> Tensor:
+        tensor = received(ids, self._device)
+        assert tensor is not None
+        return tensor
 
     def _state(self, name: StateName | None) -> Any:
         if name is None:

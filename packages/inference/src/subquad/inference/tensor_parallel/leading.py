@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from subquad.inference.decode_program import DecodeProgram, Results, RowSettings, SamplingTable
 from subquad.inference.network import Network, RecurrentState, StepRows
 from subquad.inference.tensor_parallel.following import StateName, StateRows
+from subquad.inference.tensor_parallel.memory import peak_bytes, reset_peak_bytes
+from subquad.inference.tensor_parallel.passing import announced, pass_on
 
 
 @runtime_checkable
@@ -25,8 +27,16 @@ class Followers(Protocol):
         """Lets the workers do what this process does inside the block."""
         ...
 
+    def require_alive(self) -> None:
+        """Raises unless all workers are at work."""
+        ...
+
     def drop_state(self, number: int) -> None:
         """Gives a state back."""
+        ...
+
+    def release_at_end(self, program: DecodeProgram) -> None:
+        """Gives the captured steps of a program back before the ranks part."""
         ...
 
     def close(self) -> None:
@@ -52,15 +62,21 @@ class LeadingState:
         row._whole = self  # type: ignore[attr-defined]  # so that the state lives as long as its rows
         return row
 
-    def reset(self, rows: Tensor) -> None:
-        """Sets rows to the state before the first token."""
-        with self._workers.together("reset", self.name, rows.tolist()):
-            self.own.reset(rows)
+    def reset(self, rows: Tensor | None = None) -> None:
+        """Sets rows, all by default, to the state before the first token."""
+        with self._workers.together("reset", self.name, announced(rows)):
+            pass_on(rows)
+            self.own.reset(rows)  # type: ignore[arg-type]
 
     def copy_(self, source: "LeadingState") -> None:
         """Takes over another state of the same shape."""
         with self._workers.together("copy", self.name, source.name):
             self.own.copy_(source.own)
+
+    def take_rows(self, source: "LeadingState", rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Takes over the first rows of ``source``, which hold ``lengths`` tokens, as the given rows of this state."""
+        with self._workers.together("take_rows", self.name, source.name, list(rows), list(lengths)):
+            self.own.take_rows(source.own, rows, lengths)  # type: ignore[attr-defined]
 
     def fill_(self, value: float) -> None:
         """Overwrites all that the rows hold with one number."""
@@ -86,6 +102,24 @@ class LeadingTable(SamplingTable):
             super().set(settings)
 
 
+class LeadingResults(Results):
+    """The results of a step of all ranks."""
+
+    def __init__(self, table: Tensor, workers: Followers) -> None:
+        super().__init__(table)
+        self._workers = workers
+
+    def read(self) -> list[tuple[int, float, bool]]:
+        """Waits and returns what `Results.read` does.
+
+        Raises:
+          WorkerFailed: A rank ended before the step did, whose numbers then mean nothing.
+        """
+        rows = super().read()
+        self._workers.require_alive()
+        return rows
+
+
 class LeadingProgram(DecodeProgram):
     """The decode step, on every rank: each captures its own graph, draws the same tokens and feeds them to itself."""
 
@@ -102,7 +136,7 @@ class LeadingProgram(DecodeProgram):
     def launch(self, slots: list[int]) -> Results:
         """Launches a step of these rows."""
         with self._workers.together("launch", self._number, slots):
-            return super().launch(slots)
+            return LeadingResults(self.advance(slots), self._workers)
 
 
 class LeadingNetwork(nn.Module):
@@ -123,6 +157,7 @@ class LeadingNetwork(nn.Module):
         self._held: tuple[Any] = (part,)  # a tuple, so that its modules are not counted twice
         self._workers = workers
         self._numbers = itertools.count()
+        self._device = next(part.parameters()).device
 
     @property
     def ranks(self) -> int:
@@ -153,6 +188,14 @@ class LeadingNetwork(nn.Module):
         """Asks this rank's layers whether a fused kernel runs; the others are like them."""
         self.part.require_subquadratic_ops()
 
+    def require_alive(self) -> None:
+        """Raises unless all ranks are at work.
+
+        Raises:
+          WorkerFailed: One is not; says why.
+        """
+        self._workers.require_alive()
+
     def close(self) -> None:
         """Ends the other ranks."""
         self._workers.close()
@@ -170,15 +213,35 @@ class LeadingNetwork(nn.Module):
         starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the hidden states after the final norm, going on from ``state`` and updating it in place."""
-        with self._workers.together("encode", ids.cpu(), _name(state), starts):
+        with self._workers.together("encode", announced(ids), _name(state), starts):
+            pass_on(ids)
             return self.part.encode(ids, _own(state), starts=starts)
+
+    @torch.no_grad()
+    def encode_last(
+        self, ids: Int[Tensor, "batch length"], state: LeadingState, *, starts: list[int] | None = None
+    ) -> Float[Tensor, "batch channel"]:
+        """Does what ``encode`` does with a state and returns the last position alone; see ``StripedHyena2``."""
+        with self._workers.together("encode_last", announced(ids), state.name, starts):
+            pass_on(ids)
+            return self.part.encode_last(ids, state.own, starts=starts)
+
+    @torch.no_grad()
+    def encode_short(
+        self, ids: Int[Tensor, "batch length"], state: LeadingState, lengths: list[int]
+    ) -> Float[Tensor, "batch channel"]:
+        """Reads sequences of different lengths into a new state; returns the last position of each."""
+        with self._workers.together("encode_short", announced(ids), state.name, lengths):
+            pass_on(ids)
+            return self.part.encode_short(ids, state.own, lengths)
 
     @torch.no_grad()
     def encode_blocks(
         self, ids: Int[Tensor, "batch length"], count: int, state: LeadingState | None = None
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the residual stream after the first ``count`` blocks."""
-        with self._workers.together("encode_blocks", ids.cpu(), count, _name(state)):
+        with self._workers.together("encode_blocks", announced(ids), count, _name(state)):
+            pass_on(ids)
             return self.part.encode_blocks(ids, count, _own(state))
 
     def unembed(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:
@@ -190,7 +253,9 @@ class LeadingNetwork(nn.Module):
         self, ids: Int[Tensor, " batch"], state: LeadingState, *, active: Bool[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch vocabulary"]:
         """Feeds one token a row; rows that are not active keep their state."""
-        with self._workers.together("step", ids.cpu(), state.name, None if active is None else active.cpu()):
+        with self._workers.together("step", announced(ids), state.name, announced(active)):
+            pass_on(ids)
+            pass_on(active)
             return self.part.step(ids, state.own, active=active)
 
     def init_state(
@@ -220,7 +285,19 @@ class LeadingNetwork(nn.Module):
         assert isinstance(state, LeadingState)
         number = state.name.number
         with self._workers.together("decode_program", number, rows.slots):
-            return LeadingProgram(self.part, StateRows(state.own, rows.slots), number, self._workers)
+            program = LeadingProgram(self.part, StateRows(state.own, rows.slots), number, self._workers)
+        self._workers.release_at_end(program)
+        return program
+
+    def peak_bytes(self) -> list[int]:
+        """Returns the most memory that each rank held since ``reset_peak_bytes``; see `peak_bytes` of ``memory``."""
+        with self._workers.together("peak_bytes"):
+            return peak_bytes(self._device)
+
+    def reset_peak_bytes(self) -> None:
+        """Counts the memory of every rank's device anew."""
+        with self._workers.together("reset_peak_bytes"):
+            reset_peak_bytes(self._device)
 
 
 def _name(state: LeadingState | None) -> StateName | None:
