@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from subquad.ops._cuda_interface import ABI_VERSION, StreamArguments
+from subquad.ops._cuda_interface import (
+    ABI_VERSION,
+    E4M3_CODE,
+    ProductArguments,
+    StepFilterArguments,
+    StreamArguments,
+)
 from subquad.ops._cuda_library import CudaLibrary
 from tools.cuda.fatbin import device_code
 
@@ -141,6 +147,57 @@ def test_a_state_count_that_no_kernel_serves_is_refused(library: ctypes.CDLL, st
     stream = StreamArguments(channel=4, length=300, projection_tap=1)
     assert library.subquad_ops_modal(ctypes.byref(stream), *[None] * 6, states, None) == STATES
     assert "state count" in library.subquad_ops_status_text(STATES).decode()
+
+
+PRODUCT = {"vector": 16, "weight": 16, "outputs": 6, "inputs": 64, "weight_dtype": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"weight": None}, NULL_POINTER),
+        ({"weight_dtype": 1}, UNKNOWN_DTYPE),
+        ({"weight_dtype": E4M3_CODE}, NULL_POINTER),  # the factors of its rows are not there
+        ({"norm": 1}, NULL_POINTER),
+        ({"inputs": 60}, SIZE),
+        ({"inputs": 72, "weight_dtype": E4M3_CODE}, SIZE),
+        ({"inputs": 24_584}, SIZE),
+        ({"inputs": 8200, "norm": 2, "norm_scale": 16}, SIZE),
+        ({"outputs": 0}, SIZE),
+    ],
+)
+def test_a_product_that_no_decode_kernel_serves_is_refused(
+    library: ctypes.CDLL, changes: dict[str, int | None], status: int
+) -> None:
+    product = ctypes.byref(ProductArguments(**PRODUCT | changes))
+    assert library.subquad_ops_linear_step(product, None, None, ctypes.c_void_p(16), 0, None) == status
+    assert library.subquad_ops_linear_step(product, None, None, None, 0, None) == NULL_POINTER
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"memory": None}, NULL_POINTER),
+        ({"projection_past": 8}, TAPS),
+        ({"size": 129}, TAPS),
+        ({"second": 16, "size": 33}, STATES),
+        ({"group": 4}, GROUPS),
+    ],
+)
+def test_filters_that_no_decode_kernel_serves_are_refused(
+    library: ctypes.CDLL, changes: dict[str, int | None], status: int
+) -> None:
+    arrays = dict.fromkeys(("projection_taps", "projection_ring", "first", "memory", "position"), 16)
+    filters = StepFilterArguments(**arrays | {"group": 1, "projection_past": 2, "size": 6} | changes)
+    product = ProductArguments(**PRODUCT)
+    arguments = (ctypes.byref(product), ctypes.byref(filters), ctypes.c_void_p(16), None)
+    assert library.subquad_ops_gated_step(*arguments) == status
+
+
+def test_a_gated_product_needs_two_matrices_and_an_activation_that_it_knows(library: ctypes.CDLL) -> None:
+    product = ctypes.byref(ProductArguments(**PRODUCT))
+    assert library.subquad_ops_gated_linear_step(product, ctypes.c_void_p(16), 2, None) == NULL_POINTER
+    assert library.subquad_ops_gated_linear_step(product, ctypes.c_void_p(16), 1, None) == UNKNOWN_ACTIVATION
 
 
 def test_a_status_of_the_cuda_runtime_is_put_in_words(library: ctypes.CDLL) -> None:

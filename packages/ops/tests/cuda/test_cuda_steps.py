@@ -1,0 +1,62 @@
+"""Which decode steps the CUDA library's kernels take; needs neither a GPU nor the library."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from subquad.ops._cuda_backend import implementations
+from subquad.ops.dispatch import Call
+from subquad.ops.linear_step.linear_step import OTHER_DTYPE, describe
+
+LINEAR = Call("linear_step", torch.bfloat16, "cuda", batch=1, channels=24, length=1, taps=64, inputs=64)
+STEP = replace(
+    LINEAR, operator="gated_conv_step", channels=8, taps=7, projection_taps=3, options=frozenset({"projection"})
+)
+MODAL = replace(STEP, operator="gated_modal_step", taps=16)
+
+
+@pytest.fixture(autouse=True)
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of compute capability 9.0, as far as refusals ask."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+
+
+def refusal(call: Call) -> str | None:
+    return next(offer.refusal(call) for offer in implementations() if offer.operator == call.operator)
+
+
+@pytest.mark.parametrize("call", [LINEAR, replace(LINEAR, operator="gated_linear_step"), STEP, MODAL])
+def test_one_vector_of_bfloat16_is_taken(call: Call) -> None:
+    assert refusal(call) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (replace(LINEAR, batch=2), "2 vectors of bfloat16"),
+        (replace(LINEAR, dtype=torch.float32), "1 vectors of float32"),
+        (replace(LINEAR, inputs=60), "60 inputs; accepted: multiples of 8 up to 24576"),
+        (replace(LINEAR, inputs=72, options=frozenset({"rounded weight"})), "accepted: multiples of 16"),
+        (replace(LINEAR, inputs=8200, options=frozenset({"norm"})), "up to 8192"),
+        (replace(LINEAR, options=frozenset({OTHER_DTYPE})), "another dtype"),
+        (replace(LINEAR, device="cpu"), "on cpu"),
+        (replace(STEP, options=frozenset()), "projected already"),
+        (replace(STEP, taps=130), "accepted: 2 to 129"),
+        (replace(STEP, projection_taps=9), "2 to 8"),
+        (replace(MODAL, taps=33), "accepted: 1 to 32"),
+    ],
+)
+def test_what_no_kernel_takes_is_refused_with_what_is_accepted(call: Call, word: str) -> None:
+    assert word in (refusal(call) or "")
+
+
+def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    assert "accepted: compute capability 9.0" in (refusal(LINEAR) or "")
+
+
+def test_a_call_tells_of_a_residual_in_another_dtype() -> None:
+    x, weight = torch.ones(1, 16), torch.ones(8, 16)
+    assert OTHER_DTYPE in describe(x, weight, residual=torch.ones(1, 8, dtype=torch.float64)).options
+    assert OTHER_DTYPE not in describe(x, weight, residual=torch.ones(1, 8)).options
