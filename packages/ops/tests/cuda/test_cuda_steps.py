@@ -60,3 +60,23 @@ def test_a_call_tells_of_a_residual_in_another_dtype() -> None:
     x, weight = torch.ones(1, 16), torch.ones(8, 16)
     assert OTHER_DTYPE in describe(x, weight, residual=torch.ones(1, 8, dtype=torch.float64)).options
     assert OTHER_DTYPE not in describe(x, weight, residual=torch.ones(1, 8)).options
+
+
+@pytest.mark.parametrize(
+    ("inputs", "channels", "options", "left"),
+    [
+        (1920, 5120, (), False),
+        (5120, 1920, (), False),
+        (4096, 4096, (), True),
+        (11264, 4096, (), True),
+        (4096, 11264, ("rounded weight",), False),
+    ],
+)
+def test_auto_leaves_large_matrices_of_two_bytes_to_triton(
+    inputs: int, channels: int, options: tuple[str, ...], left: bool
+) -> None:
+    call = replace(LINEAR, inputs=inputs, channels=channels, options=frozenset(options))
+    offer = next(offer for offer in implementations() if offer.operator == "linear_step")
+    assert offer.refusal(call) is None
+    assert offer.unmeasured is not None
+    assert (offer.unmeasured(call) is not None) == left

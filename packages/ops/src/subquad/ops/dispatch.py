@@ -102,7 +102,7 @@ class Implementation:
     ``run`` takes the operator's arguments, already checked and channel-first, without ``layout`` and ``backend``, and
     returns what the operator's ``_with_state`` form returns (the output alone where there is none). ``output`` does the
     same and returns the output alone, where the state would cost something. ``unmeasured`` says why "auto" leaves a
-    call that ``run`` could take to the next in its order.
+    call that ``run`` could take to the next in its order: nobody measured it, or the next was faster.
     """
 
     backend: str
