@@ -52,8 +52,9 @@ def test_an_empty_batch_gives_an_empty_result_that_still_has_gradients(name: str
     y = case.operator(*inputs)
     assert y.shape == case.reference(*inputs).shape
     assert y.numel() == 0
-    (gradient,) = torch.autograd.grad(y.sum(), inputs[0])
-    assert gradient.shape == inputs[0].shape
+    for gradient, value in zip(torch.autograd.grad(y.sum(), inputs), inputs, strict=True):
+        assert gradient.shape == value.shape
+        assert not gradient.any()
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.causal])
@@ -119,6 +120,15 @@ STATES_OF: dict[str, tuple[tuple[int, ...], ...]] = {
 
 def _flat(result: tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return result[0], *result[1]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_gradients_of_an_empty_batch_reach_the_state_before(name: str) -> None:
+    inputs = CASES[name if name != "causal_conv" else "causal_conv, direct"].inputs(0, 200)
+    states = [torch.randn(0, *shape[1:], requires_grad=True) for shape in STATES_OF[name]]
+    y, *_ = STATEFUL[name](*inputs, *states)
+    for gradient, state in zip(torch.autograd.grad(y.sum(), states), states, strict=True):
+        assert gradient.shape == state.shape
 
 
 @pytest.mark.parametrize("name", STATEFUL)

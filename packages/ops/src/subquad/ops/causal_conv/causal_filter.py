@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import channels_at_once
 from subquad.ops.causal_conv.direct import convolve_direct, convolve_padded, correlate_direct
@@ -89,11 +89,15 @@ class CausalFilter(torch.autograd.Function):
     """``y[t] = sum(rows[k] * stream[t + tap - 1 - k] for k)``, each direction in its own fastest form."""
 
     @staticmethod
-    def forward(ctx, stream: Tensor, rows: Tensor, form: Form) -> Tensor:
-        """Filters, and keeps stream and taps for the gradients."""
-        ctx.save_for_backward(stream, rows)
-        ctx.form = form
+    def forward(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
+        """Filters."""
         return convolve(stream, rows, form)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Form], output: Tensor) -> None:
+        """Keeps stream and taps for the gradients."""
+        stream, rows, ctx.form = inputs
+        ctx.save_for_backward(stream, rows)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -131,8 +135,9 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
         rows = rows[:, :length]  # later taps would only reach what lies before the first sample
     past = rows.shape[1] - 1
     if batch == 0 or length == 0 or channels == 0:
-        return samples * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
-    recorded = torch.is_grad_enabled() and (samples.requires_grad or rows.requires_grad)
+        tied = rows.sum(dim=1)[:, None] + (0 if before is None else before.sum())
+        return samples * tied  # empty, yet tied to every input
+    recorded = dispatch.gradient_wanted(samples, rows) and not dispatch.transformed()
     if before is None and past < _PADDED_TAPS and not recorded:
         return convolve_padded(samples, rows)
     form = choose_form(stream.device.type, past + 1, length)

@@ -49,7 +49,7 @@ def convolve_modal(x: Tensor, log_poles: Tensor, residues: Tensor, state: Tensor
             outputs.append(y)
     if not outputs:  # empty, yet tied to every input
         weight = (log_poles * residues).sum(dim=1)[:, None].to(x.dtype)
-        return x * weight, state
+        return x * weight, state.clone()
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)), state
 
 
@@ -68,5 +68,5 @@ def _convolve_chunks(
     updates = torch.bmm(chunks, collect).view(channels, batch, count, states)
     before, last = scan_states(updates, log_poles.double() * block, state.transpose(0, 1).to(dtype))
     entering = before.reshape(channels, batch * count, states)
-    y = torch.bmm(entering, weighted[..., 1:].to(dtype)).baddbmm_(chunks, local)
+    y = torch.baddbmm(torch.bmm(entering, weighted[..., 1:].to(dtype)), chunks, local)
     return y.view(channels, batch, length).transpose(0, 1), last.transpose(0, 1).contiguous()

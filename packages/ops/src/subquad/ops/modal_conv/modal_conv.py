@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._channels import recomputed
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.errors import ArgumentOutOfRange
 from subquad.ops.modal_conv.chunked import filter_modal
@@ -88,7 +88,7 @@ def modal_conv_with_state(
         return _checks.as_layout(y, layout), state
     state, pieces = initial_state, []
     for piece in stream.split(chunk_size, dim=-1):
-        y, state = checkpoint(run, piece, log_poles, residues, skip=skip, initial_state=state, use_reentrant=False)  # type: ignore[misc]
+        y, state = recomputed(run, piece, log_poles, residues, skip=skip, initial_state=state)
         pieces.append(y)
     assert state is not None
     return _checks.as_layout(torch.cat(pieces, dim=-1), layout), state
