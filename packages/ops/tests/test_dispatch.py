@@ -136,3 +136,25 @@ def test_a_state_that_wants_a_gradient_makes_the_call_want_one(name: str) -> Non
     given = (torch.randn(1, 6, 9), torch.randn(6, 3), *filters)
     assert module.describe(*given, initial_state=state).gradient
     assert not module.describe(*given).gradient
+
+
+def test_a_transformed_call_takes_torch_and_no_kernel_that_would_drop_its_derivative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = dispatch.Implementation("triton", "causal_conv", lambda call: None, lambda *inputs: None)
+    monkeypatch.setattr(dispatch, "load_backend", lambda name: (None, (taken,)))
+    call = Call("causal_conv", torch.float32, "cuda", batch=1, channels=2, length=9, taps=3)
+    assert dispatch.choose(call, "auto")[0] is taken
+
+    def within(x: torch.Tensor) -> torch.Tensor:
+        chosen, explanation = dispatch.choose(call, "auto")
+        assert chosen is None
+        assert explanation.reason == "torch.func or forward-mode differentiation transforms the call"
+        with pytest.raises(BackendUnavailable, match="transforms the call, which only the torch form can follow"):
+            dispatch.choose(call, "triton")
+        return x
+
+    torch.func.jvp(within, (torch.ones(2),), (torch.ones(2),))
+    torch.func.vmap(within)(torch.ones(2))
+    with torch.autograd.forward_ad.dual_level():
+        within(torch.ones(2))

@@ -76,6 +76,9 @@ LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {
 }
 
 
+_TRANSFORMED = "torch.func or forward-mode differentiation transforms the call"
+
+
 @dataclass(frozen=True)
 class Call:
     """What a rule may know about a call."""
@@ -165,6 +168,8 @@ def choose(call: Call, backend: str) -> tuple[Implementation | None, Explanation
         return _automatic(call)
     offered, problem = _offers(backend, call.operator)
     refusal = problem if offered is None else offered.refusal(call)
+    if backend in BUILT_IN and transformed():
+        refusal = f"{_TRANSFORMED}, which only the torch form can follow"
     if offered is None or refusal is not None:
         raise BackendUnavailable(f"backend {backend!r} cannot take this {call.operator}: {refusal}")
     return offered, Explanation(backend, "it was asked for")
@@ -173,6 +178,8 @@ def choose(call: Call, backend: str) -> tuple[Implementation | None, Explanation
 def _automatic(call: Call) -> tuple[Implementation | None, Explanation]:
     if call.device != "cuda":
         return None, Explanation("torch", f"the tensors are on {call.device}")
+    if transformed():
+        return None, Explanation("torch", _TRANSFORMED)
     reasons = []
     for name in (*AUTO_ON_CUDA.get(call.operator, ()), *LIBRARIES_ON_CUDA.get(call.operator, ())):
         offered, problem = _offers(name, call.operator)

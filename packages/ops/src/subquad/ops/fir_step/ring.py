@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import History, Position
 from subquad.ops.errors import ShapeMismatch
 
@@ -87,7 +87,13 @@ def _slots(past: int, position: Tensor) -> Tensor:
 
 def _has_kernel(x: Tensor) -> bool:
     """Says whether the Triton kernel takes these; it has no gradient."""
-    if not x.is_cuda or x.dtype == torch.float64 or not x.numel() or (torch.is_grad_enabled() and x.requires_grad):
+    if (
+        not x.is_cuda
+        or dispatch.transformed()
+        or x.dtype == torch.float64
+        or not x.numel()
+        or (torch.is_grad_enabled() and x.requires_grad)
+    ):
         return False
     from subquad.ops._triton_backend import unavailable
 
