@@ -32,7 +32,8 @@ def test_low_precision_streams_are_rounded_once(name: str, dtype: torch.dtype) -
     case = CASES[name]
     inputs = [x.to(dtype) for x in case.inputs(BATCH, 101)]
     exact = case.reference(*(x.double() for x in inputs))
-    assert_close(case.operator(*inputs).double(), exact, 5e-3 if dtype == torch.bfloat16 else 1e-3)
+    # One rounding to 8 or 11 bits is an error of 1.7e-3 or 2.1e-4; a second one would make it 2.4e-3 or 2.9e-4.
+    assert_close(case.operator(*inputs).double(), exact, 2e-3 if dtype == torch.bfloat16 else 2.5e-4)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -56,6 +56,10 @@ def test_centred_convolutions_and_filter_keep_their_meaning() -> None:
     kernel = torch.zeros(2, 3, 3).double()
     kernel[:, 1, 1] = 1.0
     assert_close(vendor_names.fft_conv2d(image, kernel), image, 1e-12)
+    delta[:, 2], delta[:, 3] = 0.0, 1.0  # a tap behind the centre meets the sample before
+    assert_close(vendor_names.fft_conv1d(X, delta)[..., 1:], X[..., :-1], 1e-12)
+    kernel[:, 1, 1], kernel[:, 2, 0] = 0.0, 1.0
+    assert_close(vendor_names.fft_conv2d(image, kernel)[..., 1:, :-1], image[..., :-1, 1:], 1e-12)
     t = torch.arange(9).double()
     taps = vendor_names.implicit_filter(torch.full((1, 1), -0.5).double(), torch.ones(1, 1).double(), 9)
     assert_close(taps[0], torch.exp(-0.5 * t), 1e-12)

@@ -166,7 +166,7 @@ def _overlap_save(stream: Tensor, rows: Tensor, before: Tensor | None, width: in
     n = _window(past + 1)
     hop = n - past
     windows = -(-length // hop)
-    y = stream.new_empty(batch, channels, windows, hop)
+    y = stream.new_empty((batch, channels, windows, hop))
     for first in range(0, channels, width):
         own = slice(first, first + width)
         history = (past, windows * hop - length) if before is None else (0, windows * hop - length)
