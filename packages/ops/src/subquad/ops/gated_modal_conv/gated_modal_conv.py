@@ -41,7 +41,7 @@ def gated_modal_conv(
     Args:
       z: ``[batch, 3 * channel, length]``: row 3c is the post-gate of channel c, 3c + 1 its pre-gate, 3c + 2 its value.
       projection_taps: ``[3 * channel, tap]`` or fewer rows that divide them; tap 0 multiplies the current sample.
-      log_poles: ``[channel, state]``, the logarithm of each pole; negative for a filter that decays.
+      log_poles: ``[channel, state]``, the logarithm of each pole: finite, and negative for a filter that decays.
       residues: ``[channel, state]``.
       skip: factor ``[channel]`` of the gated stream, added before the post-gate.
       pregate: False leaves ``g[c] = p[3c + 2]``.

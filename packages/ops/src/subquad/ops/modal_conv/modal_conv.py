@@ -28,7 +28,7 @@ def modal_conv(
 
     Args:
       x: the sequence; float32, float64, bfloat16 or float16, any strides.
-      log_poles: ``[channel, state]``, the logarithm of each pole; negative for a filter that decays.
+      log_poles: ``[channel, state]``, the logarithm of each pole: finite, and negative for a filter that decays.
       residues: ``[channel, state]``.
       skip: factor ``[channel]`` of the unfiltered input.
       initial_state: s before the first sample, ``[batch, channel, state]``; zeros when absent.
