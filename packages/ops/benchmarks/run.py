@@ -29,6 +29,7 @@ from ratios import Ratio, print_ratio, ratios
 from rivals import rivals
 from timing import copy_bytes_per_second
 
+from subquad.ops import OpsError
 from subquad.ops import _vendor_libraries as libraries
 from subquad.ops.dispatch import load_backend
 
@@ -96,6 +97,9 @@ def main() -> None:
     parser.add_argument("--published", action="store_true", help="the rows of docs/benchmarks, nothing else")
     parser.add_argument("--json", type=Path, help="write the rows and the machine to this file")
     options = parser.parse_args()
+    with _refused_by(parser):
+        for name in {*options.backend} - {"torch"}:
+            load_backend(name)
     device = "cuda" if on_gpu else "cpu"
     if on_gpu:
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -115,6 +119,15 @@ def main() -> None:
     if options.against:
         for ratio in ratios(rows):
             print_ratio(ratio)
+
+
+@contextlib.contextmanager
+def _refused_by(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Turns an argument that the operators do not know into an error of the command line."""
+    try:
+        yield
+    except OpsError as error:
+        parser.error(str(error))
 
 
 def _record(machine: str, bandwidth: float, rows: list[Row], options: argparse.Namespace) -> dict[str, object]:

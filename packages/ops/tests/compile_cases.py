@@ -11,6 +11,12 @@ import torch
 from subquad import ops
 from tools.testing.oracle import assert_close
 
+
+def _position(x: torch.Tensor) -> torch.Tensor:
+    """The time of one row, which the compiler cannot know."""
+    return x[0, :1, 0].abs().long() + 8
+
+
 CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "causal_conv short": lambda x: ops.causal_conv(x, torch.ones(12, 3), activation="silu"),
     "causal_conv medium": lambda x: ops.causal_conv(x, torch.ones(12, 90)),
@@ -31,18 +37,41 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gated_product": lambda x: ops.gated_product(x, activation="gelu"),
     "rotary": lambda x: ops.rotary(x.unflatten(-1, (5, 10)), torch.arange(12)[None], torch.ones(5)),
     "fir_step": lambda x: ops.fir_step(x[..., 0], torch.ones(12, 3), torch.zeros(2, 12, 2), torch.tensor([0, 1])),
+    "fir_step of one row": lambda x: ops.fir_step(x[:1, :, 0], torch.ones(12, 7), torch.zeros(1, 12, 6), _position(x)),
+    "gated_conv_step": lambda x: ops.gated_conv_step(
+        x[:1, :, 0], torch.ones(12, 3), torch.ones(4, 7), torch.zeros(1, 12, 2), torch.zeros(1, 4, 6), _position(x)
+    ),
+    "gated_modal_step": lambda x: ops.gated_modal_step(
+        x[:1, :, 0],
+        torch.ones(12, 3),
+        *[-torch.ones(4, 5)] * 2,
+        torch.zeros(1, 12, 2),
+        torch.zeros(1, 4, 5),
+        _position(x),
+    ),
+    "causal_conv packed": lambda x: ops.causal_conv(x[:1], torch.ones(12, 5), cu_seqlens=torch.tensor([0, 7, 7, 50])),
+    "causal_conv of any length": lambda x: ops.causal_conv(x, torch.ones(12, 300), chunk_size=5),
+    "fft_conv of any length": lambda x: ops.fft_conv(x, torch.ones(12, 9), chunk_size=5),
+    "modal_conv of any length": lambda x: ops.modal_conv(x, -torch.ones(12, 4), torch.ones(12, 4), chunk_size=16),
     "modal_step": lambda x: ops.modal_step(x[..., 0], -torch.ones(12, 4), torch.ones(12, 4), torch.zeros(2, 12, 4)),
 }
 
 
-def check(case: Callable[[torch.Tensor], torch.Tensor], differentiable: bool) -> None:
+def check(case: Callable[[torch.Tensor], torch.Tensor], differentiable: bool, any_length: bool) -> None:
     """Compares result and gradient of the compiled and the plain call."""
     torch._dynamo.reset()
-    x = torch.randn(2, 12, 50, requires_grad=differentiable)
-    compiled = torch.compile(case, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(case, fullgraph=True, backend="aot_eager", dynamic=any_length)
+    for length in (50, 64, 77, 101) if any_length else (50,):
+        compare(case, compiled, torch.randn(2, 12, length, requires_grad=differentiable))
+
+
+def compare(
+    case: Callable[[torch.Tensor], torch.Tensor], compiled: Callable[..., torch.Tensor], x: torch.Tensor
+) -> None:
+    """Compares one call."""
     got, expected = compiled(x), case(x)
     assert_close(got, expected, 1e-6)
-    if differentiable:
+    if x.requires_grad:
         (a,), (b,) = (torch.autograd.grad(y.square().sum(), x) for y in (got, expected))
         assert_close(a, b, 1e-5)
 
@@ -53,7 +82,7 @@ def main() -> None:
     failed = False
     for name, case in CASES.items():
         try:
-            check(case, differentiable=not name.endswith("step"))
+            check(case, differentiable="step" not in name, any_length=name.endswith("of any length"))
             print(f"{name}: passed")
         except Exception as error:  # one broken case must not hide the others
             failed = True

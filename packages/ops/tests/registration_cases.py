@@ -70,6 +70,24 @@ def _modal_step() -> object:
     return ops.modal_step(state(ROWS, CHANNELS), *modes, memory, backend="triton")
 
 
+def _gated_step(projection: ops.StepProjection | None) -> object:
+    rows = ROWS if projection is None else 1  # a single row is projected by the kernel itself
+    x = state(rows, 3 * CHANNELS if projection is None else LENGTH)
+    rings = state(rows, 3 * CHANNELS, 2), state(rows, CHANNELS, 6)
+    position = torch.tensor([5, 6])[:rows]
+    taps = state(3 * CHANNELS, 3), state(CHANNELS, 7)
+    return ops.gated_conv_step(x, *taps, *rings, position, projection=projection, backend="triton")
+
+
+def _attention_step() -> object:
+    pools = state(12, 2, 8), state(12, 2, 8)
+    pages = torch.tensor([[0, 2], [1, 0]], dtype=torch.int32)
+    position = torch.tensor([3, 5])
+    return ops.attention_step(
+        state(ROWS, 2, 3, 8), *pools, pages, position, torch.ones(4), page_size=4, backend="triton"
+    )
+
+
 # Each operator of torch that is to be reached, and a call that reaches it.
 CASES: dict[str, Callable[[], object]] = {
     "causal_conv_triton": lambda: ops.causal_conv(
@@ -87,6 +105,17 @@ CASES: dict[str, Callable[[], object]] = {
     "rotary_into_triton": _rotate_into,
     "fir_step_triton": _fir_step,
     "modal_step_triton": _modal_step,
+    "gated_step_triton": lambda: _gated_step(None),
+    "projected_gated_step_triton": lambda: _gated_step(ops.StepProjection(state(3 * CHANNELS, LENGTH))),
+    "linear_step_triton": lambda: ops.linear_step(state(ROWS, LENGTH), state(CHANNELS, LENGTH), backend="triton"),
+    "gated_linear_step_triton": lambda: ops.gated_linear_step(
+        state(ROWS, LENGTH), state(CHANNELS, LENGTH), state(CHANNELS, LENGTH), backend="triton"
+    ),
+    "attention_step_triton": _attention_step,
+    "greedy_step_triton": lambda: ops.greedy_step(
+        state(ROWS, LENGTH), torch.zeros(ROWS, dtype=torch.int64), backend="triton"
+    ),
+    "rounded_rows_triton": lambda: ops.rounded_rows(torch.randn(ROWS, LENGTH, 16), backend="triton"),
 }
 
 

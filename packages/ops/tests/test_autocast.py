@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops import causal_conv, fft_conv, gated_conv, gated_modal_conv, modal_conv, rms_norm
+from subquad.ops import causal_conv, fft_conv, gated_conv, gated_modal_conv, modal_conv, rms_norm, selective_scan
 
 _CASES: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {
     "causal_conv, 3 taps": (causal_conv, lambda: [torch.randn(2, 8, 70), torch.randn(8, 3)]),
@@ -15,6 +15,10 @@ _CASES: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {
     "gated_conv": (gated_conv, lambda: [torch.randn(2, 24, 70), torch.randn(24, 3), torch.randn(8, 7)]),
     "rms_norm": (rms_norm, lambda: [torch.randn(2, 8, 70), torch.randn(70)]),
     "modal_conv": (modal_conv, lambda: [torch.randn(2, 8, 70), -torch.rand(8, 16), torch.randn(8, 16)]),
+    "selective_scan": (
+        selective_scan,
+        lambda: [*torch.rand(2, 2, 8, 70), -torch.rand(8, 16), *torch.randn(2, 2, 2, 16, 70)],
+    ),
     "gated_modal_conv": (
         gated_modal_conv,
         lambda: [torch.randn(2, 24, 70), torch.randn(24, 3), -torch.rand(8, 16), torch.randn(8, 16)],

@@ -80,3 +80,8 @@ def test_an_operator_that_does_not_exist_is_refused_with_those_that_do() -> None
     result = _run("--op", "conv", status=2)
     assert "invalid choice: 'conv'" in result.stderr
     assert "causal_conv" in result.stderr
+
+
+def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    result = _run("--op", "causal_conv", "--backend", "cudnn", status=2)
+    assert "error: backend is 'cudnn'; accepted: auto, torch, triton, cuda" in result.stderr

@@ -23,6 +23,13 @@ NAMES = (
     "gated_product",
     "rotary",
     "fir_step",
+    "fir_step of one row",
+    "gated_conv_step",
+    "gated_modal_step",
+    "causal_conv packed",
+    "causal_conv of any length",
+    "fft_conv of any length",
+    "modal_conv of any length",
     "modal_step",
 )
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subquad.ops import convention_names, fft_conv
+from subquad.ops import ArgumentOutOfRange, ShapeMismatch, convention_names, fft_conv
 from tools.testing.oracle import assert_close
 
 SPACES = {1: (11,), 2: (6, 7), 3: (4, 5, 3)}
@@ -39,6 +39,22 @@ def test_the_documented_example_name_exists_and_others_are_refused() -> None:
     assert "causal_fftconv1d_fp32_bhl_w_reshape" in dir(convention_names)
     with pytest.raises(AttributeError, match="has no 'fftconv4d_fp32_bhl'"):
         convention_names.fftconv4d_fp32_bhl  # noqa: B018
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", sorted(convention_names.CONVENTION_NAMES))
+def test_a_grid_of_another_rank_is_refused(name: str) -> None:
+    rank = int(name.split("fftconv")[1][0])
+    extra = ([True] * rank,) if name.startswith("mixed") else ()
+    axes = [3] * (rank + 3)
+    with pytest.raises(ShapeMismatch, match=f"x has {rank + 3} axes .* fftconv{rank}d takes {rank + 2}"):
+        getattr(convention_names, name)(torch.randn(axes), torch.randn(axes[1:]), *extra)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_chunks_of_no_channels_are_refused() -> None:
+    with pytest.raises(ArgumentOutOfRange, match="chunk_size is 0; accepted: 1 or more"):
+        convention_names.fftconv1d_fp32_bhl_chunked(torch.randn(2, 3, 11), torch.randn(3, 4), None, 0)
 
 
 def test_the_documented_arguments_can_be_given_in_the_documented_order() -> None:

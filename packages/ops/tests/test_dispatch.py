@@ -126,3 +126,35 @@ def test_a_third_party_backend_refuses_what_it_cannot_do() -> None:
         gated_modal_conv(
             torch.randn(1, 6, 9), torch.randn(6, 3), torch.randn(2, 4), torch.randn(2, 4), backend="answer"
         )
+
+
+@pytest.mark.parametrize("name", ["gated_conv", "gated_modal_conv"])
+def test_a_state_that_wants_a_gradient_makes_the_call_want_one(name: str) -> None:
+    filters = (torch.randn(2, 4),) if name == "gated_conv" else (torch.randn(2, 3), torch.randn(2, 3))
+    state = (torch.zeros(1, 6, 2), torch.zeros(1, 2, 3, requires_grad=True))
+    module = importlib.import_module(f"subquad.ops.{name}.{name}")
+    given = (torch.randn(1, 6, 9), torch.randn(6, 3), *filters)
+    assert module.describe(*given, initial_state=state).gradient
+    assert not module.describe(*given).gradient
+
+
+def test_a_transformed_call_takes_torch_and_no_kernel_that_would_drop_its_derivative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = dispatch.Implementation("triton", "causal_conv", lambda call: None, lambda *inputs: None)
+    monkeypatch.setattr(dispatch, "load_backend", lambda name: (None, (taken,)))
+    call = Call("causal_conv", torch.float32, "cuda", batch=1, channels=2, length=9, taps=3)
+    assert dispatch.choose(call, "auto")[0] is taken
+
+    def within(x: torch.Tensor) -> torch.Tensor:
+        chosen, explanation = dispatch.choose(call, "auto")
+        assert chosen is None
+        assert explanation.reason == "torch.func or forward-mode differentiation transforms the call"
+        with pytest.raises(BackendUnavailable, match="transforms the call, which only the torch form can follow"):
+            dispatch.choose(call, "triton")
+        return x
+
+    torch.func.jvp(within, (torch.ones(2),), (torch.ones(2),))
+    torch.func.vmap(within)(torch.ones(2))
+    with torch.autograd.forward_ad.dual_level():
+        within(torch.ones(2))

@@ -32,7 +32,8 @@ def test_low_precision_streams_are_rounded_once(name: str, dtype: torch.dtype) -
     case = CASES[name]
     inputs = [x.to(dtype) for x in case.inputs(BATCH, 101)]
     exact = case.reference(*(x.double() for x in inputs))
-    assert_close(case.operator(*inputs).double(), exact, 5e-3 if dtype == torch.bfloat16 else 1e-3)
+    # One rounding to 8 or 11 bits is an error of 1.7e-3 or 2.1e-4; a second one would make it 2.4e-3 or 2.9e-4.
+    assert_close(case.operator(*inputs).double(), exact, 2e-3 if dtype == torch.bfloat16 else 2.5e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -52,8 +53,9 @@ def test_an_empty_batch_gives_an_empty_result_that_still_has_gradients(name: str
     y = case.operator(*inputs)
     assert y.shape == case.reference(*inputs).shape
     assert y.numel() == 0
-    (gradient,) = torch.autograd.grad(y.sum(), inputs[0])
-    assert gradient.shape == inputs[0].shape
+    for gradient, value in zip(torch.autograd.grad(y.sum(), inputs), inputs, strict=True):
+        assert gradient.shape == value.shape
+        assert not gradient.any()
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.causal])
@@ -119,6 +121,15 @@ STATES_OF: dict[str, tuple[tuple[int, ...], ...]] = {
 
 def _flat(result: tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return result[0], *result[1]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_gradients_of_an_empty_batch_reach_the_state_before(name: str) -> None:
+    inputs = CASES[name if name != "causal_conv" else "causal_conv, direct"].inputs(0, 200)
+    states = [torch.randn(0, *shape[1:], requires_grad=True) for shape in STATES_OF[name]]
+    y, *_ = STATEFUL[name](*inputs, *states)
+    for gradient, state in zip(torch.autograd.grad(y.sum(), states), states, strict=True):
+        assert gradient.shape == state.shape
 
 
 @pytest.mark.parametrize("name", STATEFUL)

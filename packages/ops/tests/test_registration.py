@@ -19,6 +19,13 @@ NAMES = (
     "rotary_into_triton",
     "fir_step_triton",
     "modal_step_triton",
+    "gated_step_triton",
+    "projected_gated_step_triton",
+    "linear_step_triton",
+    "gated_linear_step_triton",
+    "attention_step_triton",
+    "greedy_step_triton",
+    "rounded_rows_triton",
 )
 
 

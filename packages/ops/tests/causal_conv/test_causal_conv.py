@@ -125,7 +125,9 @@ def test_gradcheck_passes_in_float64(taps: int) -> None:
 def test_poisoned_memory_never_reaches_the_result(taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: real(*a, **k).fill_(float("nan")))
-    assert torch.isfinite(causal_conv(torch.randn(2, 3, 333), torch.randn(3, taps))).all()
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, shape: torch.full(shape, float("nan"), dtype=t.dtype))
+    for length in (333, 4200, 8192):
+        assert torch.isfinite(causal_conv(torch.randn(2, 3, length), torch.randn(3, taps))).all()
 
 
 def test_a_nan_sample_only_spoils_its_own_channel_and_later_samples_of_a_direct_filter() -> None:
@@ -135,3 +137,14 @@ def test_a_nan_sample_only_spoils_its_own_channel_and_later_samples_of_a_direct_
     assert torch.isfinite(y[0, 1]).all()
     assert torch.isfinite(y[0, 0, :20]).all()
     assert torch.isfinite(y[0, 0, 25:]).all()
+
+
+@pytest.mark.parametrize("length", [4096, 4200, 9001])
+@pytest.mark.parametrize("continued", [False, True])
+def test_windows_written_into_the_result_give_what_autograd_records(length: int, continued: bool) -> None:
+    x, w = torch.randn(2, 6, length).double(), torch.randn(3, 130).double()
+    before = torch.randn(2, 6, 129).double() if continued else None
+    y = causal_conv(x, w, initial_state=before)
+    assert_close(y, causal_conv(x.clone().requires_grad_(), w, initial_state=before), 1e-13)
+    assert_close(y[..., :9], causal_conv_reference(x[..., :9], w, before), 1e-12)
+    assert_close(causal_conv(x[:, ::2, 7:], w), causal_conv(x[:, ::2, 7:].contiguous(), w), 1e-13)

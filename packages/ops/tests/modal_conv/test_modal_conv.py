@@ -135,3 +135,5 @@ def test_an_empty_call_keeps_its_shape_and_its_state(shape: tuple[int, int, int]
     y, end = modal_conv_with_state(torch.randn(shape), poles, residues, initial_state=state)
     assert y.shape == shape
     assert torch.equal(end, state)
+    end += 1  # a step that starts from it changes it in place
+    assert not state.numel() or not torch.equal(end, state)

@@ -21,7 +21,7 @@ def without_autocast(compute: Callable[Concatenate[Tensor, P], R]) -> Callable[C
 
     @wraps(compute)
     def run(stream: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_autocast_enabled(stream.device.type):
+        if stream.is_meta or not torch.is_autocast_enabled(stream.device.type):
             return compute(stream, *args, **kwargs)
         with torch.autocast(stream.device.type, enabled=False):
             return compute(stream, *args, **kwargs)

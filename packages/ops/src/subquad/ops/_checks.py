@@ -40,6 +40,12 @@ def channel_first(x: Tensor, layout: Layout, name: str = "x") -> Tensor:
     return x if layout == "BHL" else x.transpose(1, 2)
 
 
+def axes_of_space(function: str, x: Tensor, rank: int) -> None:
+    """Raises unless x has a batch, a channel and ``rank`` other axes."""
+    if x.dim() != rank + 2:
+        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; {function} takes {rank + 2} ({rank} of space)")
+
+
 def as_layout(y: Tensor, layout: Layout) -> Tensor:
     """Turns ``[batch, channel, length]`` back into the caller's layout (a view)."""
     return y if layout == "BHL" else y.transpose(1, 2)
@@ -107,15 +113,17 @@ def step(x: Tensor) -> tuple[int, int]:
     return x.shape[0], x.shape[1]
 
 
-def row_values(name: str, value: Tensor | None, batch: int, x: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+def row_values(
+    name: str, value: Tensor | None, batch: int, x: Tensor, dtypes: tuple[torch.dtype, ...], x_name: str = "x"
+) -> None:
     """Checks an optional tensor that holds one plain value a row."""
     if value is None:
         return
-    same_device(name, value, "x", x)
+    same_device(name, value, x_name, x)
     if value.dtype not in dtypes:
         raise DtypeMismatch(f"{name} is {value.dtype}; accepted: {', '.join(str(d)[6:] for d in dtypes)}")
     if tuple(value.shape) != (batch,):
-        raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; x {tuple(x.shape)} needs {(batch,)}")
+        raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; {x_name} {tuple(x.shape)} needs {(batch,)}")
 
 
 def own_copy(state: Tensor) -> Tensor:

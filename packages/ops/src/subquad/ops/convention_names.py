@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import Tensor
 
+from subquad.ops import _checks
 from subquad.ops.fft_conv import fft_conv
 
 _CHUNK = 128
@@ -26,11 +27,14 @@ def _convolve(
     boundary: str | tuple[str, ...] = "zero",
     causal: bool = False,
     form: str,
+    rank: int,
     chunk: int | None,
 ) -> Tensor:
+    _checks.axes_of_space(f"fftconv{rank}d", x, rank)
     grid = x if form == "bhl" else x.movedim(-1, 1)
     taps = kernel.movedim(-1, kernel.dim() - x.dim() + 1) if form == "blh" else kernel
-    y = fft_conv(grid, taps, boundary=boundary, causal=causal, skip=shortcut, chunk_size=chunk_size or chunk)  # type: ignore[arg-type]
+    chunk = chunk if chunk_size is None else chunk_size
+    y = fft_conv(grid, taps, boundary=boundary, causal=causal, skip=shortcut, chunk_size=chunk)  # type: ignore[arg-type]
     return y if form == "bhl" else y.movedim(1, -1)
 
 
@@ -42,9 +46,10 @@ def _convolve_circular(
     chunk_size: int | None = None,
     *,
     form: str,
+    rank: int,
     chunk: int | None,
 ) -> Tensor:
-    return _convolve(x, kernel, shortcut, chunk_size, boundary="circular", form=form, chunk=chunk)
+    return _convolve(x, kernel, shortcut, chunk_size, boundary="circular", form=form, rank=rank, chunk=chunk)
 
 
 def _convolve_mixed(
@@ -56,10 +61,11 @@ def _convolve_mixed(
     chunk_size: int | None = None,
     *,
     form: str,
+    rank: int,
     chunk: int | None,
 ) -> Tensor:
     boundary = tuple("circular" if wraps else "zero" for wraps in periodic)
-    return _convolve(x, kernel, shortcut, chunk_size, boundary=boundary, form=form, chunk=chunk)
+    return _convolve(x, kernel, shortcut, chunk_size, boundary=boundary, form=form, rank=rank, chunk=chunk)
 
 
 def _table() -> dict[str, Callable[..., Tensor]]:
@@ -68,10 +74,10 @@ def _table() -> dict[str, Callable[..., Tensor]]:
         for form in ("bhl", "blh", "bhl_w_reshape"):
             for rank in (1, 2, 3):
                 shape = f"fftconv{rank}d_fp32_{form}{suffix}"
-                names[shape] = partial(_convolve, form=form, chunk=chunk)
-                names[f"circular_{shape}"] = partial(_convolve_circular, form=form, chunk=chunk)
-                names[f"mixed_{shape}"] = partial(_convolve_mixed, form=form, chunk=chunk)
-            causal = partial(_convolve, causal=True, form=form, chunk=chunk)
+                names[shape] = partial(_convolve, form=form, rank=rank, chunk=chunk)
+                names[f"circular_{shape}"] = partial(_convolve_circular, form=form, rank=rank, chunk=chunk)
+                names[f"mixed_{shape}"] = partial(_convolve_mixed, form=form, rank=rank, chunk=chunk)
+            causal = partial(_convolve, causal=True, form=form, rank=1, chunk=chunk)
             names[f"causal_fftconv1d_fp32_{form}{suffix}"] = causal
     return names
 

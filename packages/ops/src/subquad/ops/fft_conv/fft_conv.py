@@ -130,7 +130,7 @@ def _canonical(
         raise ShapeMismatch(f"taps has batch {kernel.shape[0]}, x has {grid.shape[0]}; accepted: 1 or the same")
     if min(kernel.shape[2:]) < 1:
         raise ShapeMismatch(f"taps has shape {tuple(taps.shape)}; accepted: 1 or more taps along every axis")
-    boundaries = (boundary,) * rank if isinstance(boundary, str) else tuple(boundary)
+    boundaries = tuple(boundary) if isinstance(boundary, tuple | list) else (boundary,) * rank
     if len(boundaries) != rank:
         raise ShapeMismatch(f"boundary names {len(boundaries)} axes, x has {rank} of space; they must agree")
     for name in boundaries:

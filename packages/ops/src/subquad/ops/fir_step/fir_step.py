@@ -96,7 +96,7 @@ def compute_in_torch(
     wide = _checks.accumulation_dtype(x)
     filters, current = taps.to(wide), x.to(wide)
     first = _checks.expand_groups(filters[:, 0:1], x.shape[1])[:, 0]
-    if x.shape[0] == 1 and x.device.type == "cpu" and taps.shape[1] > 1:
+    if x.shape[0] == 1 and x.device.type == "cpu" and taps.shape[1] > 1 and dispatch.runs_plainly(x):
         y = first * current + _one_row(x, filters, ring, int(position), active)
     else:
         y = first * current

@@ -3,12 +3,18 @@
 import torch
 from torch import Tensor
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops.axes import History, Position
+from subquad.ops.errors import ShapeMismatch
 
 
 def ring_from_history(history: History, position: Position) -> History:
-    """Turns the last ``tap - 1`` samples (oldest first) of rows that have seen ``position`` tokens into rings."""
+    """Turns the last ``tap - 1`` samples (oldest first) of rows that have seen ``position`` tokens into rings.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch: position does not hold one integer a row of history; names both.
+    """
+    _check("history", history, position)
     if _has_kernel(history):
         from subquad.ops.fir_step.triton.ring import turn
 
@@ -23,7 +29,12 @@ def ring_from_history(history: History, position: Position) -> History:
 
 
 def history_from_ring(ring: History, position: Position) -> History:
-    """Undoes ring_from_history: returns the samples of a ring, oldest first."""
+    """Undoes ring_from_history: returns the samples of a ring, oldest first.
+
+    Raises:
+      ShapeMismatch, DtypeMismatch, DeviceMismatch: position does not hold one integer a row of ring; names both.
+    """
+    _check("ring", ring, position)
     if _has_kernel(ring):
         from subquad.ops.fir_step.triton.ring import turn
 
@@ -46,8 +57,9 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
       length: tokens that all rows have read since.
 
     Raises:
-      ShapeMismatch, DtypeMismatch, DeviceMismatch: history disagrees with ring; names both.
+      ShapeMismatch, DtypeMismatch, DeviceMismatch: history or position disagrees with ring; names both.
     """
+    _check("ring", ring, position)
     _checks.shaped("history", history, tuple(ring.shape), ring, "ring")
     if _has_kernel(ring):
         from subquad.ops.fir_step.triton.ring import turn
@@ -55,6 +67,16 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
         turn(history, ring, position, length, True)
     else:
         ring.copy_(ring_from_history(history, position + length))
+
+
+def _check(name: str, samples: Tensor, position: Tensor) -> None:
+    """Raises unless samples are ``[batch, channel, tap - 1]`` and positions integers, one a row."""
+    _checks.floating(name, samples)
+    if samples.dim() != 3:
+        raise ShapeMismatch(
+            f"{name} has {samples.dim()} axes {tuple(samples.shape)}; accepted: 3 (batch, channel, past)"
+        )
+    _checks.row_values("position", position, samples.shape[0], samples, (torch.int64, torch.int32), name)
 
 
 def _slots(past: int, position: Tensor) -> Tensor:
@@ -65,7 +87,13 @@ def _slots(past: int, position: Tensor) -> Tensor:
 
 def _has_kernel(x: Tensor) -> bool:
     """Says whether the Triton kernel takes these; it has no gradient."""
-    if not x.is_cuda or x.dtype == torch.float64 or not x.numel() or (torch.is_grad_enabled() and x.requires_grad):
+    if (
+        not x.is_cuda
+        or dispatch.transformed()
+        or x.dtype == torch.float64
+        or not x.numel()
+        or (torch.is_grad_enabled() and x.requires_grad)
+    ):
         return False
     from subquad.ops._triton_backend import unavailable
 

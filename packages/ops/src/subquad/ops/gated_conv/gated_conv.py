@@ -176,7 +176,7 @@ def describe(
         taps=mixer_taps.shape[1],
         projection_taps=projection_taps.shape[1],
         options=frozenset(name for name, used in named.items() if used),
-        gradient=dispatch.gradient_wanted(z, projection_taps, mixer_taps, skip),
+        gradient=dispatch.gradient_wanted(z, projection_taps, mixer_taps, skip, *(initial_state or ())),
         capturing=dispatch.capturing(z),
     )
 
@@ -196,6 +196,6 @@ def compute_in_torch(
     projection, mixer = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
     y, last = filter_stream(g, mixer_taps, mixer), next_history(g, mixer_taps.shape[1] - 1, mixer)
-    recorded = dispatch.gradient_wanted(z, projection_taps, mixer_taps, skip, *(initial_state or ()))
-    y = filtered_and_gated(y, q, g, skip, postgate, recorded=recorded)
+    in_place = dispatch.runs_plainly(z, projection_taps, mixer_taps, skip, *(initial_state or ()))
+    y = filtered_and_gated(y, q, g, skip, postgate, in_place=in_place)
     return y.to(z.dtype), GatedConvState(projection, last.to(z.dtype))

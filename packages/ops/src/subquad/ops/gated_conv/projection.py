@@ -38,11 +38,11 @@ def project_and_gate(
 
 
 def filtered_and_gated(
-    y: Tensor, q: Tensor, g: Tensor, skip: Tensor | None, postgate: bool, *, recorded: bool
+    y: Tensor, q: Tensor, g: Tensor, skip: Tensor | None, postgate: bool, *, in_place: bool
 ) -> Tensor:
-    """Returns ``q * (y + skip * g)``, in the memory of y or q unless a gradient is recorded."""
+    """Returns ``q * (y + skip * g)``, in the memory of y or q if that may be overwritten."""
     factor = None if skip is None else skip.to(g.dtype)[:, None]
-    if recorded:
+    if not in_place:
         y = y if factor is None else y + factor * g
         return q * y if postgate else y
     if factor is not None:
@@ -53,8 +53,8 @@ def filtered_and_gated(
 
 
 def _fits_cache_blocks(z: Tensor, taps: Tensor, before: Tensor | None) -> bool:
-    """Says whether a few channels at a time are faster than one convolution: on a CPU, without a gradient."""
-    if z.device.type != "cpu" or torch.compiler.is_compiling() or dispatch.gradient_wanted(z, taps, before):
+    """Says whether a few channels at a time are faster than one convolution: on a CPU, where nothing looks on."""
+    if z.device.type != "cpu" or not dispatch.runs_plainly(z, taps, before):
         return False
     return taps.shape[1] <= _MOST_TAPS and z.shape[2] >= _SHORTEST and z.numel() > 0
 

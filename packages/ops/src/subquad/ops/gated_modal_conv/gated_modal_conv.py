@@ -41,7 +41,7 @@ def gated_modal_conv(
     Args:
       z: ``[batch, 3 * channel, length]``: row 3c is the post-gate of channel c, 3c + 1 its pre-gate, 3c + 2 its value.
       projection_taps: ``[3 * channel, tap]`` or fewer rows that divide them; tap 0 multiplies the current sample.
-      log_poles: ``[channel, state]``, the logarithm of each pole; negative for a filter that decays.
+      log_poles: ``[channel, state]``, the logarithm of each pole: finite, and negative for a filter that decays.
       residues: ``[channel, state]``.
       skip: factor ``[channel]`` of the gated stream, added before the post-gate.
       pregate: False leaves ``g[c] = p[3c + 2]``.
@@ -158,7 +158,7 @@ def describe(
         taps=log_poles.shape[1],
         projection_taps=projection_taps.shape[1],
         options=frozenset(name for name, used in named.items() if used),
-        gradient=dispatch.gradient_wanted(z, projection_taps, log_poles, residues, skip),
+        gradient=dispatch.gradient_wanted(z, projection_taps, log_poles, residues, skip, *(initial_state or ())),
         capturing=dispatch.capturing(z),
     )
 
@@ -179,6 +179,6 @@ def compute_in_torch(
     projection, modal = initial_state if initial_state is not None else (None, None)
     q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
     y, modal = filter_modal(g, log_poles, residues, modal)
-    recorded = dispatch.gradient_wanted(z, projection_taps, log_poles, residues, skip, *(initial_state or ()))
-    y = filtered_and_gated(y, q, g, skip, postgate, recorded=recorded)
+    in_place = dispatch.runs_plainly(z, projection_taps, log_poles, residues, skip, *(initial_state or ()))
+    y = filtered_and_gated(y, q, g, skip, postgate, in_place=in_place)
     return y.to(z.dtype), GatedModalState(projection, modal)

@@ -13,7 +13,7 @@ Measured on one core of an AVX-512 Xeon, 64 channels, 16 states, million samples
 import torch
 from torch import Tensor
 
-from subquad.ops import _checks
+from subquad.ops import _checks, dispatch
 from subquad.ops._blocks import channels_at_once
 from subquad.ops.causal_conv.toeplitz import toeplitz_blocks
 from subquad.ops.modal_conv.powers import pole_powers
@@ -49,7 +49,7 @@ def convolve_modal(x: Tensor, log_poles: Tensor, residues: Tensor, state: Tensor
             outputs.append(y)
     if not outputs:  # empty, yet tied to every input
         weight = (log_poles * residues).sum(dim=1)[:, None].to(x.dtype)
-        return x * weight, state
+        return x * weight, state.clone()
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)), state
 
 
@@ -68,5 +68,6 @@ def _convolve_chunks(
     updates = torch.bmm(chunks, collect).view(channels, batch, count, states)
     before, last = scan_states(updates, log_poles.double() * block, state.transpose(0, 1).to(dtype))
     entering = before.reshape(channels, batch * count, states)
-    y = torch.bmm(entering, weighted[..., 1:].to(dtype)).baddbmm_(chunks, local)
+    y = torch.bmm(entering, weighted[..., 1:].to(dtype))
+    y = torch.baddbmm(y, chunks, local) if dispatch.transformed() else y.baddbmm_(chunks, local)
     return y.view(channels, batch, length).transpose(0, 1), last.transpose(0, 1).contiguous()

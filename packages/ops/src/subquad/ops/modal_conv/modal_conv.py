@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._channels import recomputed
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.errors import ArgumentOutOfRange
 from subquad.ops.modal_conv.chunked import filter_modal
@@ -28,7 +28,7 @@ def modal_conv(
 
     Args:
       x: the sequence; float32, float64, bfloat16 or float16, any strides.
-      log_poles: ``[channel, state]``, the logarithm of each pole; negative for a filter that decays.
+      log_poles: ``[channel, state]``, the logarithm of each pole: finite, and negative for a filter that decays.
       residues: ``[channel, state]``.
       skip: factor ``[channel]`` of the unfiltered input.
       initial_state: s before the first sample, ``[batch, channel, state]``; zeros when absent.
@@ -88,7 +88,7 @@ def modal_conv_with_state(
         return _checks.as_layout(y, layout), state
     state, pieces = initial_state, []
     for piece in stream.split(chunk_size, dim=-1):
-        y, state = checkpoint(run, piece, log_poles, residues, skip=skip, initial_state=state, use_reentrant=False)  # type: ignore[misc]
+        y, state = recomputed(run, piece, log_poles, residues, skip=skip, initial_state=state)
         pieces.append(y)
     assert state is not None
     return _checks.as_layout(torch.cat(pieces, dim=-1), layout), state

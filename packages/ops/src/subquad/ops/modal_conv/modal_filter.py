@@ -19,7 +19,7 @@ def modal_filter(log_poles: Modes, residues: Modes, length: int) -> Tensor:
     exponentials a mode instead of ``length``.
 
     Args:
-      log_poles: ``[channel, state]``, the logarithm of each pole; any float dtype.
+      log_poles: ``[channel, state]``, the logarithm of each pole, finite; any float dtype.
       residues: ``[channel, state]``.
       length: number of taps, 0 or more.
 

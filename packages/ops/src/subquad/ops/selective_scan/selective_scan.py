@@ -5,10 +5,10 @@ import dataclasses
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._channels import recomputed
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 from subquad.ops.selective_scan.scan import scan_selective
@@ -139,9 +139,7 @@ def _scan(
         return _checks.as_layout(y, layout), state
     state, pieces = initial_state, []
     for piece in zip(*(stream.split(chunk_size, dim=-1) for stream in streams), strict=True):
-        y, state = checkpoint(  # type: ignore[misc]
-            run, *piece[:2], decay, *piece[2:], skip=skip, initial_state=state, use_reentrant=False
-        )
+        y, state = recomputed(run, *piece[:2], decay, *piece[2:], skip=skip, initial_state=state)
         pieces.append(y)
     assert state is not None
     return _checks.as_layout(torch.cat(pieces, dim=-1), layout), state
@@ -214,8 +212,9 @@ def compute_in_torch(
     out = output_weights.to(wide).permute(3, 0, 1, 2).repeat_interleave(repeat, dim=2)
     initial = x.new_zeros(*x.shape[:2], decay.shape[1]) if initial_state is None else initial_state
     initial = initial.to(wide)
-    if x.numel() == 0:
-        return x * step_size.to(x.dtype), initial
+    if x.numel() == 0:  # empty, yet tied to every input
+        tied = decay.sum() + into.sum() + out.sum() + initial.sum() + (0 if skip is None else skip.sum())
+        return (samples * delta * tied).permute(1, 2, 0).to(x.dtype), initial.clone()
     states, last = scan_selective(delta[..., None] * decay.to(wide), (delta * samples)[..., None] * into, initial)
     y = (out * states).sum(dim=-1)
     if skip is not None:

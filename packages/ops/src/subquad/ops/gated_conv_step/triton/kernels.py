@@ -18,6 +18,7 @@ from subquad.ops.linear_step.triton.pieces import (
     vector_tile,
     weight_tile,
 )
+from subquad.ops.selective_scan.triton.exponential import exact_exp
 
 
 @triton.jit
@@ -132,7 +133,7 @@ def gated_step_kernel(
     k_taps = _lagged_taps(short_taps, row + 1, short_past, time, present, SHORT)
     v_taps = _lagged_taps(short_taps, row + 2, short_past, time, present, SHORT)
     if MODAL:
-        pole = tl.exp(_held(first, channel, size, present, WIDTH))
+        pole = exact_exp(_held(first, channel, size, present, WIDTH))
         residue = _held(second, channel, size, present, WIDTH)
     else:
         taps = _lagged_taps(first, channel // channels_per_row, size, time, present, WIDTH)
@@ -217,7 +218,7 @@ def projected_gated_step_kernel(
     _remember(projection, row + 1, short_past, time, zk, write)
     _remember(projection, row + 2, short_past, time, zv, write)
     if MODAL:
-        total = _advanced(memory, channel, size, tl.exp(log_pole), residue, held, g, write, WIDTH)
+        total = _advanced(memory, channel, size, exact_exp(log_pole), residue, held, g, write, WIDTH)
     else:
         total = _filtered(g, mixer_first, held, taps)
         _remember(memory, channel, size, time, g, write)

@@ -6,6 +6,8 @@
 import triton
 import triton.language as tl
 
+from subquad.ops.selective_scan.triton.exponential import exact_exp
+
 
 @triton.jit
 def modal_step_kernel(
@@ -21,7 +23,7 @@ def modal_step_kernel(
     row = batch.to(tl.int64) * channels + channel
     sample = tl.load(x + row, mask=present, other=0.0).to(tl.float32)
     mode = channel[:, None] * states + s[None, :]
-    pole = tl.exp(tl.load(log_poles + mode, mask=inside, other=0.0).to(tl.float32))
+    pole = exact_exp(tl.load(log_poles + mode, mask=inside, other=0.0).to(tl.float32))
     residue = tl.load(residues + mode, mask=inside, other=0.0).to(tl.float32)
     place = state + row[:, None] * states + s[None, :]
     advanced = pole * tl.load(place, mask=inside, other=0.0).to(tl.float32) + sample[:, None]

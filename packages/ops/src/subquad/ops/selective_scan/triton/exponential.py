@@ -1,7 +1,7 @@
 """exp as exact as float32 allows. ``tl.exp`` goes through the GPU's approximate power of two.
 
-A state of the scan is a product of hundreds of exponentials close to one, so that an error of the same sign in each of
-them grows with their number.
+A state of the scan is a product of hundreds of exponentials close to one, and that of a modal decode step a power of
+one of them, so that an error of the same sign in each grows with their number.
 """
 
 import triton
