@@ -34,6 +34,6 @@ def normalised(x: Tensor, norm: StepNorm | None) -> Tensor:
     if norm is None:
         return x
     wide = x.to(_checks.accumulation_dtype(x))
-    root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / x.shape[1] ** 0.5
-    root = root + norm.eps if norm.form == "vortex" else (root.square() + norm.eps).sqrt()
-    return (wide / root * norm.scale.to(wide.dtype)).to(x.dtype)
+    root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).div_(x.shape[1] ** 0.5)
+    root = root.add_(norm.eps) if norm.form == "vortex" else root.square_().add_(norm.eps).sqrt_()
+    return (wide / root).mul_(norm.scale.to(wide.dtype)).to(x.dtype)
