@@ -32,7 +32,7 @@ def each_row(
         positions = position.tolist()
         wanted = [True] * len(positions) if active is None else active.tolist()
         if wanted == [True]:
-            return compute(x[0], 0, positions[0])[None]
+            return compute(x.squeeze(0), 0, positions[0]).unsqueeze(0)
         results = x.new_zeros(len(positions), *shape)
         for row, seen in enumerate(positions):
             if wanted[row]:

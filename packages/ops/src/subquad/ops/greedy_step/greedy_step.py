@@ -69,11 +69,10 @@ def prepare_in_torch(logits: Tensor, ids: Tensor, *, active: Tensor | None) -> C
 
     def choose(logits: Tensor) -> Tensor:
         wide = logits.double()
-        best = wide.max(dim=-1, keepdim=True).values
-        chosen = (wide == best).int().argmax(dim=-1)
-        logprob = wide.gather(-1, chosen[:, None])[:, 0] - torch.logsumexp(wide, dim=-1)
-        finite = torch.isfinite(wide).all(dim=-1)
+        chosen = wide.argmax(dim=-1)
+        logprob = torch.log_softmax(wide, dim=-1).gather(-1, chosen.unsqueeze(1)).squeeze(1)
+        finite = wide.sum(dim=-1).mul_(0) == 0  # infinity times 0 is not a number
         ids.copy_(chosen if active is None else torch.where(active, chosen, ids))
-        return torch.stack((chosen.double(), logprob, finite.double()), dim=-1)
+        return torch.stack((chosen, logprob, finite), dim=-1)
 
     return choose

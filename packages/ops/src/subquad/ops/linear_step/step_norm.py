@@ -1,11 +1,13 @@
 """The root-mean-square norm in front of a decode step's product."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks
+from subquad.ops._rows_on_host import host_takes_rows
 from subquad.ops.errors import ArgumentOutOfRange
 
 _FORMS = ("vortex", "standard")
@@ -33,7 +35,17 @@ def normalised(x: Tensor, norm: StepNorm | None) -> Tensor:
     """Normalises ``[batch, input]`` in float32 at least; the result has the type of x."""
     if norm is None:
         return x
+    if x.shape[0] == 1 and host_takes_rows(x, norm.scale):
+        return _of_one_row(x, norm)
     wide = x.to(_checks.accumulation_dtype(x))
     root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).div_(x.shape[1] ** 0.5)
     root = root.add_(norm.eps) if norm.form == "vortex" else root.square_().add_(norm.eps).sqrt_()
     return (wide / root).mul_(norm.scale.to(wide.dtype)).to(x.dtype)
+
+
+def _of_one_row(x: Tensor, norm: StepNorm) -> Tensor:
+    """Does the same with the root on the host, which saves two operations."""
+    row = x.squeeze(0)
+    square = torch.dot(row, row).item() / row.shape[0]
+    root = math.sqrt(square) + norm.eps if norm.form == "vortex" else math.sqrt(square + norm.eps)
+    return torch.mul(x, norm.scale).mul_(1 / root)

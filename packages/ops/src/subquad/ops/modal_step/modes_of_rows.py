@@ -7,16 +7,16 @@ from torch import Tensor
 class ModesOfRows:
     """Advances the state of a row by one sample ``[channel]`` and returns the filtered one; see ``modal_step``.
 
-    The tensors are looked at through views that are made once: their storage must stay, their values may change.
+    Poles are those at the start; states are read and written where they lie.
     """
 
     def __init__(self, log_poles: Tensor, residues: Tensor, state: Tensor, *, skip: Tensor | None) -> None:
-        self._log_poles, self._residues, self._skip = log_poles, residues, skip
-        self._states = list(state)
+        self._poles = torch.exp(log_poles.double()).to(log_poles.dtype)
+        self._residues, self._skip, self._state = residues, skip, state
 
     def __call__(self, sample: Tensor, row: int, position: int) -> Tensor:
         """Returns the filtered sample of a row, whatever its position."""
-        poles = torch.exp(self._log_poles.double()).to(sample.dtype)
-        state = self._states[row].mul_(poles).add_(sample[:, None])
+        state = self._state[row]
+        torch.addcmul(sample.unsqueeze(1), state, self._poles, out=state)
         y = (self._residues * state).sum(dim=-1)
         return y if self._skip is None else y.addcmul_(self._skip, sample)
