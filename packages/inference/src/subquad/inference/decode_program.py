@@ -77,7 +77,7 @@ class DecodeProgram:
 
     Every step has the shape ``[slots]``; rows without work are masked. On a CUDA device a step is one captured graph
     for each way of sampling (greedy or not, with log-probabilities or not), replayed without any work of the host. On
-    a CPU what a step looks up and checks is looked up and checked when the active rows change, where the network can.
+    a CPU what a step looks up and checks is looked up and checked once whenever a row begins, where the network can.
 
     Attributes:
       eager_reason: Why steps do not run as a graph; None where they do, or will.
@@ -100,8 +100,9 @@ class DecodeProgram:
         return self._device.type == "cuda"
 
     def set_id(self, slot: int, token_id: int) -> None:
-        """Sets the token that a row is fed next."""
+        """Sets the token that a row is fed next; a row begins with this."""
         self._ids[slot] = token_id
+        self._step = None  # weights may have changed since the last row began
 
     @torch.inference_mode()
     def launch(self, slots: list[int]) -> "Results":
@@ -111,7 +112,6 @@ class DecodeProgram:
             active[slots] = True
             self._active.copy_(active, non_blocking=True)
             self._active_slots = list(slots)
-            self._step = None
         if self.eager_reason is not None:
             return Results(self._compute())
         variant = (self.settings.greedy, self.settings.logprobs and not self.settings.greedy)

@@ -70,7 +70,7 @@ def prepare_in_torch(logits: Tensor, ids: Tensor, *, active: Tensor | None) -> C
     def choose(logits: Tensor) -> Tensor:
         wide = logits.double()
         chosen = wide.argmax(dim=-1)
-        logprob = torch.log_softmax(wide, dim=-1).gather(-1, chosen.unsqueeze(1)).squeeze(1)
+        logprob = wide.gather(-1, chosen.unsqueeze(1)).squeeze(1) - torch.logsumexp(wide, dim=-1)
         finite = wide.sum(dim=-1).mul_(0) == 0  # infinity times 0 is not a number
         ids.copy_(chosen if active is None else torch.where(active, chosen, ids))
         return torch.stack((chosen, logprob, finite), dim=-1)
