@@ -13,7 +13,7 @@ from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.linear_step import check_product
 from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of, product_in_torch
-from subquad.ops.linear_step.step_norm import StepNorm, normalised
+from subquad.ops.linear_step.step_norm import StepNorm, prepare_norm
 
 
 def gated_linear_step(
@@ -124,9 +124,10 @@ def prepare_in_torch(
     upcoming: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Returns the checked call as a function of x."""
+    normalise = prepare_norm(x, norm)
 
     def multiply(x: Tensor) -> Tensor:
-        x = normalised(x, norm)
+        x = normalise(x)
         gate = product_in_torch(x, gate_weight)
         if activation == "gelu":
             gate = functional.gelu(gate)

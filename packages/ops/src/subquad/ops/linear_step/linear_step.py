@@ -10,7 +10,7 @@ from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.rounded_weight import RoundedWeight, check_rounded, matrix_of, product_in_torch
-from subquad.ops.linear_step.step_norm import StepNorm, check_norm, normalised
+from subquad.ops.linear_step.step_norm import StepNorm, check_norm, prepare_norm
 
 
 def linear_step(
@@ -134,17 +134,18 @@ def prepare_in_torch(
     upcoming: Tensor | None = None,
 ) -> Callable[..., Tensor]:
     """Returns the checked call as a function of x, and of the residual where there is one."""
+    normalise = prepare_norm(x, norm)
     fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     if fused and residual is not None and residual.dtype == x.dtype and not isinstance(weight, RoundedWeight):
         turned = weight.t()
 
         def multiply_add(x: Tensor, *, residual: Tensor) -> Tensor:
-            return torch.addmm(residual if bias is None else residual + bias, normalised(x, norm), turned)
+            return torch.addmm(residual if bias is None else residual + bias, normalise(x), turned)
 
         return multiply_add
 
     def multiply(x: Tensor, *, residual: Tensor | None = None) -> Tensor:
-        y = product_in_torch(normalised(x, norm), weight, bias)
+        y = product_in_torch(normalise(x), weight, bias)
         return y if residual is None else y + residual
 
     return multiply
