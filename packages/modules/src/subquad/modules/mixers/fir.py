@@ -277,7 +277,7 @@ class HyenaFIR(Gated, FullPrecisionModule):
     ) -> Callable[[Tensor], Tensor]:
         """Returns ``step_projected`` as a function of inputs like x, checked here once; see ``subquad.ops.prepare``.
 
-        Filters that are computed from parameters are those of now.
+        The filters are those of now.
         """
         assert state.projection is not None
         assert self.projection_taps is not None
