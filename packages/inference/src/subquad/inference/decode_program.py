@@ -10,7 +10,7 @@ from torch import Tensor
 
 from subquad.inference.network import Network, PreparesSteps, StepRows
 from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
-from subquad.ops import greedy_step
+from subquad.ops import greedy_step, prepare
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class DecodeProgram:
         self._active_slots: list[int] = []
         self.settings = SamplingTable(pool.slots, self._device)
         self._step: Callable[[Tensor], Tensor] | None = None
+        self._choose: Callable[..., Tensor] | None = None
         self._graphs: dict[tuple[bool, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.eager_reason = None if self._device.type == "cuda" else f"the network is on {self._device.type}"
 
@@ -145,7 +146,9 @@ class DecodeProgram:
             self._step = self._new_step()
         logits = self._step(self._ids)
         if self.settings.greedy:
-            return greedy_step(logits, self._ids, active=self._active)
+            if self._choose is None:
+                self._choose = self._new_choice(logits)
+            return self._choose(logits)
         ids, table = self.settings.draw(logits, self._state.position)
         self._ids.copy_(torch.where(self._active, ids, self._ids))
         return table
@@ -155,6 +158,12 @@ class DecodeProgram:
         if self._device.type != "cuda" and isinstance(self._network, PreparesSteps):
             return self._network.prepare_step(self._state, active=self._active)
         return partial(self._network.step, state=self._state, active=self._active)
+
+    def _new_choice(self, logits: Tensor) -> Callable[..., Tensor]:
+        """Returns the choice of the most likely token as a function of the logits."""
+        if self._device.type != "cuda":
+            return prepare("greedy_step", logits, self._ids, active=self._active)
+        return partial(greedy_step, ids=self._ids, active=self._active)
 
 
 @runtime_checkable
