@@ -127,3 +127,33 @@ def test_rows_that_are_not_launched_keep_their_token_and_state() -> None:
     program.launch([0, 2]).read()
     assert pool.state.position.tolist() == [1, 0, 1]
     assert program._ids[1] == 66
+
+
+@torch.inference_mode()
+def test_steps_over_rows_that_come_and_go_give_the_bits_of_the_network_s_own_steps() -> None:
+    network = tiny_network()
+    pools = [StatePool(network, 3, 64) for _ in range(2)]
+    for pool in pools:
+        assert pool.acquire(3) is not None
+    program, ids = DecodeProgram(network, pools[0]), torch.tensor([65, 71, 84])
+    for slot, token in enumerate(ids.tolist()):
+        program.set_id(slot, token)
+    for slots in ([0, 1, 2], [0, 1, 2], [1], [1], [0, 2], [0, 1, 2]):
+        rows = program.launch(slots).read()
+        active = torch.zeros(3, dtype=torch.bool)
+        active[slots] = True
+        chosen = network.step(ids, pools[1].state, active=active).argmax(-1)
+        ids = torch.where(active, chosen, ids)
+        assert [rows[slot][0] for slot in slots] == ids[slots].tolist()
+        for mine, other in zip(pools[0].state.layers, pools[1].state.layers, strict=True):
+            assert all(torch.equal(mine.tensors()[name], tensor) for name, tensor in other.tensors().items())
+
+
+def test_weights_that_change_between_requests_are_seen() -> None:
+    network = tiny_network()
+    engine = Engine(network, ByteTokenizer(), max_running=2)
+    before = engine.generate(PROMPTS[:2], GREEDY)
+    network.load_state_dict(tiny_network(seed=1).state_dict())
+    after = engine.generate(PROMPTS[:2], GREEDY)
+    assert after != before
+    assert after == Engine(tiny_network(seed=1), ByteTokenizer(), max_running=2).generate(PROMPTS[:2], GREEDY)

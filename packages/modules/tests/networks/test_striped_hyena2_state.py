@@ -213,3 +213,74 @@ def test_a_thousand_steps_do_not_drift() -> None:
     errors = [relative_error(model.step(ids[:, t], state)[0], whole[0, t]) for t in range(10, 1010)]
     assert max(errors[:100]) < 1e-5
     assert max(errors[-100:]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["plain", "one byte", "p_gamma", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 3])
+@torch.inference_mode()
+def test_a_prepared_step_gives_the_bits_of_step_while_rows_come_and_go(kind: str, rows: int) -> None:
+    form = "p_gamma" if kind == "p_gamma" else "poles"
+    model = lively_model(pattern="SDH*S", filter_parameters=form).float()
+    if kind == "one byte":
+        round_linears(model)
+    if kind == "bfloat16":
+        model = model.bfloat16()
+    prompts, active = random_ids(rows, 20), torch.ones(rows, dtype=torch.bool)
+    states = [model.init_state(rows, max_length=600, page_count=3 * rows) for _ in range(2)]
+    for state in states:
+        for row in range(rows):
+            state.hold_pages(row, [row, 2 * rows + row, rows + row])
+            model.encode(prompts[row : row + 1, : 6 * row + 2], state.row(row))
+    step = model.prepare_step(states[0], active=active)
+    for seed, pattern in enumerate(
+        [[True, True, True], [True, False, True], [False, True, False], [True, True, False]]
+    ):
+        active.copy_(torch.tensor(pattern[:rows]))
+        for ids in random_ids(rows, 4, seed=seed).unbind(1):
+            got, expected = step(ids), model.step(ids, states[1], active=active)
+            assert torch.equal(got[active], expected[active])
+    for mine, other in zip(*(state.layers for state in states), strict=True):
+        assert all(torch.equal(mine.tensors()[name], tensor) for name, tensor in other.tensors().items())
+    assert torch.equal(states[0].position, states[1].position)
+
+
+@torch.inference_mode()
+def test_a_row_gives_the_same_bits_in_any_row_and_company() -> None:
+    model, ids = golden_model(), random_ids(4, 12)
+    found = []
+    for row, others in [(0, []), (2, [0, 1, 3]), (3, [1])]:
+        state, active = model.init_state(4, max_length=32), torch.zeros(4, dtype=torch.bool)
+        active[[row, *others]] = True
+        step = model.prepare_step(state, active=active)
+        tokens = ids.clone()
+        tokens[row] = ids[0]
+        found.append([step(token)[row] for token in tokens.unbind(1)])
+    assert all(torch.equal(one, other) for got in found[1:] for one, other in zip(found[0], got, strict=True))
+
+
+def test_a_prepared_step_refuses_what_step_refuses_and_calls_what_took_its_place() -> None:
+    model = golden_model()
+    state = model.init_state(1, max_length=2)
+    step = model.prepare_step(state)
+    with torch.inference_mode():
+        with pytest.raises(InputMismatch, match="2 rows, the state has 1"):
+            step(torch.tensor([1, 2]))
+        with pytest.raises(InputMismatch, match="accepted are integers"):
+            step(torch.tensor([1.0]))
+        step(torch.tensor([1]))
+        step(torch.tensor([2]))
+        with pytest.raises(StateCapacityExceeded, match="max_length is 2"):
+            step(torch.tensor([3]))
+    model.step = lambda ids, state, *, active=None: ids  # type: ignore[method-assign]
+    with torch.inference_mode():
+        assert model.prepare_step(state)(torch.tensor([7])).tolist() == [7]
+
+
+def test_a_prepared_step_computes_what_step_does_under_autocast_and_where_gradients_are_recorded() -> None:
+    model, ids = golden_model(), random_ids(2, 3)
+    states = [model.init_state(2, max_length=8) for _ in range(2)]
+    step = model.prepare_step(states[0])
+    for token in ids.unbind(1):
+        assert torch.equal(step(token), model.step(token, states[1]))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(step(ids[:, 0]), model.step(ids[:, 0], states[1]))

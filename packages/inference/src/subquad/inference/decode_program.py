@@ -1,15 +1,16 @@
 """The decode step as a program over fixed buffers: network and sampling, captured as one CUDA graph where it can be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from subquad.inference.network import Network, StepRows
+from subquad.inference.network import Network, PreparesSteps, StepRows
 from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
-from subquad.ops import greedy_step
+from subquad.ops import greedy_step, prepare
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class DecodeProgram:
     """Feeds each active row its last token, draws its next, and keeps that for the step after.
 
     Every step has the shape ``[slots]``; rows without work are masked. On a CUDA device a step is one captured graph
-    for each way of sampling (greedy or not, with log-probabilities or not), replayed without any work of the host.
+    for each way of sampling (greedy or not, with log-probabilities or not), replayed without any work of the host. On
+    a CPU what a step looks up and checks is looked up and checked once whenever a row begins, where the network can.
 
     Attributes:
       eager_reason: Why steps do not run as a graph; None where they do, or will.
@@ -88,6 +90,8 @@ class DecodeProgram:
         self._active = torch.zeros(pool.slots, dtype=torch.bool, device=self._device)
         self._active_slots: list[int] = []
         self.settings = SamplingTable(pool.slots, self._device)
+        self._step: Callable[[Tensor], Tensor] | None = None
+        self._choose: Callable[..., Tensor] | None = None
         self._graphs: dict[tuple[bool, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.eager_reason = None if self._device.type == "cuda" else f"the network is on {self._device.type}"
 
@@ -97,8 +101,9 @@ class DecodeProgram:
         return self._device.type == "cuda"
 
     def set_id(self, slot: int, token_id: int) -> None:
-        """Sets the token that a row is fed next."""
+        """Sets the token that a row is fed next; a row begins with this."""
         self._ids[slot] = token_id
+        self._step = None  # weights may have changed since the last row began
 
     def launch(self, slots: list[int]) -> "Results":
         """Launches a step of these rows."""
@@ -145,12 +150,28 @@ class DecodeProgram:
         return graph, table
 
     def _compute(self) -> Tensor:
-        logits = self._network.step(self._ids, self._state, active=self._active)
+        if self._step is None:
+            self._step = self._new_step()
+        logits = self._step(self._ids)
         if self.settings.greedy:
-            return greedy_step(logits, self._ids, active=self._active)
+            if self._choose is None:
+                self._choose = self._new_choice(logits)
+            return self._choose(logits)
         ids, table = self.settings.draw(logits, self._state.position)
         self._ids.copy_(torch.where(self._active, ids, self._ids))
         return table
+
+    def _new_step(self) -> Callable[[Tensor], Tensor]:
+        """Returns the step of the network as a function of the tokens."""
+        if self._device.type != "cuda" and isinstance(self._network, PreparesSteps):
+            return self._network.prepare_step(self._state, active=self._active)
+        return partial(self._network.step, state=self._state, active=self._active)
+
+    def _new_choice(self, logits: Tensor) -> Callable[..., Tensor]:
+        """Returns the choice of the most likely token as a function of the logits."""
+        if self._device.type != "cuda":
+            return prepare("greedy_step", logits, self._ids, active=self._active)
+        return partial(greedy_step, ids=self._ids, active=self._active)
 
 
 @runtime_checkable

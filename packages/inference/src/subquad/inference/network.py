@@ -1,6 +1,6 @@
 """What the engine needs of a network, so that another one can take the place of StripedHyena2."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -64,6 +64,15 @@ class ReadsPrompts(Protocol):
         self, ids: Int[Tensor, "batch length"], state: Any, *, starts: list[int] | None = None
     ) -> Float[Tensor, "batch channel"]:
         """Does ``Network.encode`` with a state and returns the hidden state of the last position alone."""
+        ...
+
+
+@runtime_checkable
+class PreparesSteps(Protocol):
+    """A network that can look up what does not change from step to step before the first."""
+
+    def prepare_step(self, state: Any, *, active: Bool[Tensor, " batch"] | None = None) -> Callable[[Tensor], Tensor]:
+        """Returns ``Network.step`` over this state as a function of the tokens; reads ``active`` at every step."""
         ...
 
 

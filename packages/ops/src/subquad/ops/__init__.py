@@ -41,6 +41,7 @@ from subquad.ops.modal_conv import modal_conv as modal_conv
 from subquad.ops.modal_conv import modal_conv_with_state as modal_conv_with_state
 from subquad.ops.modal_conv import modal_filter as modal_filter
 from subquad.ops.modal_step import modal_step as modal_step
+from subquad.ops.prepared import prepare as prepare
 from subquad.ops.rearrange import rearrange as rearrange
 from subquad.ops.rms_norm import rms_norm as rms_norm
 from subquad.ops.rms_norm import rms_norm_of_sum as rms_norm_of_sum

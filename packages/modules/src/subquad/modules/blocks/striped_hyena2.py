@@ -1,13 +1,21 @@
 """The two kinds of residual block of StripedHyena 2: around a Hyena mixer, and around attention."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, NotRequired
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.modules.blocks.decode_step import linear_through, mlp_through, next_weight, step_projection
+from subquad.modules.blocks.decode_step import (
+    linear_through,
+    mlp_through,
+    next_weight,
+    prepared_linear,
+    prepared_mlp,
+    step_projection,
+)
 from subquad.modules.channel_shards import ChannelShards, WholeChannels, share_of
 from subquad.modules.errors import FusedOperatorsUnavailable
 from subquad.modules.exchange import SequenceExchange
@@ -98,6 +106,12 @@ class StripedHyena2Block(nn.Module, ABC):
     ) -> Float[Tensor, "batch mixed"]:
         """Normalises and mixes one token per row, up to the linear behind the mixer, whose width it gives."""
 
+    @abstractmethod
+    def prepare_mix_step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns ``mix_step`` as a function of x; see ``prepare_step``."""
+
     def forward(
         self,
         x: Float[Tensor, "batch length channel"],
@@ -147,6 +161,31 @@ class StripedHyena2Block(nn.Module, ABC):
         x = self.shards.total(y)
         y = mlp_through(self.mlp, x, norm=self.post_norm, residual=x if once else None, upcoming=upcoming)
         return self.shards.total(y)
+
+    def prepare_step(
+        self,
+        x: Float[Tensor, "batch channel"],
+        state: MixerState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns ``step`` as a function of inputs like x, checked here once; see ``StripedHyena2.prepare_step``.
+
+        Raises:
+          InputMismatch: ``x`` has another number of channels or axes.
+        """
+        require_grid("x", x, self.pre_norm.channels, axes=0)
+        once, total = self.shards.rank == 0, self.shards.total
+        mix = self.prepare_mix_step(x, state, active)
+        mixed = x.new_zeros(x.shape[0], self.mixer.channels)
+        outward = prepared_linear(self.outward, mixed, residual=x if once else None)
+        mlp = prepared_mlp(self.mlp, x, norm=self.post_norm, has_residual=once)
+
+        def step(x: Tensor) -> Tensor:
+            y = mix(x)
+            return total(mlp(total(outward(y, residual=x) if once else outward(y))))
+
+        return step
 
     def _is_rounded(self, x: Tensor) -> bool:
         """Says whether every linear of this block has weights of one byte, so that norms and gates round for them."""
@@ -285,6 +324,20 @@ class HyenaBlock(StripedHyena2Block):
         assert isinstance(state, FIRState)
         return self.filter.step_projected(z, state, projection=projection, active=active, upcoming=following)
 
+    def prepare_mix_step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Prepares the same."""
+        projection = step_projection(self.projections, self.pre_norm, x)
+        z = x if projection is not None else x.new_zeros(x.shape[0], 3 * self.filter.channels)
+        if isinstance(self.filter, HyenaLong):
+            assert isinstance(state, ModalState)
+            run = self.filter.prepare_step_projected(z, state, projection=projection, active=active)
+        else:
+            assert isinstance(state, FIRState)
+            run = self.filter.prepare_step_projected(z, state, projection=projection, active=active)
+        return run if projection is not None else lambda x: run(self.projections(self.pre_norm(x)))
+
     def reset_parameters(self, depth: int, generator: torch.Generator | None = None) -> None:
         """Draws all parameters for a network of ``depth`` blocks."""
         self.reset_linears([self.projections], [self.out_filter_dense], depth, generator)
@@ -411,6 +464,17 @@ class AttentionBlock(StripedHyena2Block):
         rows = linear_through(attention.Wqkv, x, norm=self.pre_norm, upcoming=next_weight(attention.out_proj, x))
         qkv = rows.unflatten(-1, (attention.num_heads, 3, attention.head_size))
         return attention.step_heads(qkv, state, active=active).flatten(1)
+
+    def prepare_mix_step(
+        self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
+    ) -> Callable[[Tensor], Tensor]:
+        """Prepares the same."""
+        assert isinstance(state, PagedKeyValueState)
+        attention = self.inner_mha_cls
+        shape = (attention.num_heads, 3, attention.head_size)
+        inward = prepared_linear(attention.Wqkv, x, norm=self.pre_norm)
+        attend = attention.prepare_step_heads(x.new_zeros(x.shape[0], *shape), state, active=active)
+        return lambda x: attend(inward(x).unflatten(-1, shape)).flatten(1)
 
     def reset_parameters(self, depth: int, generator: torch.Generator | None = None) -> None:
         """Draws all parameters for a network of ``depth`` blocks."""

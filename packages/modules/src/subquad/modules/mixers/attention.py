@@ -1,6 +1,7 @@
 """Causal multi-head attention with rotary positions."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +15,7 @@ from subquad.modules.mixers.causal_rows import attend_last, attend_whole
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState, paged_state
 from subquad.modules.parts.rotary import RotaryEmbedding
 from subquad.modules.widths import require_streams
-from subquad.ops import attention_step
+from subquad.ops import attention_step, prepare
 
 
 @dataclasses.dataclass
@@ -223,6 +224,30 @@ class Attention(torch.nn.Module):
             wanted = [True] * len(qkv) if active is None else active.tolist()
             state.require_room(state.position.tolist(), 1, wanted)
         return attention_step(
+            qkv,
+            state.keys,
+            state.values,
+            state.pages.numbers,
+            state.position,
+            self.rotary_emb.inv_freq,
+            page_size=state.pages.size,
+            position_scale=self.rotary_emb.scale,
+            active=active,
+        )
+
+    def prepare_step_heads(
+        self,
+        qkv: Float[Tensor, "batch head 3 size"],
+        state: PagedKeyValueState,
+        *,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns ``step_heads`` as a function of inputs like ``qkv``, checked here once; see ``subquad.ops.prepare``.
+
+        Whether a row has room is not asked: a row without stores nothing.
+        """
+        return prepare(
+            "attention_step",
             qkv,
             state.keys,
             state.values,

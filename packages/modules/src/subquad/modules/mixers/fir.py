@@ -1,6 +1,7 @@
 """Hyena mixers with an explicit finite filter: the short and the medium one of StripedHyena 2."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ from subquad.ops import (
     gated_conv_with_state,
     history_from_ring,
     linear_step,
+    prepare,
 )
 
 FilterParameters = Literal["poles", "p_gamma"]
@@ -263,6 +265,35 @@ class HyenaFIR(Gated, FullPrecisionModule):
             skip=self.D,
             active=active,
             upcoming=upcoming,
+        )
+
+    def prepare_step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: FIRState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns ``step_projected`` as a function of inputs like x, checked here once; see ``subquad.ops.prepare``.
+
+        The filters are those of now.
+        """
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            return lambda x: self.step_projected(x, state, projection=projection, active=active)
+        return prepare(
+            "gated_conv_step",
+            x,
+            self.projection_taps,
+            self.filter_taps(),
+            state.projection,
+            state.taps,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
         )
 
     def flop_count(self, length: int) -> int:

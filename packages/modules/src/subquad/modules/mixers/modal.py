@@ -1,6 +1,7 @@
 """The Hyena mixer with an implicit, infinitely long filter: a sum of decaying exponentials."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,6 +31,7 @@ from subquad.ops import (
     linear_step,
     modal_conv_with_state,
     modal_step,
+    prepare,
 )
 
 
@@ -273,6 +275,36 @@ class HyenaLong(Gated, FullPrecisionModule):
             skip=self.D,
             active=active,
             upcoming=upcoming,
+        )
+
+    def prepare_step_projected(
+        self,
+        x: Float[Tensor, "batch input"],
+        state: ModalState,
+        *,
+        projection: StepProjection | None = None,
+        active: Bool[Tensor, " batch"] | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns ``step_projected`` as a function of inputs like x, checked here once; see ``subquad.ops.prepare``.
+
+        The filters are those of now.
+        """
+        assert state.projection is not None
+        assert self.projection_taps is not None
+        if not (self.pregate and self.postgate):
+            return lambda x: self.step_projected(x, state, projection=projection, active=active)
+        return prepare(
+            "gated_modal_step",
+            x,
+            self.projection_taps,
+            self.poles(),
+            self.residues,
+            state.projection,
+            state.modal,
+            state.position,
+            projection=projection,
+            skip=self.D,
+            active=active,
         )
 
     def flop_count(self, length: int) -> int:

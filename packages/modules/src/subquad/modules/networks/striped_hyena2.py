@@ -1,6 +1,7 @@
 """StripedHyena 2: the network of Evo 2, of short, medium and long Hyena layers striped with attention."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,7 +26,7 @@ from subquad.modules.networks.striped_hyena2_state import StripedHyena2State, sh
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.placement import Placement
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
-from subquad.ops import linear_step
+from subquad.ops import linear_step, prepare
 
 _LAYER_LETTERS = "SDH*"
 
@@ -379,6 +380,41 @@ class StripedHyena2(nn.Module):
             x = block.step(x, layer, active=active, upcoming=upcoming)
         state.advance(1, active)
         return linear_step(x, self.embedding_layer.weight, norm=step_norm(self.norm))
+
+    def prepare_step(
+        self, state: StripedHyena2State, *, active: Bool[Tensor, " batch"] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """Returns ``step`` over this state as a function of the tokens, with what does not change looked up once.
+
+        It gives what ``step`` gives. The state and ``active`` are read and updated where they lie; weights may not
+        change meanwhile: some of what is looked up is computed from them.
+        ``step`` itself is called where gradients are recorded, under ``torch.autocast``, and where another function
+        has taken its place.
+
+        Raises:
+          InputMismatch: A layer does not fit the state. The function: the tokens do not fit it.
+          StateCapacityExceeded: The function: see ``step``.
+        """
+        if getattr(self.step, "__func__", None) is not StripedHyena2.step:
+            return partial(self.step, state=state, active=active)
+        x = self.embedding_layer.weight.new_zeros(state.batch_size, self.hidden_size)
+        layers = zip(self._blocks(), state.layers, strict=True)
+        blocks = [block.prepare_step(x, layer, active=active) for block, layer in layers]
+        unembed = prepare("linear_step", x, self.embedding_layer.weight, norm=step_norm(self.norm))
+
+        def step(ids: Tensor) -> Tensor:
+            if torch.is_grad_enabled() or torch.is_autocast_enabled(ids.device.type):
+                return self.step(ids, state, active=active)
+            _check_ids(ids, 1)
+            if not ids.is_cuda:
+                state.require_room(ids.shape[0], 1, active)
+            x = self.embedding_layer(ids)
+            for block in blocks:
+                x = block(x)
+            state.advance(1, active)
+            return unembed(x)
+
+        return step
 
     def init_state(
         self,

@@ -1,11 +1,16 @@
 """One decode step of rotary attention over keys and values that lie in pages: the public function."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._rows_on_host import each_row
+from subquad.ops.attention_step.heads_of_rows import HeadsOfRows
 from subquad.ops.axes import Active, Frequencies, HeadStep, PageNumbers, Position, ProjectedHeads, Slots
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 
@@ -49,7 +54,17 @@ def attention_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with qkv; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    _check(qkv, keys, values, pages, position, inv_freq, page_size, position_scale, active)
+    check(
+        qkv,
+        keys,
+        values,
+        pages,
+        position,
+        inv_freq,
+        page_size=page_size,
+        position_scale=position_scale,
+        active=active,
+    )
     call = describe(
         qkv,
         keys,
@@ -77,17 +92,19 @@ def attention_step(
         )
 
 
-def _check(
+def check(
     qkv: Tensor,
     keys: Tensor,
     values: Tensor,
     pages: Tensor,
     position: Tensor,
     inv_freq: Tensor,
+    *,
     page_size: int,
-    position_scale: float,
-    active: Tensor | None,
+    position_scale: float = 1.0,
+    active: Tensor | None = None,
 ) -> None:
+    """Raises unless the arguments of a call fit each other."""
     _checks.floating("qkv", qkv)
     if qkv.dim() != 4 or qkv.shape[2] != 3 or qkv.shape[3] % 2:
         raise ShapeMismatch(f"qkv has shape {tuple(qkv.shape)}; accepted: (batch, head, 3, even size)")
@@ -144,10 +161,63 @@ def compute_in_torch(
     active: Tensor | None,
 ) -> Tensor:
     """Computes the checked call in plain torch; stores key and value in place and returns y."""
+    run = prepare_in_torch(
+        qkv,
+        keys,
+        values,
+        pages,
+        position,
+        inv_freq,
+        page_size=page_size,
+        position_scale=position_scale,
+        active=active,
+    )
+    return run(qkv)
+
+
+def prepare_in_torch(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    position: Tensor,
+    inv_freq: Tensor,
+    *,
+    page_size: int,
+    position_scale: float,
+    active: Tensor | None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of qkv."""
+    if host_reads_freely(qkv):
+        rows = HeadsOfRows(keys, values, pages, inv_freq, page_size=page_size, position_scale=position_scale)
+        return each_row(rows, position, active, (qkv.shape[1], qkv.shape[3]))
+    return partial(
+        _on_all_rows,
+        keys=keys,
+        values=values,
+        pages=pages,
+        position=position,
+        inv_freq=inv_freq,
+        page_size=page_size,
+        position_scale=position_scale,
+        active=active,
+    )
+
+
+def _on_all_rows(
+    qkv: Tensor,
+    *,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    position: Tensor,
+    inv_freq: Tensor,
+    page_size: int,
+    position_scale: float,
+    active: Tensor | None,
+) -> Tensor:
     q, k = _rotated(qkv[:, :, :2], position, inv_freq, position_scale).unbind(2)
     q, k, v = q.to(keys.dtype), k.to(keys.dtype), qkv[:, :, 2].to(values.dtype)
-    if host_reads_freely(qkv):
-        return _row_by_row(q, k, v, keys, values, pages, position, page_size, active).to(qkv.dtype)
     last = (position // page_size).clamp(max=pages.shape[1] - 1)
     slot = pages.gather(1, last[:, None])[:, 0].long() * page_size + position % page_size
     stored = position < pages.shape[1] * page_size
@@ -182,35 +252,3 @@ def _store(x: Tensor, pool: Tensor, slot: Tensor, stored: Tensor) -> None:
     row = torch.where(stored, torch.arange(len(slot), device=slot.device), first)
     slot = slot[row]
     pool[slot] = torch.where(stored[row][:, None, None], x[row], pool[slot])
-
-
-def _row_by_row(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    pages: Tensor,
-    position: Tensor,
-    page_size: int,
-    active: Tensor | None,
-) -> Tensor:
-    """Reads of each row what it holds and no more, which a device that the host need not wait for can afford."""
-    y = torch.zeros_like(q)
-    wanted = [True] * len(q) if active is None else active.tolist()
-    for row, (seen, is_wanted) in enumerate(zip(position.tolist(), wanted, strict=True)):
-        if not is_wanted or seen >= pages.shape[1] * page_size:
-            continue
-        held = pages[row, : seen // page_size + 1].tolist()
-        first, count = held[0] * page_size, seen + 1
-        if held == list(range(held[0], held[0] + len(held))):
-            past_keys, past_values = keys[first : first + count], values[first : first + count]
-            past_keys[seen], past_values[seen] = k[row], v[row]
-        else:
-            slot = held[-1] * page_size + seen % page_size
-            keys[slot], values[slot] = k[row], v[row]
-            slots = torch.cat([torch.arange(page * page_size, (page + 1) * page_size) for page in held])[:count]
-            past_keys, past_values = keys[slots], values[slots]
-        query, past_keys, past_values = (x.transpose(0, 1)[None] for x in (q[row : row + 1], past_keys, past_values))
-        y[row] = functional.scaled_dot_product_attention(query, past_keys, past_values)[0, :, 0]
-    return y

@@ -1,13 +1,16 @@
 """One decode step of a causal FIR filter: the public function."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._rows_on_host import each_row, host_takes_rows
 from subquad.ops.axes import Active, History, PerChannel, Position, Step, Taps
-
-_FEW = 3  # earlier samples that are added one by one
+from subquad.ops.fir_step.filter_of_rows import FilterOfRows
 
 
 def fir_step(
@@ -43,6 +46,24 @@ def fir_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    check(x, taps, ring, position, bias=bias, skip=skip, active=active)
+    chosen, _ = dispatch.choose(describe(x, taps, ring, position, bias=bias, skip=skip, active=active), backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(x, taps, ring, position, bias=bias, skip=skip, active=active)
+
+
+def check(
+    x: Tensor,
+    taps: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    *,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+) -> None:
+    """Raises unless the arguments of a call fit each other."""
     batch, channels = _checks.step(x)
     _checks.taps("taps", taps, x, channels)
     _checks.shaped("ring", ring, (batch, channels, taps.shape[1] - 1), x)
@@ -50,10 +71,6 @@ def fir_step(
     _checks.shaped("skip", skip, (channels,), x)
     _checks.row_values("position", position, batch, x, (torch.int64, torch.int32))
     _checks.row_values("active", active, batch, x, (torch.bool,))
-    chosen, _ = dispatch.choose(describe(x, taps, ring, position, bias=bias, skip=skip, active=active), backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    with torch.no_grad():
-        return run(x, taps, ring, position, bias=bias, skip=skip, active=active)
 
 
 def describe(
@@ -93,15 +110,40 @@ def compute_in_torch(
     active: Tensor | None,
 ) -> Tensor:
     """Computes the checked call in plain torch; changes the state in place and returns y."""
+    return prepare_in_torch(x, taps, ring, position, bias=bias, skip=skip, active=active)(x)
+
+
+def prepare_in_torch(
+    x: Tensor,
+    taps: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    *,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of x."""
+    if host_takes_rows(x, taps, ring, bias, skip):
+        return each_row(FilterOfRows(taps, ring, bias=bias, skip=skip), position, active, (x.shape[1],))
+    return partial(_on_all_rows, taps=taps, ring=ring, position=position, bias=bias, skip=skip, active=active)
+
+
+def _on_all_rows(
+    x: Tensor,
+    *,
+    taps: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Tensor:
     wide = _checks.accumulation_dtype(x)
     filters, current = taps.to(wide), x.to(wide)
-    first = _checks.expand_groups(filters[:, 0:1], x.shape[1])[:, 0]
-    if x.shape[0] == 1 and x.device.type == "cpu" and taps.shape[1] > 1 and dispatch.runs_plainly(x):
-        y = first * current + _one_row(x, filters, ring, int(position), active)
-    else:
-        y = first * current
-        if taps.shape[1] > 1 and x.shape[0]:
-            y = y + _all_rows(x, filters, ring, position, active)
+    y = _checks.expand_groups(filters[:, 0:1], x.shape[1])[:, 0] * current
+    if taps.shape[1] > 1 and x.shape[0]:
+        y = y + _past_of_all_rows(x, filters, ring, position, active)
     if skip is not None:
         y = y + skip.to(wide) * current
     if bias is not None:
@@ -109,26 +151,7 @@ def compute_in_torch(
     return y.to(x.dtype)
 
 
-def _one_row(x: Tensor, filters: Tensor, ring: Tensor, position: int, active: Tensor | None) -> Tensor:
-    """Filters the past of a single row, whose position the host may look at, group by group; stores the sample."""
-    groups, past = filters.shape[0], filters.shape[1] - 1
-    slot = position % past
-    if past <= _FEW and groups == x.shape[1]:
-        y = filters[:, 1] * ring[0, :, (position - 1) % past]
-        for lag in range(2, past + 1):
-            y.addcmul_(filters[:, lag], ring[0, :, (position - lag) % past].to(y.dtype))
-        if active is None or bool(active):
-            ring[0, :, slot] = x[0]
-        return y[None]
-    turned = torch.cat([filters[:, 1 : slot + 1].flip(1), filters[:, slot + 1 :].flip(1)], dim=1)
-    held = ring[0].to(filters.dtype).reshape(groups, -1, past)
-    y = torch.bmm(held, turned[:, :, None]) if held.shape[1] > 1 else (held[:, 0] * turned).sum(dim=1)
-    if active is None or bool(active):
-        ring[0, :, slot] = x[0]
-    return y.view(1, -1)
-
-
-def _all_rows(x: Tensor, filters: Tensor, ring: Tensor, position: Tensor, active: Tensor | None) -> Tensor:
+def _past_of_all_rows(x: Tensor, filters: Tensor, ring: Tensor, position: Tensor, active: Tensor | None) -> Tensor:
     """Filters the past of every row without looking at a position; stores the samples."""
     batch, channels = x.shape
     past = filters.shape[1] - 1

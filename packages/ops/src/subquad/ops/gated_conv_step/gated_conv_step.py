@@ -1,10 +1,13 @@
 """One decode step of a gated convolution, and of the projection in front of it: the public function."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._rows_on_host import host_takes_rows
 from subquad.ops.axes import (
     Active,
     History,
@@ -16,11 +19,13 @@ from subquad.ops.axes import (
     Step,
     Taps,
 )
+from subquad.ops.fir_step.filter_of_rows import FilterOfRows
 from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
 from subquad.ops.gated_conv_step.step_projection import (
     StepProjection,
     check_streams,
     describe_step,
+    gated_rows,
     streams_in_torch,
 )
 
@@ -65,10 +70,17 @@ def gated_conv_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
-    _checks.taps("mixer_taps", mixer_taps, x, channels, "the gated stream")
-    _checks.shaped("mixer_ring", mixer_ring, (x.shape[0], channels, mixer_taps.shape[1] - 1), x)
-    _checks.shaped("skip", skip, (channels,), x)
+    check(
+        x,
+        projection_taps,
+        mixer_taps,
+        projection_ring,
+        mixer_ring,
+        position,
+        projection=projection,
+        skip=skip,
+        active=active,
+    )
     call = describe(
         x,
         projection_taps,
@@ -95,6 +107,26 @@ def gated_conv_step(
             active=active,
             upcoming=upcoming,
         )
+
+
+def check(
+    x: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    projection_ring: Tensor,
+    mixer_ring: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None = None,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+    upcoming: Tensor | None = None,
+) -> None:
+    """Raises unless the arguments of a call fit each other."""
+    channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
+    _checks.taps("mixer_taps", mixer_taps, x, channels, "the gated stream")
+    _checks.shaped("mixer_ring", mixer_ring, (x.shape[0], channels, mixer_taps.shape[1] - 1), x)
+    _checks.shaped("skip", skip, (channels,), x)
 
 
 def describe(
@@ -131,5 +163,49 @@ def compute_in_torch(
     upcoming: Tensor | None = None,
 ) -> Tensor:
     """Computes the checked call in plain torch; changes the rings in place and returns y."""
-    q, k, v = streams_in_torch(x, projection_taps, projection_ring, position, projection=projection, active=active)
-    return q * fir_step_in_torch(k * v, mixer_taps, mixer_ring, position, bias=None, skip=skip, active=active)
+    run = prepare_in_torch(
+        x,
+        projection_taps,
+        mixer_taps,
+        projection_ring,
+        mixer_ring,
+        position,
+        projection=projection,
+        skip=skip,
+        active=active,
+    )
+    return run(x)
+
+
+def prepare_in_torch(
+    x: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    projection_ring: Tensor,
+    mixer_ring: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+    upcoming: Tensor | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of x."""
+    if not host_takes_rows(x, projection_taps, mixer_taps, projection_ring, mixer_ring, skip):
+
+        def on_all_rows(x: Tensor) -> Tensor:
+            q, k, v = streams_in_torch(
+                x, projection_taps, projection_ring, position, projection=projection, active=active
+            )
+            return q * fir_step_in_torch(k * v, mixer_taps, mixer_ring, position, bias=None, skip=skip, active=active)
+
+        return on_all_rows
+
+    return gated_rows(
+        x,
+        FilterOfRows(projection_taps, projection_ring, bias=None, skip=None),
+        FilterOfRows(mixer_taps, mixer_ring, bias=None, skip=skip),
+        position,
+        projection=projection,
+        active=active,
+    )

@@ -1,16 +1,19 @@
 """The linear layer that makes the three rows of each channel of a gated step."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._rows_on_host import RowStep, each_row
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
 from subquad.ops.linear_step.linear_step import OTHER_DTYPE, check_product
 from subquad.ops.linear_step.linear_step import compute_in_torch as linear_step_in_torch
-from subquad.ops.linear_step.rounded_weight import RoundedWeight
+from subquad.ops.linear_step.linear_step import prepare_in_torch as prepare_linear_step
+from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of
 from subquad.ops.linear_step.step_norm import StepNorm
 
 
@@ -88,3 +91,26 @@ def streams_in_torch(
     z = fir_step_in_torch(x, projection_taps, projection_ring, position, bias=None, skip=None, active=active)
     q, k, v = z.unflatten(1, (-1, 3)).unbind(2)
     return q, k, v
+
+
+def gated_rows(
+    x: Tensor,
+    short: RowStep,
+    mixer: RowStep,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    active: Tensor | None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns a gated step on the host as a function of x: the projection for all rows, what is behind it by rows."""
+
+    def gated(z: Tensor, row: int, seen: int) -> Tensor:
+        q, k, v = short(z, row, seen).view(-1, 3).unbind(1)
+        return mixer(k * v, row, seen).mul_(q)
+
+    rows = x.shape[1] if projection is None else matrix_of(projection.weight).shape[0]
+    by_rows = each_row(gated, position, active, (rows // 3,))
+    if projection is None:
+        return by_rows
+    project = prepare_linear_step(x, projection.weight, norm=projection.norm, bias=None, residual=None)
+    return lambda x: by_rows(project(x))

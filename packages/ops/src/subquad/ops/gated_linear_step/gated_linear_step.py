@@ -1,5 +1,6 @@
 """One decode step of a gated pair of linear layers, with the norm in front of it: the public function."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.linear_step import check_product
 from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of, product_in_torch
-from subquad.ops.linear_step.step_norm import StepNorm, normalised
+from subquad.ops.linear_step.step_norm import StepNorm, prepare_norm
 
 
 def gated_linear_step(
@@ -46,6 +47,24 @@ def gated_linear_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    check(x, gate_weight, value_weight, norm=norm, activation=activation)
+    call = describe(x, gate_weight, value_weight, norm=norm, activation=activation)
+    chosen, _ = dispatch.choose(call, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(x, gate_weight, value_weight, norm=norm, activation=activation, upcoming=upcoming)
+
+
+def check(
+    x: Tensor,
+    gate_weight: Tensor | RoundedWeight,
+    value_weight: Tensor | RoundedWeight,
+    *,
+    norm: StepNorm | None = None,
+    activation: str | None = None,
+    upcoming: Tensor | None = None,
+) -> None:
+    """Raises unless the arguments of a call fit each other."""
     outputs, values = (
         check_product(x, gate_weight, norm, "gate_weight"),
         check_product(x, value_weight, None, "value_weight"),
@@ -54,11 +73,6 @@ def gated_linear_step(
         shapes = " and ".join(f"{tuple(m.shape)} of {m.dtype}" for m in map(matrix_of, (gate_weight, value_weight)))
         raise ShapeMismatch(f"gate_weight and value_weight are {shapes}; they must agree")
     _checks.one_of("activation", activation, (None, "gelu"))
-    call = describe(x, gate_weight, value_weight, norm=norm, activation=activation)
-    chosen, _ = dispatch.choose(call, backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    with torch.no_grad():
-        return run(x, gate_weight, value_weight, norm=norm, activation=activation, upcoming=upcoming)
 
 
 def describe(
@@ -98,8 +112,26 @@ def compute_in_torch(
     upcoming: Tensor | None = None,
 ) -> Tensor:
     """Computes the checked call in plain torch."""
-    x = normalised(x, norm)
-    gate = product_in_torch(x, gate_weight)
-    if activation == "gelu":
-        gate = functional.gelu(gate)
-    return gate * product_in_torch(x, value_weight)
+    return prepare_in_torch(x, gate_weight, value_weight, norm=norm, activation=activation)(x)
+
+
+def prepare_in_torch(
+    x: Tensor,
+    gate_weight: Tensor | RoundedWeight,
+    value_weight: Tensor | RoundedWeight,
+    *,
+    norm: StepNorm | None,
+    activation: str | None,
+    upcoming: Tensor | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of x."""
+    normalise = prepare_norm(x, norm)
+
+    def multiply(x: Tensor) -> Tensor:
+        x = normalise(x)
+        gate = product_in_torch(x, gate_weight)
+        if activation == "gelu":
+            gate = functional.gelu(gate)
+        return gate.mul_(product_in_torch(x, value_weight))
+
+    return multiply

@@ -1,10 +1,13 @@
 """One decode step of a gated modal convolution, and of the projection in front of it: the public function."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._rows_on_host import host_takes_rows
 from subquad.ops.axes import (
     Active,
     ModalState,
@@ -16,13 +19,16 @@ from subquad.ops.axes import (
     ProjectionTaps,
     Step,
 )
+from subquad.ops.fir_step.filter_of_rows import FilterOfRows
 from subquad.ops.gated_conv_step.step_projection import (
     StepProjection,
     check_streams,
     describe_step,
+    gated_rows,
     streams_in_torch,
 )
 from subquad.ops.modal_step.modal_step import compute_in_torch as modal_step_in_torch
+from subquad.ops.modal_step.modes_of_rows import ModesOfRows
 
 
 def gated_modal_step(
@@ -67,10 +73,18 @@ def gated_modal_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
-    _checks.modes(log_poles, residues, x, channels)
-    _checks.shaped("state", state, (x.shape[0], channels, log_poles.shape[1]), x)
-    _checks.shaped("skip", skip, (channels,), x)
+    check(
+        x,
+        projection_taps,
+        log_poles,
+        residues,
+        projection_ring,
+        state,
+        position,
+        projection=projection,
+        skip=skip,
+        active=active,
+    )
     call = describe(
         x,
         projection_taps,
@@ -99,6 +113,27 @@ def gated_modal_step(
             active=active,
             upcoming=upcoming,
         )
+
+
+def check(
+    x: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    projection_ring: Tensor,
+    state: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None = None,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+    upcoming: Tensor | None = None,
+) -> None:
+    """Raises unless the arguments of a call fit each other."""
+    channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
+    _checks.modes(log_poles, residues, x, channels)
+    _checks.shaped("state", state, (x.shape[0], channels, log_poles.shape[1]), x)
+    _checks.shaped("skip", skip, (channels,), x)
 
 
 def describe(
@@ -137,5 +172,51 @@ def compute_in_torch(
     upcoming: Tensor | None = None,
 ) -> Tensor:
     """Computes the checked call in plain torch; changes ring and state in place and returns y."""
-    q, k, v = streams_in_torch(x, projection_taps, projection_ring, position, projection=projection, active=active)
-    return q * modal_step_in_torch(k * v, log_poles, residues, state, skip=skip, active=active)
+    run = prepare_in_torch(
+        x,
+        projection_taps,
+        log_poles,
+        residues,
+        projection_ring,
+        state,
+        position,
+        projection=projection,
+        skip=skip,
+        active=active,
+    )
+    return run(x)
+
+
+def prepare_in_torch(
+    x: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    projection_ring: Tensor,
+    state: Tensor,
+    position: Tensor,
+    *,
+    projection: StepProjection | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+    upcoming: Tensor | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of x."""
+    if not host_takes_rows(x, projection_taps, log_poles, residues, projection_ring, state, skip):
+
+        def on_all_rows(x: Tensor) -> Tensor:
+            q, k, v = streams_in_torch(
+                x, projection_taps, projection_ring, position, projection=projection, active=active
+            )
+            return q * modal_step_in_torch(k * v, log_poles, residues, state, skip=skip, active=active)
+
+        return on_all_rows
+
+    return gated_rows(
+        x,
+        FilterOfRows(projection_taps, projection_ring, bias=None, skip=None),
+        ModesOfRows(log_poles, residues, state, skip=skip),
+        position,
+        projection=projection,
+        active=active,
+    )

@@ -1,5 +1,7 @@
 """One decode step's choice of the most likely token: the public function."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,13 +29,18 @@ def greedy_step(logits: Logits, ids: TokenIds, *, active: Active | None = None, 
       ShapeMismatch, DtypeMismatch, DeviceMismatch: an argument disagrees with logits; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    batch, _ = _checks.step(logits)
-    _checks.row_values("ids", ids, batch, logits, (torch.int64,))
-    _checks.row_values("active", active, batch, logits, (torch.bool,))
+    check(logits, ids, active=active)
     chosen, _ = dispatch.choose(describe(logits, ids, active=active), backend)
     run = compute_in_torch if chosen is None else chosen.run
     with torch.no_grad():
         return run(logits, ids, active=active)
+
+
+def check(logits: Tensor, ids: Tensor, *, active: Tensor | None = None) -> None:
+    """Raises unless the arguments of a call fit each other."""
+    batch, _ = _checks.step(logits)
+    _checks.row_values("ids", ids, batch, logits, (torch.int64,))
+    _checks.row_values("active", active, batch, logits, (torch.bool,))
 
 
 def describe(logits: Tensor, ids: Tensor, *, active: Tensor | None = None) -> dispatch.Call:
@@ -54,10 +61,18 @@ def describe(logits: Tensor, ids: Tensor, *, active: Tensor | None = None) -> di
 @without_autocast
 def compute_in_torch(logits: Tensor, ids: Tensor, *, active: Tensor | None) -> Tensor:
     """Computes the checked call in plain torch; changes the ids in place and returns the table."""
-    wide = logits.double()
-    best = wide.max(dim=-1, keepdim=True).values
-    chosen = (wide == best).int().argmax(dim=-1)
-    logprob = wide.gather(-1, chosen[:, None])[:, 0] - torch.logsumexp(wide, dim=-1)
-    finite = torch.isfinite(wide).all(dim=-1)
-    ids.copy_(chosen if active is None else torch.where(active, chosen, ids))
-    return torch.stack((chosen.double(), logprob, finite.double()), dim=-1)
+    return prepare_in_torch(logits, ids, active=active)(logits)
+
+
+def prepare_in_torch(logits: Tensor, ids: Tensor, *, active: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of the logits."""
+
+    def choose(logits: Tensor) -> Tensor:
+        wide = logits.double()
+        chosen = wide.argmax(dim=-1)
+        logprob = wide.gather(-1, chosen.unsqueeze(1)).squeeze(1) - torch.logsumexp(wide, dim=-1)
+        finite = wide.sum(dim=-1).mul_(0) == 0  # infinity times 0 is not a number
+        ids.copy_(chosen if active is None else torch.where(active, chosen, ids))
+        return torch.stack((chosen, logprob, finite), dim=-1)
+
+    return choose

@@ -1,5 +1,7 @@
 """One decode step of a linear layer, with the norm in front of it and the residual behind: the public function."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from subquad.ops._autocast import without_autocast
 from subquad.ops.axes import Products, Vectors, Weight
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.linear_step.rounded_weight import RoundedWeight, check_rounded, matrix_of, product_in_torch
-from subquad.ops.linear_step.step_norm import StepNorm, check_norm, normalised
+from subquad.ops.linear_step.step_norm import StepNorm, check_norm, prepare_norm
 
 OTHER_DTYPE = "dtype beside that of x"  # option of a call: what is added, or held in a state, has another one
 
@@ -44,13 +46,26 @@ def linear_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    outputs = check_product(x, weight, norm)
-    _checks.shaped("bias", bias, (outputs,), x)
-    _checks.shaped("residual", residual, (x.shape[0], outputs), x)
+    check(x, weight, norm=norm, bias=bias, residual=residual)
     chosen, _ = dispatch.choose(describe(x, weight, norm=norm, bias=bias, residual=residual), backend)
     run = compute_in_torch if chosen is None else chosen.run
     with torch.no_grad():
         return run(x, weight, norm=norm, bias=bias, residual=residual, upcoming=upcoming)
+
+
+def check(
+    x: Tensor,
+    weight: Tensor | RoundedWeight,
+    *,
+    norm: StepNorm | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    upcoming: Tensor | None = None,
+) -> None:
+    """Raises unless the arguments of a call fit each other."""
+    outputs = check_product(x, weight, norm)
+    _checks.shaped("bias", bias, (outputs,), x)
+    _checks.shaped("residual", residual, (x.shape[0], outputs), x)
 
 
 def check_product(x: Tensor, weight: Tensor | RoundedWeight, norm: StepNorm | None, name: str = "weight") -> int:
@@ -109,9 +124,32 @@ def compute_in_torch(
     upcoming: Tensor | None = None,
 ) -> Tensor:
     """Computes the checked call in plain torch."""
-    x = normalised(x, norm)
+    run = prepare_in_torch(x, weight, norm=norm, bias=bias, residual=residual)
+    return run(x) if residual is None else run(x, residual=residual)
+
+
+def prepare_in_torch(
+    x: Tensor,
+    weight: Tensor | RoundedWeight,
+    *,
+    norm: StepNorm | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    upcoming: Tensor | None = None,
+) -> Callable[..., Tensor]:
+    """Returns the checked call as a function of x, and of the residual where there is one."""
+    normalise = prepare_norm(x, norm)
     fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     if fused and residual is not None and residual.dtype == x.dtype and not isinstance(weight, RoundedWeight):
-        return torch.addmm(residual if bias is None else residual + bias, x, weight.t())
-    y = product_in_torch(x, weight, bias)
-    return y if residual is None else y + residual
+        turned = weight.t()
+
+        def multiply_add(x: Tensor, *, residual: Tensor) -> Tensor:
+            return torch.addmm(residual if bias is None else residual + bias, normalise(x), turned)
+
+        return multiply_add
+
+    def multiply(x: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        y = product_in_torch(normalise(x), weight, bias)
+        return y if residual is None else y + residual
+
+    return multiply

@@ -1,11 +1,16 @@
 """One decode step of a modal filter: the public function."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._rows_on_host import each_row, host_takes_rows
 from subquad.ops.axes import Active, ModalState, Modes, PerChannel, Step
+from subquad.ops.modal_step.modes_of_rows import ModesOfRows
 
 
 def modal_step(
@@ -38,15 +43,28 @@ def modal_step(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    check(x, log_poles, residues, state, skip=skip, active=active)
+    chosen, _ = dispatch.choose(describe(x, log_poles, residues, state, skip=skip, active=active), backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    with torch.no_grad():
+        return run(x, log_poles, residues, state, skip=skip, active=active)
+
+
+def check(
+    x: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    state: Tensor,
+    *,
+    skip: Tensor | None = None,
+    active: Tensor | None = None,
+) -> None:
+    """Raises unless the arguments of a call fit each other."""
     batch, channels = _checks.step(x)
     _checks.modes(log_poles, residues, x, channels)
     _checks.shaped("state", state, (batch, channels, log_poles.shape[1]), x)
     _checks.shaped("skip", skip, (channels,), x)
     _checks.row_values("active", active, batch, x, (torch.bool,))
-    chosen, _ = dispatch.choose(describe(x, log_poles, residues, state, skip=skip, active=active), backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    with torch.no_grad():
-        return run(x, log_poles, residues, state, skip=skip, active=active)
 
 
 def describe(
@@ -84,6 +102,28 @@ def compute_in_torch(
     active: Tensor | None,
 ) -> Tensor:
     """Computes the checked call in plain torch; changes the state in place and returns y."""
+    return prepare_in_torch(x, log_poles, residues, state, skip=skip, active=active)(x)
+
+
+def prepare_in_torch(
+    x: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    state: Tensor,
+    *,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Callable[[Tensor], Tensor]:
+    """Returns the checked call as a function of x."""
+    if host_takes_rows(x, log_poles, residues, state, skip):
+        rows = torch.zeros(x.shape[0], dtype=torch.int64)  # a modal filter does not ask for positions
+        return each_row(ModesOfRows(log_poles, residues, state, skip=skip), rows, active, (x.shape[1],))
+    return partial(_on_all_rows, log_poles=log_poles, residues=residues, state=state, skip=skip, active=active)
+
+
+def _on_all_rows(
+    x: Tensor, *, log_poles: Tensor, residues: Tensor, state: Tensor, skip: Tensor | None, active: Tensor | None
+) -> Tensor:
     wide = _checks.accumulation_dtype(x)
     current = x.to(wide)
     poles = torch.exp(log_poles.double()).to(wide)
