@@ -232,6 +232,32 @@ def test_an_export_replaces_a_file_only_when_allowed(native, vortex):
         export_vortex(native, native, overwrite=True)
 
 
+def test_the_source_and_what_is_no_file_are_never_replaced(vortex, tmp_path):
+    before = vortex.read_bytes()
+    (tmp_path / "link.pt").symlink_to(vortex)
+    options = {"read": "vortex", "write": "savanna", "config": tiny_config(), "overwrite": True}
+    for target in (vortex, tmp_path / "link.pt"):
+        with pytest.raises(CheckpointExists, match="is the source; choose another path"):
+            convert_checkpoint(vortex, target, **options)
+    assert vortex.read_bytes() == before
+    with pytest.raises(CheckpointExists, match=r"/dev/null is a device or a pipe"):
+        convert_checkpoint(vortex, "/dev/null", **options)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_conversion(native, vortex, tmp_path):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+    flags = ["convert", "--from", "vortex", "--to", "native", "--config", "tiny"]
+    for report, text in ((tmp_path, "a file; this is a folder"), (tmp_path / "no" / "r", "in a folder that exists")):
+        result = CliRunner().invoke(app, [*flags, str(vortex), str(tmp_path / "made"), "--report", str(report)])
+        assert result.exit_code == 2
+        assert f"--report is '{report}'; accepted: a file" in result.stderr
+        assert text in result.stderr
+    result = CliRunner().invoke(app, [*flags, str(vortex), str(tmp_path / "made"), "--report", str(vortex)])
+    assert "accepted: another file than the input" in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("name", sorted(STRIPED_HYENA2_PRESETS))
 def test_every_preset_is_a_configuration(name):
     config, metadata = vortex_config(name)

@@ -65,7 +65,7 @@ def convert_checkpoint(
     _check(read, write, config)
     target = Path(target)
     if write != "native":
-        check_new_file(target, overwrite=overwrite)
+        check_new_file(target, overwrite=overwrite, source=Path(source))
     if without_fp8 and config is not None:
         config = plain_config(config)
     with _opened(Path(source), target, read, config) as opened:

@@ -50,14 +50,18 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def check_new_file(target: Path, *, overwrite: bool) -> None:
+def check_new_file(target: Path, *, overwrite: bool, source: Path | None = None) -> None:
     """Checks that a file may be written.
 
     Raises:
-      CheckpointExists: It exists and may not be replaced, or is a folder.
+      CheckpointExists: It exists and may not be replaced, is no file, or is the ``source`` that it would be made of.
     """
     if target.is_dir():
         raise CheckpointExists(f"{target} is a folder; choose a file")
+    if target.exists() and not target.is_file():
+        raise CheckpointExists(f"{target} is a device or a pipe, which would be replaced; choose a file")
+    if source is not None and target.exists() and source.exists() and target.samefile(source):
+        raise CheckpointExists(f"{target} is the source; choose another path")
     if target.exists() and not overwrite:
         raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting (--overwrite)")
 
