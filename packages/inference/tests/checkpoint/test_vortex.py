@@ -240,8 +240,9 @@ def test_the_source_and_what_is_no_file_are_never_replaced(vortex, tmp_path):
         with pytest.raises(CheckpointExists, match="is the source; choose another path"):
             convert_checkpoint(vortex, target, **options)
     assert vortex.read_bytes() == before
-    with pytest.raises(CheckpointExists, match=r"/dev/null is a device or a pipe"):
-        convert_checkpoint(vortex, "/dev/null", **options)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointExists, match=r"pipe is a device or a pipe, which would be replaced"):
+        convert_checkpoint(vortex, tmp_path / "pipe", **options)
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_conversion(native, vortex, tmp_path):
