@@ -13,6 +13,7 @@ import torch
 
 from packages.inference.tests.checkpoint.fake_hub import COMMIT, running_hub
 from packages.inference.tests.checkpoint.foreign_checkpoints import mbridge_tensors, savanna_tensors, write_mbridge
+from packages.inference.tests.commands.running import run
 from packages.inference.tests.conftest import TINY, tiny_network
 from subquad.inference import load_checkpoint, save_checkpoint
 from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address
@@ -173,6 +174,37 @@ def test_without_the_library_the_way_out_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubUnavailable, match=r"pip install 'subquad-inference\[hub\]'"):
         fetch_checkpoint(ADDRESS, read="vortex", cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "target", "text"),
+    [
+        (["--from", "vortex", "--to", "native", "--config", "tiny"], "native", "native exists already"),
+        (["--from", "vortex", "--to", "native", "--config", "tiny", "--overwrite"], "folder", "is no checkpoint"),
+        (["--from", "vortex", "--to", "savanna", "--config", "tiny"], "file", "file exists already"),
+        (["--from", "vortex", "--to", "vortex", "--config", "tiny"], "new", "accepted: two different formats"),
+        (["--from", "vortex", "--to", "native", "--config", "9b"], "new", "--config is '9b'; accepted: a Vortex YAML"),
+        (["--from", "mbridge", "--to", "native", "--config", "9b"], "new", "--config is '9b'; accepted: a Vortex YAML"),
+        (["--from", "savanna", "--to", "native"], "new", "--config is None; accepted: a Vortex YAML file or a size"),
+        (["--from", "native", "--to", "vortex", "--config", "7b"], "new", "only for a source that is not native"),
+        (["--from", "vortex", "--to", "native", "--config", "tiny", "--report", "no/r"], "new", "folder that exists"),
+    ],
+)
+def test_what_is_wrong_with_a_conversion_is_told_before_anything_is_fetched(
+    native, tmp_path, monkeypatch, flags, target, text
+):
+    def fetch(*_arguments, **_options):
+        raise AssertionError("a checkpoint was fetched")
+
+    monkeypatch.setattr("subquad.inference.checkpoint.fetch_checkpoint", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    result = run("convert", "hf:org/name", target, *flags)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_command_takes_an_address_and_notes_the_commit(hub, native, tmp_path):

@@ -33,7 +33,7 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
     Raises:
       CheckpointExists: ``target`` exists and may not be replaced.
     """
-    _check_target(target, overwrite, marker)
+    check_new_directory(target, overwrite=overwrite, marker=marker)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -43,7 +43,7 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
             yield fresh
             for path in (*fresh.iterdir(), fresh):
                 _sync(path)
-        _check_target(target, overwrite, marker)
+        check_new_directory(target, overwrite=overwrite, marker=marker)
         _exchange(fresh, target)
         _sync(target.parent)
     finally:
@@ -84,7 +84,12 @@ def replaced_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _check_target(target: Path, overwrite: bool, marker: str) -> None:
+def check_new_directory(target: Path, *, overwrite: bool, marker: str) -> None:
+    """Checks that a directory may be written.
+
+    Raises:
+      CheckpointExists: It exists and may not be replaced, or does not hold ``marker``.
+    """
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:

@@ -81,7 +81,8 @@ def convert(
     """Convert a checkpoint; memory-mapped, without running code of the file, written at once or not at all."""
     with one_line_errors(traceback=traceback):
         from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address, source_config
-        from subquad.inference.checkpoint.files import check_new_file, replaced_file
+        from subquad.inference.checkpoint.conversion import check_conversion
+        from subquad.inference.checkpoint.files import replaced_file
         from subquad.inference.errors import InvalidOption
         from subquad.inference.result_files import check_output
 
@@ -91,8 +92,9 @@ def convert(
         if report is not None:
             check_output(report, overwrite=True, inputs=[path, target], flag="--report")
         if (address := hub_address(source)) is not None:
-            if write != "native":
-                check_new_file(target, overwrite=overwrite)
+            check_conversion(target, read=read.value, write=write.value, overwrite=overwrite)
+            if read != "mbridge" or config is not None:  # it may describe its network itself
+                source_config(path, read.value, config)
             path, where = fetch_checkpoint(address, read=read.value, target=target)
             origin = {"converted_from": where}
         tree, metadata = source_config(path, read.value, config)
