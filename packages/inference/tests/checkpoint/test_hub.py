@@ -123,6 +123,77 @@ def test_an_interrupted_download_goes_on_where_it_ended(hub, fetch, monkeypatch)
     assert starts[-1] > 0
 
 
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Lets a download be interrupted after so many bytes of a file."""
+
+    def interrupt(count):
+        original, seen = huggingface_hub.utils.tqdm.update, []
+
+        def update(self, n=1):
+            seen.append(n)
+            if sum(seen) >= count:
+                monkeypatch.setattr(huggingface_hub.utils.tqdm, "update", original)
+                raise KeyboardInterrupt
+            return original(self, n)
+
+        monkeypatch.setattr(huggingface_hub.utils.tqdm, "update", update)
+
+    return interrupt
+
+
+def test_a_second_run_goes_on_where_the_first_was_interrupted(hub, fetch, killed_after, tmp_path, monkeypatch):
+    data = torch.arange(2_000_000, dtype=torch.int32).numpy().tobytes()
+    hub.files = {"name.pt.part0": data[:5_000_000], "name.pt.part1": data[5_000_000:]}
+    hub.large = set(hub.files)
+    killed_after(3_000_000)
+    with pytest.raises(KeyboardInterrupt):
+        fetch()
+    assert hub.downloads == [("name.pt.part0", 0)]
+    usage, kept = namedtuple("usage", "total used free"), 3 << 20
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, len(data) - kept))  # what is there takes no room
+    path = fetch().path
+    assert hub.downloads == [("name.pt.part0", 0), ("name.pt.part0", kept), ("name.pt.part1", 0)]
+    assert b"".join(path.with_name(f"name.pt.part{n}").read_bytes() for n in range(2)) == data
+    assert not list((tmp_path / "cache").rglob("*.incomplete"))
+
+
+def test_a_damaged_beginning_is_found_by_the_digest_and_fetched_anew(hub, fetch, killed_after, tmp_path):
+    data = torch.arange(2_000_000, dtype=torch.int32).numpy().tobytes()
+    hub.files, hub.large = {"name.pt": data}, {"name.pt"}
+    for damage in (lambda old: b"x" + old[1:], lambda old: old + data):  # one byte, and more than there is
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        killed_after(3_000_000)
+        with pytest.raises(KeyboardInterrupt):
+            fetch()
+        (kept,) = (tmp_path / "cache").rglob("*.incomplete")
+        longer = len(damage(kept.read_bytes())) > len(data)
+        kept.write_bytes(damage(kept.read_bytes()))
+        if not longer:
+            with pytest.raises(CheckpointHashMismatch, match="it was removed, try again"):
+                fetch()
+        assert fetch().path.read_bytes() == data
+
+
+def test_a_hub_that_sends_all_whatever_is_asked_for_is_understood(hub, fetch, killed_after):
+    data = torch.arange(2_000_000, dtype=torch.int32).numpy().tobytes()
+    hub.files, hub.large, hub.ranges = {"name.pt": data}, {"name.pt"}, False
+    killed_after(3_000_000)
+    with pytest.raises(KeyboardInterrupt):
+        fetch()
+    assert fetch().path.read_bytes() == data
+
+
+def test_a_hub_that_stops_sending_is_asked_again_and_then_told_of(hub, fetch, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.files, hub.large, hub.silent = {"name.pt": bytes(3_000_000)}, {"name.pt"}, True
+    with pytest.raises(HubUnavailable, match=r"hf:org/name: name\.pt cannot be fetched: "):
+        fetch()
+    assert 1 < len(hub.downloads) < 10
+    hub.silent = False
+    assert fetch().path.stat().st_size == 3_000_000
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_a_file_that_is_not_what_the_hub_says_is_removed(hub, fetch, large):
     hub.files["name.pt"], hub.lies = b"weights" * 1000, {"name.pt"}
