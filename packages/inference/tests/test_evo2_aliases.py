@@ -343,6 +343,35 @@ def test_a_checkpoint_of_the_original_tools_is_refused_with_the_way_to_convert_i
     assert "`subquad convert --from mbridge --to native` makes one" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (
+            infer_evo2,
+            "ckpt-dir prompt prompt-file max-new-tokens temperature top-k top-p seed return-log-probs "
+            "tensor-parallel-size pipeline-model-parallel-size context-parallel-size output-file "
+            "mixed-precision-recipe vortex-style-fp8 max-seq-length max-seq-length-num-prompts max-batch-size "
+            "use-subquadratic-ops cuda-graph-impl enable-chunked-prefill prompt-segmentation-threshold "
+            "inference-dynamic-batching-max-tokens inference-dynamic-batching-block-size",
+        ),
+        (
+            predict_evo2,
+            "fasta ckpt-dir output-dir write-interval files-per-subdir micro-batch-size min-length prepend-bos "
+            "output-log-prob-seqs log-prob-collapse-option embedding-layer tensor-parallel-size "
+            "context-parallel-size pipeline-model-parallel-size no-sequence-parallel mixed-precision-recipe "
+            "vortex-style-fp8 use-subquadratic-ops num-nodes devices hybrid-override-pattern num-layers "
+            "seq-len-interpolation-factor eden-tokenizer mask-phylogenetic-tags",
+        ),
+    ],
+)
+def test_every_flag_of_the_original_is_there_and_explained(command, flags):
+    app = typer.Typer()
+    app.command()(command)
+    options = {flag: option for option in typer.main.get_command(app).params for flag in option.opts}
+    for flag in flags.split():
+        assert len(options[f"--{flag}"].help or "") > 8, flag
+
+
 @pytest.mark.parametrize("module", ["infer_evo2", "predict_evo2"])
 def test_both_run_as_modules_of_this_source_tree(module):
     command = [sys.executable, "-m", f"subquad.inference.{module}", "--help"]

@@ -19,6 +19,7 @@ from subquad.inference.errors import (
     CheckpointExists,
     CheckpointNotFound,
     CheckpointTensorError,
+    OutputError,
 )
 from subquad.lazy_config import LazyConfig
 from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
@@ -222,6 +223,8 @@ def test_a_file_that_is_none_is_one_line(vortex, tmp_path):
         import_vortex(tmp_path, tmp_path / "c", tiny_config())
     with pytest.raises(CheckpointNotFound, match=r"nowhere\.pt does not exist"):
         import_vortex(tmp_path / "nowhere.pt", tmp_path / "c", tiny_config())
+    with pytest.raises(CheckpointNotFound, match=r"nowhere\.pt\.part0 does not exist$"):
+        import_vortex(tmp_path / "nowhere.pt.part0", tmp_path / "c", tiny_config())
 
 
 def test_an_export_replaces_a_file_only_when_allowed(native, vortex):
@@ -243,6 +246,20 @@ def test_the_source_and_what_is_no_file_are_never_replaced(vortex, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointExists, match=r"pipe is a device or a pipe, which would be replaced"):
         convert_checkpoint(vortex, tmp_path / "pipe", **options)
+
+
+def test_a_target_inside_a_file_or_a_closed_folder_is_refused_before_anything_is_read(vortex, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.inference.checkpoint.conversion.open_vortex", None)
+    for write in ("native", "savanna"):
+        options = {"read": "vortex", "write": write, "config": tiny_config()}
+        for target in (vortex / "out", vortex / "deep" / "out"):
+            with pytest.raises(OutputError, match=r"out cannot be written: .*model\.pt is a file"):
+                convert_checkpoint(vortex, target, **options)
+        with monkeypatch.context() as context:
+            context.setattr("os.access", lambda path, mode: False)
+            with pytest.raises(OutputError, match=r"out cannot be written: .* may not be written"):
+                convert_checkpoint(vortex, tmp_path / "new" / "out", **options)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_conversion(native, vortex, tmp_path):
