@@ -100,6 +100,10 @@ class ReferenceEngine:
         """Takes over the tensors of a Vortex checkpoint."""
         self._network.custom_load_state_dict(tensors)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Returns its tensors under the names of a published checkpoint."""
+        return dict(self._network.state_dict())
+
     @torch.inference_mode()
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """Returns ``[batch, length, vocabulary]`` for int64 tokens ``[batch, length]``."""

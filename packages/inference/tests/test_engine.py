@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
+from subquad.inference.decode_program import DecodeProgram
 from subquad.inference.errors import (
     InvalidOption,
     InvalidSequence,
@@ -27,6 +28,16 @@ def test_prompts_of_any_lengths_give_in_a_batch_bitwise_what_each_gives_alone(en
     for prompt, result in zip(PROMPTS, together, strict=True):
         assert engine.generate([prompt], options) == [result]
     assert engine.generate(PROMPTS[::-1], options) == together[::-1]
+
+
+def test_thirty_two_prompts_of_as_many_lengths_run_together_as_each_runs_alone(network):
+    engine = Engine(network, ByteTokenizer(), max_running=32, prefill_chunk=64, max_sequence_tokens=512)
+    text = "ACGTTGCAACGTAGGCTTACGATTACA" * 10
+    prompts = [text[7 * i % 27 :][: 1 + 7 * i] for i in range(32)]
+    assert len({len(prompt) for prompt in prompts}) == 32
+    options = GenerationOptions(max_new_tokens=12, return_logprobs=True)
+    together = engine.generate(prompts, options)
+    assert [engine.generate([prompt], options)[0] for prompt in prompts] == together
 
 
 def test_greedy_tokens_are_the_argmax_of_the_full_forward(exact_engine):
@@ -59,9 +70,14 @@ def test_streamed_tokens_are_those_of_generate(engine):
         assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + [expected.finish_reason]
 
 
-def test_a_stream_gives_its_first_token_before_the_last_is_computed(engine):
-    stream = engine.stream("ACGT", GenerationOptions(max_new_tokens=400))
+def test_a_stream_gives_its_first_token_before_the_last_is_computed(engine, monkeypatch):
+    steps, launch = [], DecodeProgram.launch
+    monkeypatch.setattr(DecodeProgram, "launch", lambda self, slots: steps.append(slots) or launch(self, slots))
+    stream = engine.stream("ACGT", GenerationOptions(max_new_tokens=40))
     assert len(next(stream).ids) == 1
+    assert steps == []
+    assert sum(len(event.ids) for event in stream) == 39
+    assert len(steps) == 39
 
 
 def test_the_same_seed_repeats_and_another_differs(engine):

@@ -157,6 +157,31 @@ def test_a_missing_file_of_prompts_is_named(checkpoint):
     assert (result.exit_code, result.stderr) == (2, "error: nowhere: cannot be opened: No such file or directory\n")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "text"),
+    [
+        ([("x", "ACGT"), ("y", "A" * 300)], "prompt 'y' has 300 tokens; at most 156 are accepted"),
+        ([("x", "ACGT"), ("y", "ACé")], "prompt 'y' has the character 'é' (U+00E9) at position 2"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_told_before_the_network_is_loaded(
+    checkpoint, tmp_path, monkeypatch, prompts, text
+):
+    monkeypatch.setattr(Engine, "from_checkpoint", None)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "prompt": p}) + "\n" for i, p in prompts))
+    result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt-file", tmp_path / "in.jsonl")
+    assert result.exit_code == 2
+    assert text in result.stderr
+
+
+def test_the_results_of_infer_never_replace_their_prompts(checkpoint, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "ACGT"}\n')
+    flags = ["--prompt-file", tmp_path / "in.jsonl", "--output-file", tmp_path / "in.jsonl"]
+    result = run(infer_evo2, "--ckpt-dir", checkpoint, *flags)
+    assert "in.jsonl'; accepted: another file than the input" in result.stderr
+    assert (tmp_path / "in.jsonl").read_text() == '{"prompt": "ACGT"}\n'
+
+
 def test_the_length_can_come_from_the_environment(checkpoint, monkeypatch):
     monkeypatch.setenv("EVO2_MAX_SEQ_LEN", "20")
     result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt", "A" * 30, "--max-new-tokens", 10)
@@ -279,6 +304,34 @@ def test_predictions_that_do_not_fit_on_the_disk_are_one_line(checkpoint, tmp_pa
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("again", [["--write-interval", "batch"], []])
+def test_a_second_run_does_not_mix_its_predictions_with_those_of_the_first(checkpoint, fasta, tmp_path, again):
+    first = ["--write-interval", "batch", "--files-per-subdir", 2]
+    predict(checkpoint, fasta, tmp_path / "out", *first)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "one.fa").write_text(">z\nACGTT\n")
+    flags = ["--ckpt-dir", checkpoint, "--fasta", tmp_path / "one.fa", "--output-dir", tmp_path / "out", *again]
+    refused = run(predict_evo2, *flags)
+    assert refused.exit_code == 2
+    assert "out'; accepted: a folder without predictions, or --overwrite; this one has " in refused.stderr
+    assert len(list((tmp_path / "out").rglob("*.pt"))) == 3
+    assert run(predict_evo2, *flags, "--overwrite", "--embedding-layer", 99).exit_code == 2
+    assert len(list((tmp_path / "out").rglob("*.pt"))) == 3, "what is refused removes nothing"
+    assert run(predict_evo2, *flags, "--overwrite").exit_code == 0
+    assert len(list((tmp_path / "out").rglob("*.pt"))) == 1
+    assert json.loads((tmp_path / "out" / "seq_idx_map.json").read_text()) == {"z": 0}
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_predict_refuses_what_it_cannot_read_twice(checkpoint, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for source in ("-", tmp_path / "pipe"):
+        result = run(predict_evo2, "--ckpt-dir", checkpoint, "--fasta", source, "--output-dir", tmp_path / "out")
+        assert result.exit_code == 2
+        assert f"--fasta is '{source}'; accepted: a file, which is read twice" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_that_occur_twice_are_refused(checkpoint, tmp_path):
     (tmp_path / "in.fa").write_text(">a\nACGT\n>a\nACGT\n")
     arguments = ["--ckpt-dir", checkpoint, "--fasta", tmp_path / "in.fa", "--output-dir", tmp_path / "out"]
@@ -289,6 +342,35 @@ def test_a_checkpoint_of_the_original_tools_is_refused_with_the_way_to_convert_i
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
     result = run(infer_evo2, "--ckpt-dir", tmp_path)
     assert "`subquad convert --from mbridge --to native` makes one" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (
+            infer_evo2,
+            "ckpt-dir prompt prompt-file max-new-tokens temperature top-k top-p seed return-log-probs "
+            "tensor-parallel-size pipeline-model-parallel-size context-parallel-size output-file "
+            "mixed-precision-recipe vortex-style-fp8 max-seq-length max-seq-length-num-prompts max-batch-size "
+            "use-subquadratic-ops cuda-graph-impl enable-chunked-prefill prompt-segmentation-threshold "
+            "inference-dynamic-batching-max-tokens inference-dynamic-batching-block-size",
+        ),
+        (
+            predict_evo2,
+            "fasta ckpt-dir output-dir write-interval files-per-subdir micro-batch-size min-length prepend-bos "
+            "output-log-prob-seqs log-prob-collapse-option embedding-layer tensor-parallel-size "
+            "context-parallel-size pipeline-model-parallel-size no-sequence-parallel mixed-precision-recipe "
+            "vortex-style-fp8 use-subquadratic-ops num-nodes devices hybrid-override-pattern num-layers "
+            "seq-len-interpolation-factor eden-tokenizer mask-phylogenetic-tags",
+        ),
+    ],
+)
+def test_every_flag_of_the_original_is_there_and_explained(command, flags):
+    app = typer.Typer()
+    app.command()(command)
+    options = {flag: option for option in typer.main.get_command(app).params for flag in option.opts}
+    for flag in flags.split():
+        assert len(options[f"--{flag}"].help or "") > 8, flag
 
 
 @pytest.mark.parametrize("module", ["infer_evo2", "predict_evo2"])

@@ -1,6 +1,8 @@
 """Tests of writing results."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -140,6 +142,48 @@ def test_damaged_rows_and_a_missing_folder_are_refused(tmp_path):
         open_and_close(None, overwrite=True)
     with pytest.raises(InvalidOption, match=r"jsonl, parquet or safetensors"):
         open_and_close(path, file_format="csv")
+
+
+def test_a_folder_or_file_that_is_no_journal_is_never_removed(tmp_path):
+    path, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputFileError, match=r"out\.jsonl\.partial: is in the way and holds no results"):
+            open_and_close(path, **options)
+    assert (folder / "thesis.txt").read_text() == "mine"
+    (folder / "thesis.txt").rename(tmp_path / "thesis.txt")
+    open_and_close(path)
+    assert not folder.exists()
+    folder.write_text("a file")
+    with pytest.raises(InputFileError, match="is in the way"):
+        open_and_close(path, overwrite=True)
+    assert folder.read_text() == "a file"
+
+
+def test_what_is_no_file_and_what_is_read_is_never_replaced(tmp_path):
+    source, link = tmp_path / "in.fa", tmp_path / "link.fa"
+    source.write_text(">a\nACGT\n")
+    link.symlink_to(source)
+    os.mkfifo(tmp_path / "pipe")
+    for path, accepted in (
+        (tmp_path / "pipe", "a file; this is a device or a pipe"),
+        (Path("-"), "the name of a file, or no such flag for the standard output"),
+        (source, "another file than the input"),
+        (link, "another file than the input"),
+    ):
+        with pytest.raises(InvalidOption, match=f"--output is '.*'; accepted: {accepted}"):
+            open_and_close(path, overwrite=True, inputs=[tmp_path / "other.fa", source])
+    assert source.read_text() == ">a\nACGT\n"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl.gz"])
+def test_a_name_that_promises_another_format_is_refused_unless_the_format_is_said(tmp_path, name):
+    with pytest.raises(InvalidOption, match=rf"{name}'; accepted: .jsonl, .parquet or .safetensors at its end, or --"):
+        open_and_close(tmp_path / name)
+    open_and_close(tmp_path / name, file_format="jsonl")
+    assert (tmp_path / name).exists()
 
 
 def test_other_settings_than_those_of_the_job_to_resume_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from subquad.inference.sampling import (
     uniforms,
 )
 
-DRAWS = 20_000
+DRAWS = 100_000
 
 
 def rows(value, count=1, dtype=torch.float64):

@@ -2,12 +2,13 @@
 
 import gzip
 import io
+import os
 import sys
 
 import pytest
 
 from subquad.inference.errors import InputFileError
-from subquad.inference.sequence_files import Record, dna_only, read_records
+from subquad.inference.sequence_files import Record, dna_only, read_once_only, read_records
 
 
 def records(tmp_path, content, name="input", **options):
@@ -88,6 +89,10 @@ def test_a_dash_is_the_standard_input(monkeypatch):
         (b'{"text": "AC"}\n', {}, "line 1: needs an object with a text"),
         (b'{"sequence": ""}\n', {}, "line 1: needs an object with a text"),
         (b'{"id": [1], "sequence": "A"}\n', {}, r"id is \[1\]"),
+        (b'{"id": true, "sequence": "A"}\n', {}, "id is True; accepted: a text or an integer"),
+        (b'{"id": "\\ud800", "sequence": "A"}\n', {}, "id is .*, which is no Unicode text"),
+        (b'{"id": ' + b"9" * 5000 + b', "sequence": "A"}\n', {}, "line 1: not JSON of a sequence: Exceeds the limit"),
+        (b'{"a":' * 100_000 + b"\n", {}, "line 1: not JSON of a sequence: maximum recursion depth"),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_name_and_place(tmp_path, content, options, text):
@@ -100,6 +105,13 @@ def test_a_bad_file_is_one_line_with_its_name_and_place(tmp_path, content, optio
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputFileError, match="nowhere: cannot be opened: No such file"):
         list(read_records(tmp_path / "nowhere"))
+
+
+def test_a_pipe_is_told_from_a_file_since_it_can_be_read_once_only(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text(">a\nAC\n")
+    names = {"-": True, tmp_path / "pipe": True, tmp_path / "file": False, tmp_path: False, tmp_path / "no": False}
+    assert {name: read_once_only(name) for name in names} == names
 
 
 def test_each_policy_for_other_characters_does_what_it_says():

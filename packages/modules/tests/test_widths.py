@@ -18,6 +18,7 @@ from subquad.modules import (
     AdaLNZeroBlock,
     Attention,
     AttentionBlock,
+    BlockOptions,
     CKConv,
     ConfigurationError,
     ConvNeXtBlock,
@@ -39,6 +40,7 @@ from subquad.modules import (
     Patchify,
     PatchMerging,
     PositionEmbedding,
+    ProjectedAttention,
     QKVConditionMixer,
     QKVSequenceMixer,
     RegisterAttention,
@@ -426,6 +428,22 @@ def test_a_constructor_refuses_widths_that_do_not_fit(
 ) -> None:
     with pytest.raises(ConfigurationError, match=text):
         kind(**options)
+
+
+def test_blocks_of_the_language_model_are_made_of_public_parts() -> None:
+    place: Any = {"device": None, "dtype": torch.float64}
+    options = BlockOptions(inner_size=48, activation="gelu", eps=1e-6, norm_form="vortex", **place)
+    model = StripedHyena2(**{**TINY, "pattern": "S*", "inner_size": 48}, dtype=torch.float64)
+    made = (
+        HyenaBlock(64, HyenaShort(64, groups=8, projection_filter_length=3, dtype=torch.float64), options),
+        AttentionBlock(
+            64, ProjectedAttention(64, num_heads=4, dtype=torch.float64), {**options, "activation": "identity"}
+        ),
+    )
+    x = torch.randn(2, 9, 64, dtype=torch.float64)
+    for block, twin in zip(made, model.blocks, strict=True):
+        block.load_state_dict(twin.state_dict())
+        assert torch.equal(block(x), twin(x))
 
 
 def test_blocks_of_the_language_model_refuse_a_mixer_of_another_width() -> None:

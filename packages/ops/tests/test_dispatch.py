@@ -131,7 +131,8 @@ def test_a_third_party_backend_refuses_what_it_cannot_do() -> None:
 @pytest.mark.parametrize("name", ["gated_conv", "gated_modal_conv"])
 def test_a_state_that_wants_a_gradient_makes_the_call_want_one(name: str) -> None:
     filters = (torch.randn(2, 4),) if name == "gated_conv" else (torch.randn(2, 3), torch.randn(2, 3))
-    state = (torch.zeros(1, 6, 2), torch.zeros(1, 2, 3, requires_grad=True))
+    form = ops.GatedConvState if name == "gated_conv" else ops.GatedModalState
+    state = form(torch.zeros(1, 6, 2), torch.zeros(1, 2, 3, requires_grad=True))
     module = importlib.import_module(f"subquad.ops.{name}.{name}")
     given = (torch.randn(1, 6, 9), torch.randn(6, 3), *filters)
     assert module.describe(*given, initial_state=state).gradient

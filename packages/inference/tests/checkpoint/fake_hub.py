@@ -18,6 +18,8 @@ class FakeHub:
       large: Names of the files that it stores as large ones, with a SHA-256.
       cut_after: Ends the connection of a download after so many bytes, once.
       lies: Names of the files that it sends with a byte changed.
+      ranges: Sends a part of a file where one is asked for, else all of it.
+      silent: Ends the connection of every download before its first byte.
       downloads: Name and first byte of every download.
       endpoint: Its address.
     """
@@ -27,6 +29,7 @@ class FakeHub:
         self.large: set[str] = set()
         self.cut_after: int | None = None
         self.lies: set[str] = set()
+        self.ranges, self.silent = True, False
         self.downloads: list[tuple[str, int]] = []
         self.endpoint = ""
 
@@ -83,12 +86,12 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if name in hub.large:
                 headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{hub.digest(name)}"'}
             start, asked = 0, self.headers.get("Range")
-            if asked:
+            if asked and hub.ranges:
                 start = int(asked.removeprefix("bytes=").partition("-")[0])
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             if body:
                 hub.downloads.append((name, start))
-            self.send(206 if asked else 200, data[start:], headers, body=body)
+            self.send(206 if "Content-Range" in headers else 200, data[start:], headers, body=body)
 
         def send(self, status: int, data: bytes, headers: dict[str, str], *, body: bool) -> None:
             self.send_response(status)
@@ -96,6 +99,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.send_header(key, value)
             self.end_headers()
             if not body:
+                return
+            if hub.silent and "Accept-Ranges" in headers:
+                self.close_connection = True
                 return
             if hub.cut_after is not None and len(data) > hub.cut_after:
                 self.wfile.write(data[: hub.cut_after])

@@ -362,7 +362,10 @@ def resident_memory():
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1])
 
 
-@pytest.mark.parametrize(("read", "write"), [("vortex", "native"), ("native", "vortex"), ("mbridge", "vortex")])
+@pytest.mark.parametrize(
+    ("read", "write"),
+    [("vortex", "native"), ("native", "vortex"), ("mbridge", "vortex"), ("mbridge", "native")],
+)
 def test_memory_holds_a_few_tensors_and_not_the_file(tmp_path, read, write):
     config = tiny_config(pattern="S" * 12, hidden_size=512, inner_size=2048, filter_groups=8)
     if read == "mbridge":

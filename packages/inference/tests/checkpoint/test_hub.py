@@ -13,6 +13,7 @@ import torch
 
 from packages.inference.tests.checkpoint.fake_hub import COMMIT, running_hub
 from packages.inference.tests.checkpoint.foreign_checkpoints import mbridge_tensors, savanna_tensors, write_mbridge
+from packages.inference.tests.commands.running import run
 from packages.inference.tests.conftest import TINY, tiny_network
 from subquad.inference import load_checkpoint, save_checkpoint
 from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address
@@ -122,6 +123,77 @@ def test_an_interrupted_download_goes_on_where_it_ended(hub, fetch, monkeypatch)
     assert starts[-1] > 0
 
 
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Lets a download be interrupted after so many bytes of a file."""
+
+    def interrupt(count):
+        original, seen = huggingface_hub.utils.tqdm.update, []
+
+        def update(self, n=1):
+            seen.append(n)
+            if sum(seen) >= count:
+                monkeypatch.setattr(huggingface_hub.utils.tqdm, "update", original)
+                raise KeyboardInterrupt
+            return original(self, n)
+
+        monkeypatch.setattr(huggingface_hub.utils.tqdm, "update", update)
+
+    return interrupt
+
+
+def test_a_second_run_goes_on_where_the_first_was_interrupted(hub, fetch, killed_after, tmp_path, monkeypatch):
+    data = torch.arange(2_000_000, dtype=torch.int32).numpy().tobytes()
+    hub.files = {"name.pt.part0": data[:5_000_000], "name.pt.part1": data[5_000_000:]}
+    hub.large = set(hub.files)
+    killed_after(3_000_000)
+    with pytest.raises(KeyboardInterrupt):
+        fetch()
+    assert hub.downloads == [("name.pt.part0", 0)]
+    usage, kept = namedtuple("usage", "total used free"), 3 << 20
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, len(data) - kept))  # what is there takes no room
+    path = fetch().path
+    assert hub.downloads == [("name.pt.part0", 0), ("name.pt.part0", kept), ("name.pt.part1", 0)]
+    assert b"".join(path.with_name(f"name.pt.part{n}").read_bytes() for n in range(2)) == data
+    assert not list((tmp_path / "cache").rglob("*.incomplete"))
+
+
+def test_a_damaged_beginning_is_found_by_the_digest_and_fetched_anew(hub, fetch, killed_after, tmp_path):
+    data = torch.arange(2_000_000, dtype=torch.int32).numpy().tobytes()
+    hub.files, hub.large = {"name.pt": data}, {"name.pt"}
+    for damage in (lambda old: b"x" + old[1:], lambda old: old + data):  # one byte, and more than there is
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        killed_after(3_000_000)
+        with pytest.raises(KeyboardInterrupt):
+            fetch()
+        (kept,) = (tmp_path / "cache").rglob("*.incomplete")
+        longer = len(damage(kept.read_bytes())) > len(data)
+        kept.write_bytes(damage(kept.read_bytes()))
+        if not longer:
+            with pytest.raises(CheckpointHashMismatch, match="it was removed, try again"):
+                fetch()
+        assert fetch().path.read_bytes() == data
+
+
+def test_a_hub_that_sends_all_whatever_is_asked_for_is_understood(hub, fetch, killed_after):
+    data = torch.arange(2_000_000, dtype=torch.int32).numpy().tobytes()
+    hub.files, hub.large, hub.ranges = {"name.pt": data}, {"name.pt"}, False
+    killed_after(3_000_000)
+    with pytest.raises(KeyboardInterrupt):
+        fetch()
+    assert fetch().path.read_bytes() == data
+
+
+def test_a_hub_that_stops_sending_is_asked_again_and_then_told_of(hub, fetch, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.files, hub.large, hub.silent = {"name.pt": bytes(3_000_000)}, {"name.pt"}, True
+    with pytest.raises(HubUnavailable, match=r"hf:org/name: name\.pt cannot be fetched: "):
+        fetch()
+    assert 1 < len(hub.downloads) < 10
+    hub.silent = False
+    assert fetch().path.stat().st_size == 3_000_000
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_a_file_that_is_not_what_the_hub_says_is_removed(hub, fetch, large):
     hub.files["name.pt"], hub.lies = b"weights" * 1000, {"name.pt"}
@@ -173,6 +245,37 @@ def test_without_the_library_the_way_out_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubUnavailable, match=r"pip install 'subquad-inference\[hub\]'"):
         fetch_checkpoint(ADDRESS, read="vortex", cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "target", "text"),
+    [
+        (["--from", "vortex", "--to", "native", "--config", "tiny"], "native", "native exists already"),
+        (["--from", "vortex", "--to", "native", "--config", "tiny", "--overwrite"], "folder", "is no checkpoint"),
+        (["--from", "vortex", "--to", "savanna", "--config", "tiny"], "file", "file exists already"),
+        (["--from", "vortex", "--to", "vortex", "--config", "tiny"], "new", "accepted: two different formats"),
+        (["--from", "vortex", "--to", "native", "--config", "9b"], "new", "--config is '9b'; accepted: a Vortex YAML"),
+        (["--from", "mbridge", "--to", "native", "--config", "9b"], "new", "--config is '9b'; accepted: a Vortex YAML"),
+        (["--from", "savanna", "--to", "native"], "new", "--config is None; accepted: a Vortex YAML file or a size"),
+        (["--from", "native", "--to", "vortex", "--config", "7b"], "new", "only for a source that is not native"),
+        (["--from", "vortex", "--to", "native", "--config", "tiny", "--report", "no/r"], "new", "folder that exists"),
+    ],
+)
+def test_what_is_wrong_with_a_conversion_is_told_before_anything_is_fetched(
+    native, tmp_path, monkeypatch, flags, target, text
+):
+    def fetch(*_arguments, **_options):
+        raise AssertionError("a checkpoint was fetched")
+
+    monkeypatch.setattr("subquad.inference.checkpoint.fetch_checkpoint", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    result = run("convert", "hf:org/name", target, *flags)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_command_takes_an_address_and_notes_the_commit(hub, native, tmp_path):

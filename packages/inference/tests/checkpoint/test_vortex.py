@@ -19,6 +19,7 @@ from subquad.inference.errors import (
     CheckpointExists,
     CheckpointNotFound,
     CheckpointTensorError,
+    OutputError,
 )
 from subquad.lazy_config import LazyConfig
 from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
@@ -222,6 +223,8 @@ def test_a_file_that_is_none_is_one_line(vortex, tmp_path):
         import_vortex(tmp_path, tmp_path / "c", tiny_config())
     with pytest.raises(CheckpointNotFound, match=r"nowhere\.pt does not exist"):
         import_vortex(tmp_path / "nowhere.pt", tmp_path / "c", tiny_config())
+    with pytest.raises(CheckpointNotFound, match=r"nowhere\.pt\.part0 does not exist$"):
+        import_vortex(tmp_path / "nowhere.pt.part0", tmp_path / "c", tiny_config())
 
 
 def test_an_export_replaces_a_file_only_when_allowed(native, vortex):
@@ -230,6 +233,47 @@ def test_an_export_replaces_a_file_only_when_allowed(native, vortex):
     export_vortex(native, vortex, overwrite=True)
     with pytest.raises(CheckpointExists, match="is a folder"):
         export_vortex(native, native, overwrite=True)
+
+
+def test_the_source_and_what_is_no_file_are_never_replaced(vortex, tmp_path):
+    before = vortex.read_bytes()
+    (tmp_path / "link.pt").symlink_to(vortex)
+    options = {"read": "vortex", "write": "savanna", "config": tiny_config(), "overwrite": True}
+    for target in (vortex, tmp_path / "link.pt"):
+        with pytest.raises(CheckpointExists, match="is the source; choose another path"):
+            convert_checkpoint(vortex, target, **options)
+    assert vortex.read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointExists, match=r"pipe is a device or a pipe, which would be replaced"):
+        convert_checkpoint(vortex, tmp_path / "pipe", **options)
+
+
+def test_a_target_inside_a_file_or_a_closed_folder_is_refused_before_anything_is_read(vortex, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.inference.checkpoint.conversion.open_vortex", None)
+    for write in ("native", "savanna"):
+        options = {"read": "vortex", "write": write, "config": tiny_config()}
+        for target in (vortex / "out", vortex / "deep" / "out"):
+            with pytest.raises(OutputError, match=r"out cannot be written: .*model\.pt is a file"):
+                convert_checkpoint(vortex, target, **options)
+        with monkeypatch.context() as context:
+            context.setattr("os.access", lambda path, mode: False)
+            with pytest.raises(OutputError, match=r"out cannot be written: .* may not be written"):
+                convert_checkpoint(vortex, tmp_path / "new" / "out", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_conversion(native, vortex, tmp_path):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+    flags = ["convert", "--from", "vortex", "--to", "native", "--config", "tiny"]
+    for report, text in ((tmp_path, "a file; this is a folder"), (tmp_path / "no" / "r", "in a folder that exists")):
+        result = CliRunner().invoke(app, [*flags, str(vortex), str(tmp_path / "made"), "--report", str(report)])
+        assert result.exit_code == 2
+        assert f"--report is '{report}'; accepted: a file" in result.stderr
+        assert text in result.stderr
+    result = CliRunner().invoke(app, [*flags, str(vortex), str(tmp_path / "made"), "--report", str(vortex)])
+    assert "accepted: another file than the input" in result.stderr
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("name", sorted(STRIPED_HYENA2_PRESETS))

@@ -55,6 +55,52 @@ def test_a_bad_file_is_one_line_before_any_work_and_leaves_nothing(checkpoint, t
 
 
 @pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "nowhere.fa"],
+        ["embed", "nowhere.fa", "-l", "blocks.0"],
+        ["generate", "-i", "nowhere.fa"],
+        ["plot", "nowhere.fa", "-o", "x.png"],
+        ["variants", "nowhere.fa", "-r", "in.fa"],
+        ["variants", "in.fa", "-r", "nowhere.fa"],
+        ["score", "."],
+        ["generate", "-p", ""],
+    ],
+)
+def test_a_missing_input_is_found_before_any_work(checkpoint, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.fa").write_text(">a\nACGT\n")
+    result = run(command[0], checkpoint, *command[1:])
+    assert result.exit_code == 2
+    assert "cannot be opened: " in result.stderr or "--prompt is ''; accepted: one or more" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("command", "source"),
+    [
+        (["score", "in.fa"], "in.fa"),
+        (["embed", "in.fa", "-l", "blocks.0"], "in.fa"),
+        (["generate", "-i", "in.fa"], "in.fa"),
+        (["plot", "in.svg"], "in.svg"),
+        (["variants", "v.csv", "-r", "in.fa", "--output-format", "jsonl"], "v.csv"),
+        (["variants", "v.csv", "-r", "in.fa"], "in.fa"),
+    ],
+)
+def test_results_never_replace_their_input(checkpoint, tmp_path, monkeypatch, command, source):
+    monkeypatch.chdir(tmp_path)
+    texts = {"in.fa": ">a\nACGT\n", "in.svg": ">a\nACGT\n", "v.csv": "chrom,pos,ref,alt\na,1,A,T\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    result = run(command[0], checkpoint, *command[1:], "-o", source, "--overwrite")
+    assert result.exit_code == 2
+    assert f"--output is '{source}'; accepted: another file than the input" in result.stderr
+    assert (tmp_path / source).read_text() == texts[source]
+
+
+@pytest.mark.usefixtures("no_network")
 def test_a_base_without_complement_is_found_before_any_work(checkpoint, tmp_path):
     (tmp_path / "in.fa").write_text(">a\nACGT\n>b\nAC!T\n")
     result = run("score", checkpoint, tmp_path / "in.fa", "--non-dna", "keep", "--strand", "both")

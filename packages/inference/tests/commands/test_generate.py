@@ -5,6 +5,7 @@ import pytest
 from packages.inference.tests.commands.running import done, lines, run
 from subquad.inference import Engine, GenerationOptions
 
+PRINTABLE = ["--temperature", 1, "--seed", 2, "--ignore-eod"]
 SAMPLED = ["--max-new-tokens", 6, "--temperature", 0.8, "--seed", 3, "--device", "cpu"]
 
 
@@ -44,12 +45,15 @@ def test_every_sampling_flag_does_what_the_option_does(checkpoint, flags, option
 def test_each_prompt_has_a_reason_of_its_own(checkpoint):
     plain = lines(done("generate", checkpoint, "-p", "ACGT", "-p", "A" * 250, "--max-new-tokens", 10).stdout)
     assert [row["finish_reason"] for row in plain] == ["max_new_tokens", "context_length"]
-    printable = [row["completion"] for row in plain if row["completion"].isascii()]
-    stop = printable[0][2:4] if printable else None
-    if stop is not None:
-        stopped = lines(done("generate", checkpoint, "-p", "ACGT", "--stop", stop, "--max-new-tokens", 10).stdout)
-        assert stopped[0]["finish_reason"] == "stop_sequence"
-        assert stopped[0]["stop_sequence"] == stop
+    (free,) = lines(done("generate", checkpoint, "-p", "ACGT", *PRINTABLE, "--max-new-tokens", 60).stdout)
+    place = next(i for i, token in enumerate(free["ids"]) if i > 1 and 32 < token < 127)
+    stop = chr(free["ids"][place])
+    at = free["ids"].index(ord(stop))
+    two = ["-p", "ACGT", "-p", "A" * 250, "--stop", stop]
+    stopped = lines(done("generate", checkpoint, *two, *PRINTABLE, "--max-new-tokens", 60).stdout)
+    assert (stopped[0]["finish_reason"], stopped[0]["stop_sequence"]) == ("stop_sequence", stop)
+    assert stopped[0]["ids"] == free["ids"][:at]
+    assert (stopped[1]["finish_reason"], stopped[1]["stop_sequence"]) != ("max_new_tokens", stop)
 
 
 def test_a_tag_goes_in_front_of_every_prompt_and_unknown_ranks_read_none(checkpoint):
@@ -71,9 +75,12 @@ def test_a_policy_on_characters_leaves_tags_alone(checkpoint):
     assert row["prompt"] == "AC@GT"
 
 
-def test_a_seed_that_a_table_cannot_hold_is_refused(checkpoint, tmp_path):
-    flags = ["--seed", 2**63, "-o", tmp_path / "x.st", "--output-format", "safetensors"]
-    result = run("generate", checkpoint, "-p", "A", *flags)
+@pytest.mark.parametrize(
+    ("name", "flags"), [("x.st", ["--output-format", "safetensors"]), ("x.parquet", []), ("x.safetensors", [])]
+)
+def test_a_seed_that_a_table_cannot_hold_is_refused(checkpoint, tmp_path, name, flags):
+    result = run("generate", checkpoint, "-p", "A", "--seed", 2**63, "-o", tmp_path / name, *flags)
+    assert result.exit_code == 2
     assert "--seed is 9223372036854775808; accepted: 0 to 9223372036854775807" in result.stderr
 
 

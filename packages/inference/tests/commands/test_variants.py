@@ -1,7 +1,9 @@
 """Tests of `subquad variants`."""
 
 import json
+import os
 import random
+import threading
 
 import pytest
 
@@ -79,6 +81,22 @@ def test_windows_longer_than_the_network_takes_are_refused(checkpoint, tmp_path)
     result = run("variants", checkpoint, source, "-r", genome)
     assert result.exit_code == 2
     assert "record 'c:200:T:C' has 400 tokens; at most 256 are accepted" in result.stderr
+
+
+def test_variants_come_through_a_pipe_and_a_genome_does_not(checkpoint, genome, tmp_path):
+    """As in ``subquad variants … <(bcftools view …)``, which can be read once only."""
+    text = VCF + vcf_line(5) + vcf_line(80)
+    (tmp_path / "v.vcf").write_text(text)
+    os.mkfifo(tmp_path / "pipe")
+    flags = ["-r", genome, "--window", 20, "--device", "cpu"]
+    expected = lines(done("variants", checkpoint, tmp_path / "v.vcf", *flags).stdout)
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[text], daemon=True)
+    writer.start()
+    assert lines(done("variants", checkpoint, tmp_path / "pipe", *flags).stdout) == expected
+    writer.join(timeout=60)
+    refused = run("variants", checkpoint, tmp_path / "v.vcf", "-r", tmp_path / "pipe")
+    assert refused.exit_code == 2
+    assert "pipe: is no file but a pipe, and positions in it cannot be found" in refused.stderr
 
 
 def test_results_can_be_a_file_and_resumed(checkpoint, genome, tmp_path, monkeypatch):

@@ -28,7 +28,14 @@ STATE = {
     "20b": (36.53, 20.02, 98_304),
     "40b": (73.06, 40.03, 262_144),
 }
-LAYERS = {"1b_base": (7, 7, 7, 4), "7b": (9, 9, 9, 5), "20b": (7, 7, 7, 3), "40b": (14, 14, 14, 8)}
+SHORT = (0, 4, 7, 11, 14, 18, 21, 25, 28, 32, 36, 39, 43, 46)
+ATTENTION = {
+    "1b_base": (3, 10, 17, 24),
+    "7b": (3, 10, 17, 24, 31),
+    "20b": (3, 10, 17),
+    "40b": (3, 10, 17, 24, 31, 35, 42, 49),
+}
+COUNTS = {"1b_base": 7, "7b": 9, "20b": 7, "40b": 14}  # of short layers; a medium and a long one follow each
 
 
 def on_meta(name: str) -> StripedHyena2:
@@ -62,10 +69,17 @@ def test_state_sizes_are_exact(name: str) -> None:
     assert state.key_value_nbytes == 3 * 10 * per_token
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_patterns_have_the_published_layers(name: str) -> None:
-    pattern = STRIPED_HYENA2_PRESETS[name].pattern
-    assert tuple(pattern.count(letter) for letter in "SDH*") == LAYERS[name]
+@pytest.mark.parametrize("name", BILLIONS)
+def test_every_layer_lies_where_the_published_one_does(name: str) -> None:
+    size = name if name == "1b_base" else name.partition("_")[0]
+    blocks = on_meta(name).blocks
+    kinds = {
+        letter: tuple(i for i, block in enumerate(blocks) if type(block.mixer).__name__ == kind)
+        for letter, kind in zip("SDH*", ("HyenaShort", "HyenaMedium", "HyenaLong", "ProjectedAttention"), strict=True)
+    }
+    short = SHORT[: COUNTS[size]]
+    medium, long = tuple(i + 1 for i in short), tuple(i + 2 for i in short)
+    assert kinds == {"S": short, "D": medium, "H": long, "*": ATTENTION[size]}
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:

@@ -42,7 +42,11 @@ def test_decode_equals_forward_for_every_prompt_length_in_float32() -> None:
         assert_close(got, whole[:, : prompt + 2], relative=5e-6)
 
 
-@pytest.mark.parametrize("chunks", [[1] * 6 + [134], [5, 1, 126, 8], [130, 2, 8], [3, 3, 134], [139, 1]])
+ODD_CHUNKS = [[1] * 6 + [134], [5, 1, 126, 8], [130, 2, 8], [3, 3, 134], [139, 1], [31, 2, 64, 1, 9, 33]]
+EVEN_CHUNKS = [[size] * (140 // size) + [140 % size] for size in (1, 7, 64, 128, 129)]
+
+
+@pytest.mark.parametrize("chunks", [*ODD_CHUNKS, *([n for n in sizes if n] for sizes in EVEN_CHUNKS)])
 def test_any_chunking_equals_forward(chunks: list[int]) -> None:
     model, ids = lively_model(seed=2), random_ids(2, 140, seed=3)
     with torch.inference_mode():

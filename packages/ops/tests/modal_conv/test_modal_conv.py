@@ -32,6 +32,18 @@ def test_convolution_equals_the_one_with_the_filters_taps() -> None:
     assert_close(modal_conv(x, poles, residues), causal_conv(x, modal_filter(poles, residues, 300)), 1e-12)
 
 
+def test_chunks_recurrence_and_transform_agree_over_sixteen_thousand_samples() -> None:
+    length, x = 16_384, torch.randn(1, 2, 16_384, dtype=torch.float64)
+    poles, residues = _modes(2, 4, 1e-3, torch.float64)
+    y, end = modal_conv_with_state(x, poles, residues)
+    recurrence, last = modal_conv_reference(x, poles, residues)
+    taps = modal_filter_reference(poles, residues, length)
+    transform = torch.fft.irfft(torch.fft.rfft(x, n=2 * length) * torch.fft.rfft(taps, n=2 * length))[..., :length]
+    assert_close(y, recurrence, 1e-10)
+    assert_close(y, transform, 1e-10)
+    assert_close(end, last, 1e-10)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("length", [1, 31, 63, 200])
 def test_output_and_gradients_match_the_oracle(dtype: torch.dtype, length: int) -> None:

@@ -13,16 +13,32 @@ SHARED_LAYERS = "several devices share every layer; see --tensor-parallel-size"
 IN_THE_CHECKPOINT = "the checkpoint says it; leave the flag out"
 
 CheckpointFolder = Annotated[Path, typer.Option("--ckpt-dir", help="A native checkpoint directory.")]
-TensorParallel = Annotated[int, typer.Option("--tensor-parallel-size", min=1, help="Processes that share every layer.")]
-PipelineParallel = Annotated[int, typer.Option("--pipeline-model-parallel-size", help="1.")]
-ContextParallel = Annotated[int, typer.Option("--context-parallel-size", help="1.")]
+TensorParallel = Annotated[
+    int,
+    typer.Option(
+        "--tensor-parallel-size", min=1, help="Processes that share every layer, one CUDA device each, or the CPU."
+    ),
+]
+PipelineParallel = Annotated[
+    int, typer.Option("--pipeline-model-parallel-size", help="Accepted: 1; see --tensor-parallel-size.")
+]
+ContextParallel = Annotated[
+    int, typer.Option("--context-parallel-size", help="Accepted: 1; see --tensor-parallel-size.")
+]
 PrecisionRecipe = Annotated[
-    str | None, typer.Option("--mixed-precision-recipe", help="bf16_mixed; default: the type of the checkpoint.")
+    str | None,
+    typer.Option(
+        "--mixed-precision-recipe",
+        help="Accepted: bf16_mixed; default: the type of the checkpoint (on a CPU float32 for a 16-bit one).",
+    ),
 ]
 VortexStyleFP8 = Annotated[bool, typer.Option("--vortex-style-fp8", help="Demand a checkpoint with FP8 projections.")]
 FusedOperators = Annotated[
     bool | None,
-    typer.Option("--use-subquadratic-ops/--no-use-subquadratic-ops", help="As in `subquad score` and `generate`."),
+    typer.Option(
+        "--use-subquadratic-ops/--no-use-subquadratic-ops",
+        help="Demand fused operators, or run their parts one by one; default: what is faster. Decode is the same.",
+    ),
 ]
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from subquad.inference.embedding import resolve_layer
 from subquad.inference.engine import Engine
 from subquad.inference.sequence_files import Record
 from subquad.inference.writing import writing
 
 Kind = Literal["logits", "sum", "mean", "per_token"]
 NAME = "predictions__rank_0__dp_rank_0"
+INDEX = "seq_idx_map.json"
 _PADDING = {"tokens": 1}
 
 
@@ -27,11 +29,16 @@ class Predictor:
       embedding_layer: Hidden states after this block instead.
       prepend_bos: Read the end-of-document token first; it is a position of the result.
       min_length: Width of a batch at least, without that token.
+
+    Raises:
+      InvalidOption: There is no such block.
     """
 
     def __init__(
         self, engine: Engine, kind: Kind, *, embedding_layer: int | None, prepend_bos: bool, min_length: int
     ) -> None:
+        if embedding_layer is not None:
+            resolve_layer(f"blocks.{embedding_layer}", engine.model)
         self._engine, self._kind, self._layer = engine, kind, embedding_layer
         self._prefix = [engine.tokenizer.eod_id] if prepend_bos else []
         self._min_length = min_length + len(self._prefix)
@@ -103,6 +110,12 @@ class PredictionFiles:
                 parts = [_widened(part, width, _PADDING.get(name, 0)) for part in parts]
             whole[name] = torch.cat(parts)
         _save(whole, self._folder / f"{NAME}.pt")
+
+
+def earlier_predictions(folder: Path) -> list[Path]:
+    """Returns what an earlier run has written to a folder: files of predictions, and which index is whose."""
+    found = [*folder.glob(f"{NAME}*.pt"), *folder.glob(f"subdir_*/{NAME}*.pt"), *folder.glob(INDEX)]
+    return sorted(found)
 
 
 def _save(batch: dict[str, Tensor], path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import FP8, Device, FP8Choice, Traceback
-from subquad.inference.errors import InvalidOption, RequestTooLarge
+from subquad.inference.commands.settings import FP8, Device, EngineOptions, FP8Choice, Traceback
+from subquad.inference.errors import InvalidOption, InvalidSequence, RequestTooLarge
 from subquad.inference.evo2_flags import (
     CheckpointFolder,
     ContextParallel,
@@ -50,16 +50,24 @@ def infer_evo2(
     prompt_file: Annotated[
         Path | None, typer.Option(help="JSON lines with id and prompt; instead of --prompt.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 100,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0 is off; not together with --top-p.")] = 0,
-    top_p: Annotated[float, typer.Option(help="0 is off.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add to each prompt.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Logits are divided by it; 0 is greedy.")] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(help="Keep so many most likely tokens; 0 keeps all; not together with --top-p.")
+    ] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Keep the most likely tokens up to this probability; 0 keeps all.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 1234,
-    return_log_probs: Annotated[bool, typer.Option("--return-log-probs", help="Add those of the completion.")] = False,
+    return_log_probs: Annotated[
+        bool, typer.Option("--return-log-probs", help="Add that of each new token, in nats.")
+    ] = False,
     tensor_parallel_size: TensorParallel = 1,
     pipeline_model_parallel_size: PipelineParallel = 1,
     context_parallel_size: ContextParallel = 1,
-    output_file: Annotated[Path | None, typer.Option(help="JSON lines; default: standard output.")] = None,
+    output_file: Annotated[
+        Path | None, typer.Option(help="JSON lines, replaced where it exists; default: standard output.")
+    ] = None,
     mixed_precision_recipe: PrecisionRecipe = None,
     vortex_style_fp8: VortexStyleFP8 = False,
     max_seq_length: Annotated[
@@ -70,17 +78,24 @@ def infer_evo2(
     ] = None,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 1,
     use_subquadratic_ops: FusedOperators = None,
-    cuda_graph_impl: Annotated[str, typer.Option(help="none.")] = "none",
+    cuda_graph_impl: Annotated[
+        str, typer.Option(help="Accepted: none; decode steps are captured wherever that is possible.")
+    ] = "none",
     enable_chunked_prefill: Annotated[
-        bool, typer.Option("--enable-chunked-prefill", help="On in any case, with the same result.")
+        bool,
+        typer.Option(
+            "--enable-chunked-prefill", help="Has no effect: prompts are always read in chunks, with the same result."
+        ),
     ] = False,
     prompt_segmentation_threshold: Annotated[
         int | None, typer.Option(min=1, help="Read longer prompts in pieces of so many tokens, with the same result.")
     ] = None,
     inference_dynamic_batching_max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a prefill chunk.")
+        int | None, typer.Option(min=1, help="Tokens of a prefill chunk; default: 8192 on a GPU, else 2048.")
     ] = None,
-    inference_dynamic_batching_block_size: Annotated[int, typer.Option(help="256.")] = 256,
+    inference_dynamic_batching_block_size: Annotated[
+        int, typer.Option(help="Accepted: 256, the tokens of a page of keys and values.")
+    ] = 256,
     fp8_projections: FP8 = FP8Choice.auto,
     device: Device = "auto",
     traceback: Traceback = False,
@@ -101,6 +116,7 @@ def infer_evo2(
         refuse_unless("--max-seq-length-num-prompts", max_seq_length_num_prompts, None, reason)
         chunk = _chunk(prompt_segmentation_threshold, inference_dynamic_batching_max_tokens)
         check_checkpoint(ckpt_dir)
+        from subquad.inference.commands.run_batches import EngineChoice
         from subquad.inference.engine import Engine
         from subquad.inference.options import GenerationOptions
         from subquad.inference.result_files import opened_results
@@ -116,11 +132,14 @@ def infer_evo2(
             return_logprobs=return_log_probs,
         )
         records = _records(prompt, prompt_file)
+        limit = _limit(max_seq_length, EngineChoice(ckpt_dir, EngineOptions()).token_limit())
+        _check_lengths(records, new=max_new_tokens, limit=limit)
         with opened_results(
             output_file,
             columns={"id": "text"},
             file_format="jsonl",
             overwrite=output_file is not None,
+            inputs=[] if prompt_file is None else [prompt_file],
             flag="--output-file",
             way_on="rows.jsonl there has them",
         ) as results:
@@ -135,8 +154,7 @@ def infer_evo2(
                 tensor_parallel=tensor_parallel_size,
             )
             require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
-            limit = _limit(max_seq_length, engine.max_sequence_tokens)
-            _check_lengths(engine, records, new=max_new_tokens, limit=limit)
+            _check_memory(engine, records, new=max_new_tokens)
             for row in _rows(engine, records, options):
                 results.write(row)
 
@@ -169,20 +187,35 @@ def _records(prompt: str | None, path: Path | None) -> "list[Record]":
     return list(read_records(path, file_format="jsonl"))
 
 
-def _check_lengths(engine: "Engine", records: "list[Record]", *, new: int, limit: int) -> None:
-    """Refuses prompts that are too long.
+def _check_lengths(records: "list[Record]", *, new: int, limit: int) -> None:
+    """Refuses prompts that are too long for the network, or whose characters have no token.
 
     Raises:
-      RequestTooLarge: For the network.
+      RequestTooLarge: A prompt leaves no room for the new tokens.
+      InvalidSequence: A prompt is empty, or a character of it is not ASCII.
+    """
+    from subquad.inference.tokenizer import ByteTokenizer
+
+    for record in records:
+        size, field = len(record.sequence), f"prompt {record.id!r}"
+        if size + new > limit:
+            raise RequestTooLarge(field, size, limit - new, "tokens")
+        if not size:
+            raise InvalidSequence(field, "is empty; accepted: at least one token")
+        ByteTokenizer().encode(record.sequence, field=field)
+
+
+def _check_memory(engine: "Engine", records: "list[Record]", *, new: int) -> None:
+    """Refuses prompts that are too long for the memory.
+
+    Raises:
       InsufficientMemory: For the memory.
     """
     from subquad.inference.memory import require_memory
 
     longest = max(records, key=lambda record: len(record.sequence))
-    size, field = len(longest.sequence), f"prompt {longest.id!r}"
-    if size + new > limit:
-        raise RequestTooLarge(field, size, limit - new, "tokens")
-    require_memory(engine.network, engine.device, rows=engine.max_running, length=size + new, field=field)
+    length, field = len(longest.sequence) + new, f"prompt {longest.id!r}"
+    require_memory(engine.network, engine.device, rows=engine.max_running, length=length, field=field)
 
 
 def _rows(engine: "Engine", records: "list[Record]", options: Any) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,21 @@
 """Whether the state of a sequence fits into memory, asked before any work starts."""
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from subquad.inference.errors import InsufficientMemory
 from subquad.inference.network import Network
+
+GROUP = Path("/sys/fs/cgroup")
+GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),  # version 2 of control groups, then version 1
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def state_bytes(network: Network, rows: int, length: int) -> int:
@@ -29,16 +37,35 @@ def _tensors(state: object) -> Iterator[Tensor]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Returns what can still be taken: free memory of a CUDA device with torch's own reserve, else of the machine."""
+    """Returns what can still be taken: free memory of a CUDA device with torch's own reserve, else of the machine.
+
+    Of the machine only as much as its control group allows, which is how containers are limited.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             found = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(found.split()[1]) * 1024
+        free = int(found.split()[1]) * 1024
     except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *(_left_of_group(*names) for names in GROUP_FILES)])
+
+
+def _left_of_group(limit: str, usage: str, unneeded: str) -> int:
+    """Returns what a control group still allows, files that are kept in memory for reading only not counted.
+
+    Args:
+      limit, usage: Files with one number each.
+      unneeded: What the bytes of such files are called in ``memory.stat``.
+    """
+    try:
+        most, used = int((GROUP / limit).read_text()), int((GROUP / usage).read_text())
+        counts = dict(line.split() for line in (GROUP / Path(usage).parent / "memory.stat").read_text().splitlines())
+        return max(0, most - used + int(counts.get(unneeded, 0)))
+    except (OSError, ValueError):  # no such group, or one without a limit, which is a word
+        return sys.maxsize
 
 
 def require_memory(network: Network, device: torch.device, *, rows: int, length: int, field: str) -> None:

@@ -59,13 +59,24 @@ class Collapse(StrEnum):
 def predict_evo2(
     fasta: Annotated[Path, typer.Option(help="The sequences; gzip or not.")],
     ckpt_dir: CheckpointFolder,
-    output_dir: Annotated[Path, typer.Option(help="Where predictions and seq_idx_map.json go.")],
+    output_dir: Annotated[
+        Path, typer.Option(help="Folder for predictions and seq_idx_map.json; made where it is missing.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the predictions of an earlier run from the folder first.")
+    ] = False,
     write_interval: Annotated[
-        WriteInterval, typer.Option(help="epoch holds everything in memory and writes one file.")
+        WriteInterval,
+        typer.Option(help="epoch holds everything in memory and writes one file; batch writes one file a batch."),
     ] = WriteInterval.epoch,
-    files_per_subdir: Annotated[int | None, typer.Option(min=1, help="Only with --write-interval batch.")] = None,
-    micro_batch_size: Annotated[int, typer.Option(min=1, help="Sequences read side by side.")] = 1,
-    min_length: Annotated[int | None, typer.Option(min=1, help="Pad shorter sequences to this length.")] = None,
+    files_per_subdir: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many files go into each folder subdir_N; only with --write-interval batch."),
+    ] = None,
+    micro_batch_size: Annotated[int, typer.Option(min=1, help="Sequences read side by side, a batch.")] = 1,
+    min_length: Annotated[
+        int | None, typer.Option(min=1, help="Pad shorter sequences to so many tokens; default: no padding.")
+    ] = None,
     prepend_bos: Annotated[
         bool, typer.Option("--prepend-bos", help="Start from the end-of-document token, 0.")
     ] = False,
@@ -83,13 +94,13 @@ def predict_evo2(
     pipeline_model_parallel_size: PipelineParallel = 1,
     context_parallel_size: ContextParallel = 1,
     no_sequence_parallel: Annotated[
-        bool, typer.Option("--no-sequence-parallel", help="Off in any case, on one device.")
+        bool, typer.Option("--no-sequence-parallel", help="Has no effect: it is off in any case.")
     ] = False,
     mixed_precision_recipe: PrecisionRecipe = None,
     vortex_style_fp8: VortexStyleFP8 = False,
     use_subquadratic_ops: FusedOperators = None,
-    num_nodes: Annotated[int, typer.Option(help="1.")] = 1,
-    devices: Annotated[int, typer.Option(help="1.")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="Accepted: 1.")] = 1,
+    devices: Annotated[int, typer.Option(help="Accepted: 1; see --tensor-parallel-size.")] = 1,
     hybrid_override_pattern: Annotated[str | None, typer.Option(help="Refused: the checkpoint says it.")] = None,
     num_layers: Annotated[int | None, typer.Option(help="Refused: the checkpoint says it.")] = None,
     seq_len_interpolation_factor: Annotated[int | None, typer.Option(help="Refused: the checkpoint says it.")] = None,
@@ -128,13 +139,12 @@ def predict_evo2(
             refuse_unless("--files-per-subdir", files_per_subdir, None, "--write-interval epoch writes one file")
         kind = _kind(embedding_layer, log_prob_collapse_option, log_probs=output_log_prob_seqs)
         check_checkpoint(ckpt_dir)
-        _check_folder(output_dir)
+        _check_paths(fasta, output_dir, overwrite=overwrite)
         from subquad.inference.commands.batches import Reading, survey
         from subquad.inference.commands.run_batches import EngineChoice
         from subquad.inference.evo2_predictions import PredictionFiles, Predictor
         from subquad.inference.memory import require_memory
         from subquad.inference.sequence_files import read_records
-        from subquad.inference.writing import writing
 
         options = EngineOptions(
             prefill_chunk=prefill_chunk,
@@ -151,21 +161,27 @@ def predict_evo2(
         check_shortest(found, min_length, choice.token_limit() - prepend_bos)
         engine = choice.load()
         require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
-        with writing(output_dir):
-            output_dir.mkdir(parents=True, exist_ok=True)
         width = max(found.longest, min_length or 0) + prepend_bos
         require_memory(engine.network, engine.device, rows=micro_batch_size, length=width, field=found.name)
         predictor = Predictor(
             engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
         )
+        _clear(output_dir)
         files = PredictionFiles(output_dir, by_batch=write_interval is WriteInterval.batch, per_folder=files_per_subdir)
         records = reading.chosen(opened())
-        order = _predict(records, predictor, files, rows=micro_batch_size)
-        with writing(output_dir / "seq_idx_map.json"):
-            (output_dir / "seq_idx_map.json").write_text(json.dumps(order) + "\n", encoding="utf-8")
+        _write_index(output_dir, _predict(records, predictor, files, rows=micro_batch_size))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_paths(fasta: Path, folder: Path, *, overwrite: bool) -> None:
+    """Refuses what cannot be read twice, a file as a folder, and predictions that would be mixed with new ones."""
+    from subquad.inference.evo2_predictions import earlier_predictions
+    from subquad.inference.sequence_files import read_once_only
+
+    if read_once_only(fasta):
+        raise InvalidOption("--fasta", str(fasta), "a file, which is read twice; no pipe and no standard input")
+    if not overwrite and (found := earlier_predictions(folder)):
+        accepted = f"a folder without predictions, or --overwrite; this one has {found[0].name}"
+        raise InvalidOption("--output-dir", str(folder), accepted)
     if folder.exists() and not folder.is_dir():
         raise InvalidOption("--output-dir", str(folder), "a folder, which is made where it is missing")
 
@@ -184,6 +200,25 @@ def _kind(embedding_layer: int | None, collapse: Collapse | None, *, log_probs: 
         flags = "--output-log-prob-seqs and --embedding-layer"
         raise InvalidOption(flags, embedding_layer, "one of them; a file holds one kind of prediction")
     return (collapse or Collapse.mean).value  # type: ignore[return-value]
+
+
+def _clear(folder: Path) -> None:
+    """Makes the folder, without predictions of an earlier run."""
+    from subquad.inference.evo2_predictions import earlier_predictions
+    from subquad.inference.writing import writing
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in earlier_predictions(folder):
+            path.unlink()
+
+
+def _write_index(folder: Path, order: dict[str, int]) -> None:
+    from subquad.inference.evo2_predictions import INDEX
+    from subquad.inference.writing import writing
+
+    with writing(folder / INDEX):
+        (folder / INDEX).write_text(json.dumps(order) + "\n", encoding="utf-8")
 
 
 def _predict(

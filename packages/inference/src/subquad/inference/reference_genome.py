@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.inference.errors import InputFileError
+from subquad.inference.sequence_files import read_once_only
 
 
 class ReferenceGenome:
@@ -18,7 +19,7 @@ class ReferenceGenome:
       path: The file; plain text, not compressed.
 
     Raises:
-      InputFileError: The file is missing, compressed, no FASTA, or names a contig twice.
+      InputFileError: The file is missing, a pipe, compressed, no FASTA, or names a contig twice.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -26,6 +27,8 @@ class ReferenceGenome:
 
         self.path = Path(path)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if read_once_only(path):
+            raise InputFileError(str(path), "is no file but a pipe, and positions in it cannot be found")
         try:
             with self.path.open("rb") as file:
                 start = file.read(2)

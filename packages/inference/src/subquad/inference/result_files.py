@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +52,7 @@ def opened_results(
     overwrite: bool = False,
     resume: bool = False,
     multiple: int = 1,
+    inputs: Sequence[Path] = (),
     flag: str = "--output",
     way_on: str = "--resume goes on from there",
 ) -> Iterator[Results]:
@@ -68,12 +69,13 @@ def opened_results(
       overwrite: Replace an existing file, and drop the rows of an interrupted run.
       resume: Go on from an interrupted run.
       multiple: See `Journal`.
+      inputs: Files that the work reads, and which the output therefore must not be.
       flag: What errors call the path.
       way_on: What a user is told to do with the results of a run that failed.
 
     Raises:
       InvalidOption: The file exists and may not be replaced, or the format, the folder or the settings do not fit.
-      InputFileError: The partial folder is damaged.
+      InputFileError: The partial folder is damaged, or is no folder of results.
       OutputError: Writing is not allowed, or the disk is full.
     """
     if path is None:
@@ -86,7 +88,7 @@ def opened_results(
         yield _StandardOutput()
         return
     chosen = format_of(path, file_format)
-    check_output(path, overwrite=overwrite, flag=flag)
+    check_output(path, overwrite=overwrite, inputs=inputs, flag=flag)
     folder = path.with_name(path.name + ".partial")
     if not (resume or overwrite) and holds_rows(folder):
         accepted = f"--resume to go on from the results of an earlier run in {folder}, or --overwrite to drop them"
@@ -106,14 +108,21 @@ def opened_results(
         raise
 
 
-def check_output(path: Path, *, overwrite: bool, flag: str = "--output") -> None:
+def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), flag: str = "--output") -> None:
     """Checks that a file may be written, before anything is computed for it.
 
     Raises:
-      InvalidOption: It exists and may not be replaced, is a folder, or its folder is missing or cannot be written.
+      InvalidOption: It exists and may not be replaced, is no file or an input, or its folder is missing or cannot be
+        written.
     """
+    if str(path) == "-":
+        raise InvalidOption(flag, "-", "the name of a file, or no such flag for the standard output")
     if path.is_dir():
         raise InvalidOption(flag, str(path), "a file; this is a folder")
+    if path.exists() and not path.is_file():
+        raise InvalidOption(flag, str(path), "a file; this is a device or a pipe, which would be replaced")
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise InvalidOption(flag, str(path), "another file than the input")
     if path.exists() and not overwrite:
         raise InvalidOption(flag, str(path), "a file that does not exist yet, or --overwrite")
     folder = path.absolute().parent

@@ -17,6 +17,7 @@ Columns = Mapping[str, ColumnKind]
 ResultFormat = Literal["jsonl", "parquet", "safetensors"]
 _SUFFIXES: dict[str, ResultFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _SUFFIXES |= {".safetensors": "safetensors"}
+_OTHER_FORMATS = (".gz", ".csv", ".tsv")
 _GROUP_ROWS = 1024
 _GROUP_VALUES = 1 << 21
 
@@ -25,11 +26,14 @@ def format_of(path: Path, chosen: str) -> ResultFormat:
     """Returns the format that is chosen, or for ``"auto"`` the one of the name's suffix, JSON lines for any other.
 
     Raises:
-      InvalidOption: No such format.
+      InvalidOption: No such format, or for ``"auto"`` the suffix of one that is not written.
       MissingPackage: Parquet is meant and pyarrow is not there.
     """
     if chosen not in ("auto", "jsonl", "parquet", "safetensors"):
         raise InvalidOption("--output-format", chosen, "auto, jsonl, parquet or safetensors")
+    if chosen == "auto" and path.suffix in _OTHER_FORMATS:
+        accepted = ".jsonl, .parquet or .safetensors at its end, or --output-format, since no {} is written"
+        raise InvalidOption("--output", str(path), accepted.format(path.suffix))
     found: ResultFormat = _SUFFIXES.get(path.suffix, "jsonl") if chosen == "auto" else chosen  # type: ignore[assignment]
     if found == "parquet":
         _pyarrow()

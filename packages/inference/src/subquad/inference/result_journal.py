@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +15,18 @@ from subquad.inference.writing import writing
 
 _SETTINGS, _ROWS, _ARRAYS = "settings.json", "rows.jsonl", "arrays.bin"
 _ARRAY = "$array"
+_OWN = re.compile(r"settings\.json|rows\.jsonl|arrays\.bin|complete|column-\d+")
 Row = Mapping[str, Any]
 
 
 def holds_rows(folder: Path) -> bool:
     """Says whether a folder holds rows of a job that was interrupted."""
     return (folder / _ROWS).is_file() and (folder / _ROWS).stat().st_size > 0
+
+
+def _is_journal(folder: Path) -> bool:
+    """Says whether a path is a folder with nothing in it but what a journal and its completion make."""
+    return folder.is_dir() and all(_OWN.fullmatch(path.name) for path in folder.iterdir())
 
 
 class Journal:
@@ -37,12 +44,15 @@ class Journal:
 
     Raises:
       InvalidOption: The earlier job had other settings; names the first one.
-      InputFileError: The folder is damaged.
+      InputFileError: The folder is damaged, or holds something else, which is then left as it is.
       OutputError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, multiple: int = 1) -> None:
         self.folder, self.count = folder, 0
+        if folder.exists() and not _is_journal(folder):
+            problem = "is in the way and holds no results of an interrupted run; move it, or choose another output"
+            raise InputFileError(str(folder), problem)
         if resume and (folder / _SETTINGS).exists():
             self._compare(dict(settings))
             self._cut(multiple)

@@ -49,6 +49,11 @@ def input_name(path: str | Path) -> str:
     return "standard input" if str(path) == "-" else str(path)
 
 
+def read_once_only(path: str | Path) -> bool:
+    """Says whether an input can be read only once: the standard input, or a pipe."""
+    return str(path) == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir())
+
+
 def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Iterator[Record]:
     """Yields the records of a file; ``-`` is the standard input. Compression and format show in the first bytes.
 
@@ -214,12 +219,16 @@ def _jsonl(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Record]:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputFileError(name, f"not JSON: {error.msg} at column {error.colno}", line=number) from None
+        except (RecursionError, ValueError) as error:  # brackets without end, numbers of thousands of digits
+            raise InputFileError(name, f"not JSON of a sequence: {str(error)[:60]}", line=number) from None
         sequence = value.get("sequence", value.get("prompt")) if isinstance(value, dict) else None
         if not isinstance(sequence, str) or not sequence:
             raise InputFileError(name, "needs an object with a text, not empty, named sequence or prompt", line=number)
         record_id = value.get("id", index)
-        if not isinstance(record_id, str | int):
+        if not isinstance(record_id, str | int) or isinstance(record_id, bool):
             raise InputFileError(name, f"id is {record_id!r}; accepted: a text or an integer", line=number)
+        if any("\ud800" <= character <= "\udfff" for character in str(record_id)):
+            raise InputFileError(name, f"id is {record_id!r}, which is no Unicode text", line=number)
         yield Record(str(record_id), sequence, number)
 
 

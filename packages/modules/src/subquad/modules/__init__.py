@@ -5,7 +5,9 @@ from subquad.modules.blocks.condition_mixer import QKVConditionMixer as QKVCondi
 from subquad.modules.blocks.residual import ResidualBlock as ResidualBlock
 from subquad.modules.blocks.sequence_mixer import QKVSequenceMixer as QKVSequenceMixer
 from subquad.modules.blocks.striped_hyena2 import AttentionBlock as AttentionBlock
+from subquad.modules.blocks.striped_hyena2 import BlockOptions as BlockOptions
 from subquad.modules.blocks.striped_hyena2 import HyenaBlock as HyenaBlock
+from subquad.modules.blocks.striped_hyena2 import ProjectedAttention as ProjectedAttention
 from subquad.modules.channel_shards import ChannelShards as ChannelShards
 from subquad.modules.channel_shards import WholeChannels as WholeChannels
 from subquad.modules.errors import ConfigurationError as ConfigurationError

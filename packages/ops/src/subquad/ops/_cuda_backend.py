@@ -137,7 +137,7 @@ def implementations() -> tuple[Implementation, ...]:
         ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
     ]
-    slower = dict.fromkeys(("gated_conv_step", "gated_linear_step", "gated_modal_step", "linear_step"), _slower_step)
     return tuple(
-        Implementation("cuda", name, refusal, run, unmeasured=slower.get(name)) for name, refusal, run in offered
+        Implementation("cuda", name, refusal, run, unmeasured=_slower_step if name.endswith("_step") else None)
+        for name, refusal, run in offered
     )

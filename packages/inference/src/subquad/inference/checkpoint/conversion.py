@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from subquad.inference.checkpoint.files import check_new_file, replaced_file
+from subquad.inference.checkpoint.files import check_new_directory, check_new_file, replaced_file
 from subquad.inference.checkpoint.fp8_option import plain_config
 from subquad.inference.checkpoint.fp8_projections import without_scales
 from subquad.inference.checkpoint.mbridge import open_mbridge
@@ -15,6 +15,7 @@ from subquad.inference.checkpoint.report import SAME, MappedTensor, joined
 from subquad.inference.checkpoint.savanna import open_savanna, write_savanna
 from subquad.inference.checkpoint.source import TensorSource, open_native
 from subquad.inference.checkpoint.stream import TensorEntry
+from subquad.inference.checkpoint.summary import METADATA_FILE
 from subquad.inference.checkpoint.vortex import open_vortex, write_vortex
 from subquad.inference.errors import InvalidOption
 from subquad.lazy_config import Config
@@ -62,10 +63,9 @@ def convert_checkpoint(
       CheckpointError: It is no checkpoint, or would run code; it is not read then.
       CheckpointTensorError: A tensor does not fit the config, or FP8 scales are missing.
     """
-    _check(read, write, config)
+    check_conversion(Path(target), read=read, write=write, overwrite=overwrite, source=Path(source))
+    _check_config(read, config)
     target = Path(target)
-    if write != "native":
-        check_new_file(target, overwrite=overwrite)
     if without_fp8 and config is not None:
         config = plain_config(config)
     with _opened(Path(source), target, read, config) as opened:
@@ -106,12 +106,34 @@ def _write_native(target: Path, source: TensorSource, *, tokenizer: str, overwri
     return joined(source.report, [MappedTensor(name, name, SAME) for name in source.entries])
 
 
-def _check(read: str, write: str, config: Config[Any] | None) -> None:
+def check_conversion(
+    target: Path, *, read: str, write: str, overwrite: bool = False, source: Path | None = None
+) -> None:
+    """Checks what is known of a conversion before its source is there.
+
+    Args:
+      target: See `convert_checkpoint`, as for the formats and ``overwrite``.
+      read: The format of the source.
+      write: The format of the target.
+      overwrite: Replace an existing target.
+      source: The source, where it is there, which the target must not be.
+
+    Raises:
+      InvalidOption: The formats are the same or unknown.
+      CheckpointExists: ``target`` exists and may not be replaced.
+    """
     for field, value, formats in (("read", read, get_args(ReadFormat)), ("write", write, get_args(WriteFormat))):
         if value not in formats:
             raise InvalidOption(field, value, "one of " + ", ".join(formats))
     if read == write:
         raise InvalidOption("read and write", read, "two different formats")
+    if write == "native":
+        check_new_directory(target, overwrite=overwrite, marker=METADATA_FILE)
+    else:
+        check_new_file(target, overwrite=overwrite, source=source)
+
+
+def _check_config(read: str, config: Config[Any] | None) -> None:
     if (config is None) != (read == "native"):
         accepted = "None for a native source, which holds its own" if read == "native" else "a config of the network"
         raise InvalidOption("config", config, accepted)

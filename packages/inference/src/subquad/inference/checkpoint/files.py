@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from subquad.inference.errors import CheckpointExists
+from subquad.inference.errors import CheckpointExists, OutputError
 from subquad.inference.writing import writing
 
 _BLOCK = 1 << 22
@@ -33,7 +33,7 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
     Raises:
       CheckpointExists: ``target`` exists and may not be replaced.
     """
-    _check_target(target, overwrite, marker)
+    check_new_directory(target, overwrite=overwrite, marker=marker)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -43,21 +43,27 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
             yield fresh
             for path in (*fresh.iterdir(), fresh):
                 _sync(path)
-        _check_target(target, overwrite, marker)
+        check_new_directory(target, overwrite=overwrite, marker=marker)
         _exchange(fresh, target)
         _sync(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def check_new_file(target: Path, *, overwrite: bool) -> None:
+def check_new_file(target: Path, *, overwrite: bool, source: Path | None = None) -> None:
     """Checks that a file may be written.
 
     Raises:
-      CheckpointExists: It exists and may not be replaced, or is a folder.
+      CheckpointExists: It exists and may not be replaced, is no file, or is the ``source`` that it would be made of.
+      OutputError: It would lie in a file, or in a folder that may not be written.
     """
     if target.is_dir():
         raise CheckpointExists(f"{target} is a folder; choose a file")
+    if target.exists() and not target.is_file():
+        raise CheckpointExists(f"{target} is a device or a pipe, which would be replaced; choose a file")
+    if source is not None and target.exists() and source.exists() and target.samefile(source):
+        raise CheckpointExists(f"{target} is the source; choose another path")
+    _check_place(target)
     if target.exists() and not overwrite:
         raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting (--overwrite)")
 
@@ -80,13 +86,31 @@ def replaced_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _check_target(target: Path, overwrite: bool, marker: str) -> None:
+def check_new_directory(target: Path, *, overwrite: bool, marker: str) -> None:
+    """Checks that a directory may be written.
+
+    Raises:
+      CheckpointExists: It exists and may not be replaced, or does not hold ``marker``.
+      OutputError: It would lie in a file, or in a folder that may not be written.
+    """
+    _check_place(target)
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:
         raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting (--overwrite)")
     if not (target / marker).is_file():
         raise CheckpointExists(f"{target} exists and is no checkpoint (it has no {marker}); it is not overwritten")
+
+
+def _check_place(target: Path) -> None:
+    """Checks the folder that a target will be in, or the nearest one that is there."""
+    place = target.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(str(target), f"{place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(str(target), f"{place} may not be written")
 
 
 def _exchange(fresh: Path, target: Path) -> None:

@@ -4,11 +4,13 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from subquad.inference.checkpoint.files import sha256_of
+from subquad.inference.checkpoint.hub_download import blob_path, download_large, kept_bytes
 from subquad.inference.errors import CheckpointError, CheckpointHashMismatch, CheckpointNotFound, HubUnavailable
 
 _PREFIX = "hf:"
@@ -83,7 +85,8 @@ def fetch_checkpoint(
 ) -> FetchedCheckpoint:
     """Fetches a checkpoint into the cache of huggingface_hub and checks every file's digest.
 
-    All files are of one commit. What an interrupted call has fetched is kept, and the next one goes on from there.
+    All files are of one commit. What an interrupted call has fetched is kept, that of an unfinished large file too, and
+    the next call goes on from there.
 
     Args:
       address: The repository.
@@ -115,7 +118,15 @@ def fetch_checkpoint(
             lambda: api.hf_hub_download(address.repository, file.name, revision=commit, cache_dir=folder, **options),
         )
 
-    _check_room(name, files, [download(file, dry_run=True).will_download for file in files], folder, target)
+    missing = [file if download(file, dry_run=True).will_download else None for file in files]
+    blobs = {file.name: blob_path(folder, address.repository, file.sha256) for file in files if file.sha256}
+    wanted = [_missing_bytes(file, blobs) for file in missing if file is not None]
+    _check_room(name, sum(wanted), sum(file.size for file in files), folder, target)
+    for file in missing:
+        if file is not None and file.name in blobs:
+            url = hub.hf_hub_url(address.repository, file.name, revision=commit, endpoint=endpoint)
+            fetch = partial(download_large, hub, url, blobs[file.name], file.size, title=file.name)
+            _asked(f"{name}: {file.name}", fetch)
     paths = {file.name: Path(download(file)) for file in files}
     for file in files:
         _check_digest(name, file, paths[file.name])
@@ -167,12 +178,16 @@ def _chosen(name: str, files: Sequence[HubFile], read: str) -> list[HubFile]:
     return found
 
 
-def _check_room(name: str, files: Sequence[HubFile], missing: Sequence[bool], cache: Path, target: Path | None) -> None:
-    """Adds up what each disk has to take."""
-    fetched = sum(file.size for file, needed in zip(files, missing, strict=True) if needed)
+def _missing_bytes(file: HubFile, blobs: Mapping[str, Path]) -> int:
+    """Returns how much of a file is still to be fetched."""
+    return file.size - (min(kept_bytes(blobs[file.name]), file.size) if file.name in blobs else 0)
+
+
+def _check_room(name: str, fetched: int, made: int, cache: Path, target: Path | None) -> None:
+    """Adds up what each disk has to take: bytes to be fetched into the cache, and bytes to be made of all."""
     wanted = [(cache, fetched)]
     if target is not None:
-        wanted.append((target, sum(file.size for file in files)))
+        wanted.append((target, made))
     disks: dict[int, tuple[Path, int]] = {}
     for path, size in wanted:
         place = path.absolute()

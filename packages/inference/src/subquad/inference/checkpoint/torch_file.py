@@ -177,7 +177,8 @@ def _whole_file(source: Path, scratch: Path) -> Iterator[Path]:
     if not first.is_file():
         if source.is_dir():
             raise CheckpointNotFound(f"{source} is a folder; accepted: a .pt file or the first of its parts, .part0")
-        raise CheckpointNotFound(f"{source} does not exist, nor does {first.name}")
+        also = "" if _PART.search(source.name) else f", nor does {first.name}"
+        raise CheckpointNotFound(f"{source} does not exist{also}")
     match = _PART.search(first.name)
     if match is None:
         yield first

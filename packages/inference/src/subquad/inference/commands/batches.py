@@ -3,12 +3,14 @@
 import dataclasses
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from subquad.inference.errors import InputFileError, RequestTooLarge
 from subquad.inference.lineage_tags import upper_bases
+from subquad.inference.seen_ids import SeenIds
 from subquad.inference.sequence_files import NonDNA, Record, dna_only
 
 
@@ -47,15 +49,21 @@ class Reading:
     def unrepeated(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yields records until one has the id of an earlier one, which is an error unless ids may repeat.
 
+        The ids are on disk, see `SeenIds`, so memory does not grow with them.
+
         Raises:
           InputFileError: An id comes twice, since nothing else tells whose a result is; names both lines.
+          OutputError: There is no room on disk for the ids.
         """
-        lines: dict[str, int] = {}
-        for record in records:
-            if not self.repeats and lines.setdefault(record.id, record.line) != record.line:
-                problem = f"record {record.id!r} has the id of the one on line {lines[record.id]}; give each its own"
-                raise InputFileError(self.where, problem, line=record.line)
-            yield record
+        if self.repeats:
+            yield from records
+            return
+        with closing(SeenIds()) as seen:
+            for record in records:
+                if (first := seen.add(record.id, record.line)) != record.line:
+                    problem = f"record {record.id!r} has the id of the one on line {first}; give each its own"
+                    raise InputFileError(self.where, problem, line=record.line)
+                yield record
 
 
 @dataclass(frozen=True)

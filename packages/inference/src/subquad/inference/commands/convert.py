@@ -69,7 +69,10 @@ def convert(
             "--without-fp8", help="Make plain projections, with or without FP8 scales; 1b, 20b and 40b predict worse."
         ),
     ] = False,
-    report: Annotated[Path | None, typer.Option(help="Write what became of each tensor here, as JSON lines.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write what became of each tensor here, as JSON lines; replaced where it exists."),
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="Print what became of each tensor.")] = False,
     overwrite: Overwrite = False,
     progress: Progress = None,
@@ -78,15 +81,20 @@ def convert(
     """Convert a checkpoint; memory-mapped, without running code of the file, written at once or not at all."""
     with one_line_errors(traceback=traceback):
         from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address, source_config
-        from subquad.inference.checkpoint.files import check_new_file, replaced_file
+        from subquad.inference.checkpoint.conversion import check_conversion
+        from subquad.inference.checkpoint.files import replaced_file
         from subquad.inference.errors import InvalidOption
+        from subquad.inference.result_files import check_output
 
         path, origin = Path(source), {}
         if tokenizer is not None and write != "native":
             raise InvalidOption("--tokenizer", tokenizer.value, "only for --to native; other formats name none")
+        if report is not None:
+            check_output(report, overwrite=True, inputs=[path, target], flag="--report")
         if (address := hub_address(source)) is not None:
-            if write != "native":
-                check_new_file(target, overwrite=overwrite)
+            check_conversion(target, read=read.value, write=write.value, overwrite=overwrite)
+            if read != "mbridge" or config is not None:  # it may describe its network itself
+                source_config(path, read.value, config)
             path, where = fetch_checkpoint(address, read=read.value, target=target)
             origin = {"converted_from": where}
         tree, metadata = source_config(path, read.value, config)

@@ -102,7 +102,7 @@ def embed(
             opened_input(input_file, reading.file_format.value),
             Reading(where, reading.non_dna.value, reading.uppercase),
             EngineChoice(checkpoint, engine_options),
-            Destination(results, columns, chosen_flags(options, reading)),
+            Destination(results, columns, chosen_flags(options, reading), [input_file]),
             Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod)),
             work,
             show=progress,

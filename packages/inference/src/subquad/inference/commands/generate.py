@@ -47,7 +47,7 @@ class GenerateOptions:
         bool, typer.Option("--ignore-eod", help="Go on after the end-of-document token instead of ending there.")
     ] = False
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of each token.")] = False
-    max_running: Annotated[int, typer.Option(min=1, help="Rows of the decode batch.")] = 8
+    max_running: Annotated[int, typer.Option(min=1, help="Prompts that are extended together, at most.")] = 8
 
     def checked(self) -> "GenerationOptions":
         """Returns what the engine is asked for.
@@ -92,15 +92,18 @@ def generate(
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
         from subquad.inference.errors import InvalidOption
         from subquad.inference.lineage_tags import phylogenetic_tag
+        from subquad.inference.result_formats import format_of
         from subquad.inference.sequence_files import input_name
 
         records = _records(prompt, input_file, reading.file_format)
         asked = options.checked()
-        if (options.seed or 0) > MAX_STORED_SEED and results.output_format not in ("auto", "jsonl"):
-            accepted = f"0 to {MAX_STORED_SEED} for a {results.output_format.value} file"
-            raise InvalidOption("--seed", options.seed, accepted)
+        if (options.seed or 0) > MAX_STORED_SEED and results.output is not None:
+            stored = format_of(results.output, results.output_format.value)
+            if stored != "jsonl":
+                raise InvalidOption("--seed", options.seed, f"0 to {MAX_STORED_SEED} for a {stored} file")
         prefix = "" if options.tag is None else phylogenetic_tag(options.tag, field="--tag")
         where = "--prompt" if input_file is None else input_name(input_file)
+        inputs = [] if input_file is None else [input_file]
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
             return _extended(engine, group, asked, where, ignore_eod=options.ignore_eod)
@@ -111,7 +114,7 @@ def generate(
             records,
             Reading(where, reading.non_dna.value, reading.uppercase, tags=True, prefix=prefix),
             EngineChoice(checkpoint, engine_options, max_running=rows),
-            Destination(results, _columns(logprobs=options.logprobs), chosen_flags(options, reading)),
+            Destination(results, _columns(logprobs=options.logprobs), chosen_flags(options, reading), inputs),
             Load(group=16 * rows, rows=rows, room=1, extra=options.max_new_tokens, weight=0),
             work,
             show=progress,
@@ -147,6 +150,8 @@ def _records(
         raise InvalidOption("--format", file_format.value, "only together with --input")
     texts = prompts or []
     for text in texts:
+        if not text:
+            raise InvalidOption("--prompt", text, "one or more characters")
         ByteTokenizer().encode(text, field="--prompt")
     return lambda: (Record(str(i), text, 1) for i, text in enumerate(texts))
 

@@ -71,7 +71,7 @@ def plot(
         from subquad.inference.likelihood_track import check_pictures, draw_tracks, write_bedgraph
         from subquad.inference.sequence_files import input_name
 
-        _check_outputs(options)
+        _check_outputs(options, input_file)
         choice = EngineChoice(checkpoint, engine_options)
         chosen = Reading(input_name(input_file), reading.non_dna.value, reading.uppercase)
         records = _chosen_records(input_file, reading.file_format, chosen, options.record or [], choice.token_limit())
@@ -85,14 +85,14 @@ def plot(
                 draw_tracks(tracks, path, window=options.window or WINDOW, first_shown=1)
 
 
-def _check_outputs(options: PlotOptions) -> None:
+def _check_outputs(options: PlotOptions, source: Path) -> None:
     from subquad.inference.errors import InvalidOption
     from subquad.inference.result_files import check_output
 
     for path in options.output:
         if path.suffix not in SUFFIXES:
             raise InvalidOption("--output", str(path), f"a name that ends in {', '.join(SUFFIXES)}")
-        check_output(path, overwrite=options.overwrite)
+        check_output(path, overwrite=options.overwrite, inputs=[source])
     if options.window is not None and all(path.suffix == ".bedgraph" for path in options.output):
         raise InvalidOption("--window", options.window, "only together with a .png or .svg --output")
 

@@ -1,6 +1,6 @@
 """What score, embed and generate share: survey the input, load the engine, run groups, write rows, resume."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -62,11 +62,13 @@ class Destination:
       options: The file.
       columns: Kind of each field of a row.
       settings: What results depend on beside the network.
+      inputs: Files that are read, and which the results must not replace.
     """
 
     options: ResultOptions
     columns: Columns
     settings: Mapping[str, Any]
+    inputs: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def run_batches(
             overwrite=destination.options.overwrite,
             resume=destination.options.resume,
             multiple=load.multiple,
+            inputs=destination.inputs,
         ) as results,
     ):
         engine = engine_choice.load()
@@ -160,9 +163,9 @@ def group_size(batch_size: int) -> int:
 
 
 def opened_input(path: Path, file_format: str) -> Callable[[], Iterable[Record]] | Iterable[Record]:
-    """Returns a function that opens a file, or the records of the standard input, which can be read only once."""
-    from subquad.inference.sequence_files import read_records
+    """Returns a function that opens a file, or the records of what can be read only once."""
+    from subquad.inference.sequence_files import read_once_only, read_records
 
-    if str(path) == "-" or not path.is_file():
+    if read_once_only(path):
         return read_records(path, file_format=file_format)  # type: ignore[arg-type]
     return lambda: read_records(path, file_format=file_format)  # type: ignore[arg-type]

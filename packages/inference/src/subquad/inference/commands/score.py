@@ -97,7 +97,7 @@ def score(
             opened_input(input_file, reading.file_format.value),
             Reading(where, reading.non_dna.value, reading.uppercase),
             EngineChoice(checkpoint, engine_options),
-            Destination(results, _columns(per_token=options.per_token), chosen_flags(options, reading)),
+            Destination(results, _columns(per_token=options.per_token), chosen_flags(options, reading), [input_file]),
             Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=strands),
             work,
             check=check,

@@ -81,7 +81,9 @@ PrependEOD = Annotated[
     typer.Option("--prepend-eod", help="Start from the end-of-document token, so that the first base is scored."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output."), Changeable()]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N."), Changeable()]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N."), Changeable()
+]
 FP8 = Annotated[
     FP8Choice,
     typer.Option(
@@ -133,7 +135,11 @@ class ReadingOptions:
     ] = InputFormat.auto
     non_dna: Annotated[
         NonDNAPolicy,
-        typer.Option("--non-dna", help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;…|)."),
+        typer.Option(
+            "--non-dna",
+            help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;…|): error refuses the input, "
+            "mask reads N there, skip leaves the record out, keep reads them as they are.",
+        ),
     ] = NonDNAPolicy.error
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change bases to upper case.")] = False
 
@@ -151,14 +157,20 @@ class EngineOptions:
         ),
     ] = None
     device: Device = "auto"
-    dtype: Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, float16 or float64.")] = (
-        "auto"
-    )
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            help="auto (as stored; on a CPU float32 for 16 bits), float32, bfloat16, float16 or float64.",
+        ),
+    ] = "auto"
     fp8_projections: FP8 = FP8Choice.auto
     weights: Annotated[
         WeightsChoice,
         typer.Option(
-            "--weights", help="fp8 rounds linear layers to one byte a weight: half the memory, a little less exact."
+            "--weights",
+            help="fp8 rounds linear layers to one byte a weight, 3 bits of mantissa: half the memory of bfloat16, "
+            "errors about ten times its; compare scores before you rely on it.",
         ),
     ] = WeightsChoice.stored
     tensor_parallel: Annotated[

@@ -67,12 +67,19 @@ class VariantOptions:
     variant_format: Annotated[
         VariantFormatChoice, typer.Option("--format", help="auto looks for a VCF header."), Changeable()
     ] = VariantFormatChoice.auto
-    symbolic: Annotated[SymbolicPolicy, typer.Option(help="On alleles that are not bases, such as <DEL> or *.")] = (
-        SymbolicPolicy.error
-    )
-    non_dna: Annotated[NonDNAPolicy, typer.Option(help="On characters of the genome other than ACGTN.")] = (
-        NonDNAPolicy.error
-    )
+    symbolic: Annotated[
+        SymbolicPolicy,
+        typer.Option(
+            help="On alleles that are not bases, such as <DEL> or *: refuse the input, or leave the variant out."
+        ),
+    ] = SymbolicPolicy.error
+    non_dna: Annotated[
+        NonDNAPolicy,
+        typer.Option(
+            help="On characters of a window other than ACGTN: error refuses the input, mask reads N there, skip leaves "
+            "the variant out, keep reads them as they are."
+        ),
+    ] = NonDNAPolicy.error
     keep_case: Annotated[bool, typer.Option("--keep-case", help="Leave soft-masked bases in lower case.")] = False
 
 
@@ -94,7 +101,7 @@ def variants(
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, group_size, run_batches
         from subquad.inference.reference_genome import ReferenceGenome
-        from subquad.inference.sequence_files import input_name
+        from subquad.inference.sequence_files import input_name, read_once_only
         from subquad.inference.variant_files import VariantWindows, read_variants
 
         genome = ReferenceGenome(options.reference)
@@ -116,10 +123,10 @@ def variants(
         try:
             run_batches(
                 "variants",
-                records() if str(variant_file) == "-" else records,
+                records() if read_once_only(variant_file) else records,
                 Reading(where, "keep", repeats=True),
                 EngineChoice(checkpoint, engine_options),
-                Destination(results, _columns(), chosen_flags(options)),
+                Destination(results, _columns(), chosen_flags(options), [variant_file, options.reference]),
                 Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=weight),
                 work,  # type: ignore[arg-type]
                 show=progress,

@@ -37,7 +37,17 @@ from subquad.ops import RoundedRows, rounded_rows
 
 
 class BlockOptions(Placement):
-    """What both kinds of block are told: sizes and forms of the MLP and the norms; see ``GatedMLP`` and ``RMSNorm``."""
+    """What `HyenaBlock` and `AttentionBlock` are told beside their mixer; see ``GatedMLP`` and ``RMSNorm``.
+
+    Attributes:
+      inner_size: Units inside the MLP, those of all ``shards`` together.
+      activation: Of the MLP; Evo 2 has ``"gelu"`` in its first block and ``"identity"`` in all others.
+      eps: What keeps the norms from dividing by zero.
+      norm_form: Where ``eps`` is added.
+      fp8_projections: Whether the input projection of a Hyena block is rounded to FP8; default: no.
+      shards: The ranks that share the block; default: one that holds all of it.
+      device, dtype: Of the parameters; None for the defaults of torch.
+    """
 
     inner_size: int
     activation: Literal["gelu", "identity"]
@@ -348,7 +358,10 @@ class ProjectedAttention(Attention):
     """Attention together with its projections, under the names that checkpoints use.
 
     The rows of ``Wqkv`` are head-major: ``[head, (q, k, v), size]``. Arguments are those of ``Attention``, channels and
-    heads those of all ``shards`` together.
+    heads those of all ``shards`` together. ``project`` makes what the mixer takes, ``out_proj`` follows it.
+
+    Raises:
+      ConfigurationError: The heads or channels cannot be dealt out evenly, or the heads have no even size.
     """
 
     def __init__(
