@@ -337,7 +337,7 @@ class HyenaBlock(StripedHyena2Block):
     def prepare_mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Callable[[Tensor], Tensor]:
-        """Prepares the same."""
+        """Prepares the same, from ``[batch, channel]`` to ``[batch, mixed]``."""
         projection = step_projection(self.projections, self.pre_norm, x)
         z = x if projection is not None else x.new_zeros(x.shape[0], 3 * self.filter.channels)
         if isinstance(self.filter, HyenaLong):
@@ -481,7 +481,7 @@ class AttentionBlock(StripedHyena2Block):
     def prepare_mix_step(
         self, x: Float[Tensor, "batch channel"], state: MixerState, active: Bool[Tensor, " batch"] | None
     ) -> Callable[[Tensor], Tensor]:
-        """Prepares the same."""
+        """Prepares the same, from ``[batch, channel]`` to ``[batch, mixed]``."""
         assert isinstance(state, PagedKeyValueState)
         attention = self.inner_mha_cls
         shape = (attention.num_heads, 3, attention.head_size)

@@ -287,7 +287,7 @@ class HyenaLong(Gated, FullPrecisionModule):
     ) -> Callable[[Tensor], Tensor]:
         """Returns ``step_projected`` as a function of inputs like x, checked here once; see ``subquad.ops.prepare``.
 
-        The filters are those of now.
+        It takes ``[batch, input]`` and gives ``[batch, channel]``. The filters are those of now.
         """
         assert state.projection is not None
         assert self.projection_taps is not None

@@ -52,8 +52,7 @@ def attention_split_kernel(
     """
     SIZE: tl.constexpr = 2 * HALF
     head = tl.program_id(0)
-    split = tl.program_id(1)
-    batch = tl.program_id(2)
+    split, batch = tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, SIZE)
     frequency = tl.load(inv_freq + lane % HALF).to(tl.float32)
     time = tl.load(position + batch).to(tl.int32)
