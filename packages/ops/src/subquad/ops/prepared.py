@@ -32,8 +32,8 @@ def prepare(op_name: str, *tensors: Any, **arguments: Any) -> Callable[..., Tens
       arguments: its keyword arguments, as in the call.
 
     Returns:
-      A function of the first tensor, such as vectors ``[batch, input]``, and of ``residual`` by keyword where ``linear_step`` was given one. It gives what
-      the operator would, without a look at its arguments: they must have the shapes, types and device of those given
+      A function of the first tensor, such as vectors ``[batch, input]``, and of ``residual`` by keyword where
+      ``linear_step`` was given one. It gives what the operator would, without a look at its arguments: they must have the shapes, types and device of those given
       here. States, positions, ``active``, pages and the matrices of linear layers are those given here, with the
       values that they have at each call; filters, that is taps, skips, poles and frequencies, may keep the values that
       they had when they were prepared. Call it under ``torch.no_grad`` or ``torch.inference_mode``, and outside of

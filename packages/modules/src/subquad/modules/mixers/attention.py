@@ -244,8 +244,8 @@ class Attention(torch.nn.Module):
     ) -> Callable[[Tensor], Tensor]:
         """Returns ``step_heads`` as a function of inputs like ``qkv``, checked here once; see ``subquad.ops.prepare``.
 
-        It takes ``[batch, head, 3, size]`` and gives ``[batch, head, size]``. Whether a row has room is not asked: a row
-        without stores nothing.
+        It takes ``[batch, head, 3, size]`` and gives ``[batch, head, size]``. Whether a row has room is not asked: a
+        row without stores nothing.
         """
         return prepare(
             "attention_step",

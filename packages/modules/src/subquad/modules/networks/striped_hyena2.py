@@ -386,8 +386,9 @@ class StripedHyena2(nn.Module):
     ) -> Callable[[Tensor], Tensor]:
         """Returns ``step`` over this state as a function of the tokens, with what does not change looked up once.
 
-        It gives what ``step`` gives, from ids ``[batch]`` logits ``[batch, vocabulary]``. The state and ``active`` are read and updated where they lie; weights may not
-        change meanwhile: some of what is looked up is computed from them.
+        It gives what ``step`` gives: logits ``[batch, vocabulary]`` for ids ``[batch]``. The state and ``active`` are
+        read and updated where they lie; weights may not change meanwhile, for some of what is looked up is computed
+        from them.
         ``step`` itself is called where gradients are recorded, under ``torch.autocast``, and where another function
         has taken its place.
 
