@@ -33,11 +33,11 @@ def prepare(op_name: str, *tensors: Any, **arguments: Any) -> Callable[..., Tens
 
     Returns:
       A function of the first tensor, such as vectors ``[batch, input]``, and of ``residual`` by keyword where
-      ``linear_step`` was given one. It gives what the operator would, without a look at its arguments: they must have the shapes, types and device of those given
-      here. States, positions, ``active``, pages and the matrices of linear layers are those given here, with the
-      values that they have at each call; filters, that is taps, skips, poles and frequencies, may keep the values that
-      they had when they were prepared. Call it under ``torch.no_grad`` or ``torch.inference_mode``, and outside of
-      ``torch.autocast``.
+      ``linear_step`` was given one. It gives what the operator would, without a look at its arguments: they must have
+      the shapes, types and device of those given here. States, positions, ``active``, pages and the matrices of linear
+      layers are those given here, with the values that they have at each call; filters, that is taps, skips, poles and
+      frequencies, may keep the values that they had when they were prepared. Call it under ``torch.no_grad`` or
+      ``torch.inference_mode``, and outside of ``torch.autocast``.
 
     Raises:
       ArgumentOutOfRange: there is no such operator, or no backend of that name.
