@@ -2,6 +2,13 @@
 
 from pathlib import Path
 
+_NAMELESS = "[c10d] The hostname of the client socket cannot be retrieved"  # torch's note where addresses have no names
+
+
+def own_words(stderr: str) -> str:
+    """Returns what our own code said."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if _NAMELESS not in line)
+
 
 def followers(parent: int) -> list[int]:
     """Returns the processes of ours that follow a leader."""

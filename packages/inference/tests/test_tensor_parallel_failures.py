@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from packages.inference.tests.conftest import TINY, tiny_network
-from packages.inference.tests.processes import alive, followers
+from packages.inference.tests.processes import alive, followers, own_words
 from subquad.inference import Engine, GenerationOptions, Scheduler, SchedulerLimits, save_checkpoint
 from subquad.inference.errors import CheckpointError, CheckpointHashMismatch, EngineStopped, WorkerFailed
 from subquad.inference.jobs import Finished, GenerateJob
@@ -212,7 +212,7 @@ def started(folder: Path, checkpoint: Path) -> "subprocess.Popen[str]":
 def ended(process: "subprocess.Popen[str]") -> str:
     """Waits, and returns what was said on stderr."""
     try:
-        return process.communicate(timeout=45)[1]
+        return own_words(process.communicate(timeout=45)[1])
     finally:
         process.kill()
 

@@ -16,6 +16,7 @@ from subquad.modules import (
     ImplicitFilter,
     Mixer,
     MixerState,
+    ProjectedAttention,
     ProjectedMixer,
     QKVConditionMixer,
     QKVSequenceMixer,
@@ -25,7 +26,16 @@ from subquad.modules import (
 from subquad.ops import causal_conv, dispatch, fir_step
 from tools.testing.oracle import assert_close
 
-NO_MIXERS = (QKVSequenceMixer, QKVConditionMixer, GridMixer, ShortConvolution, FilterFiLM, ImplicitFilter, MLP)
+NO_MIXERS = (
+    QKVSequenceMixer,
+    QKVConditionMixer,
+    GridMixer,
+    ShortConvolution,
+    FilterFiLM,
+    ImplicitFilter,
+    MLP,
+    ProjectedAttention,  # Attention, which is in the table, with its linears
+)
 every_mixer = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_causal_mixer = pytest.mark.parametrize("case", CAUSAL, ids=lambda case: case.name)
 
