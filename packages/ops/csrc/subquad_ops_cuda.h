@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 5
+#define SUBQUAD_OPS_ABI_VERSION 6
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
@@ -218,6 +218,27 @@ typedef struct SubquadOpsStepFilters {
 // output[c] = p[3 c] * (filtered g[c] + skip[c] * g[c]); p, g and the sum are rounded to bfloat16.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_step(const SubquadOpsProduct* product, const SubquadOpsStepFilters* filters,
                                                   void* output, void* stream);
+
+// One decode step of rotary attention for `batch` rows. Token s of row b lies in slot pages[b, s / page_size] * page_size +
+// s % page_size of keys and values [slot, heads, size], which hold rotated keys; everything is bfloat16, sums are float32.
+// The new token of qkv [batch, heads, 3, size], at position[b], is rotated (pair j, j + size / 2 by position /
+// position_scale * inv_freq[j]) and stored, unless its row has no room or is not active. size is 64 or 128, page_size a
+// multiple of 32. Needs compute capability 9.0, and may start before the kernel in front of it on the stream has ended.
+typedef struct SubquadOpsAttention {
+  const void* qkv;
+  void* keys;
+  void* values;
+  const void* pages;      // [batch, pages_a_row] integers of page_bytes, 4 or 8
+  const void* position;   // [batch] integers of position_bytes, 4 or 8
+  const float* inv_freq;  // [size / 2]
+  const uint8_t* active;  // [batch] flags, or null
+  int64_t batch, heads, pages_a_row;
+  int32_t size, page_size, page_bytes, position_bytes;
+  float position_scale;
+} SubquadOpsAttention;
+
+// output[b, h] = sum(softmax(q . keys / sqrt(size)) * values) over the tokens up to position[b], [batch, heads, size].
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_attention_step(const SubquadOpsAttention* attention, void* output, void* stream);
 
 #ifdef __cplusplus
 }

@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include "packages/ops/csrc/numeric.cuh"
+#include "packages/ops/csrc/order_of_kernels.cuh"
 #include "packages/ops/csrc/subquad_ops_cuda.h"
 
 namespace subquad::weight_stream {
@@ -26,7 +27,10 @@ constexpr int kSlotBytes = 2048;
 constexpr int kPieces = kSlotBytes / (16 * kLanes);  // a piece is 16 bytes a lane
 constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
-constexpr int kSharedBytes = 115072;           // of a block: two blocks fit into a multiprocessor
+// Of a block, with what the system takes: one of each kind fits into a multiprocessor, and two behind a norm do not, so that
+// such a kernel has one block on every multiprocessor whatever ran before, and leaves the next one as much room everywhere.
+constexpr int kBytesBehindNorm = 118784;
+constexpr int kBytesPlain = 112384;
 constexpr int kMostNormed = 8192;              // inputs of a product behind a norm
 constexpr int kHeldOctets = (kMostNormed / 8 + kThreads - 1) / kThreads;  // octets of a normalised vector that a thread takes at most
 constexpr unsigned kAll = 0xffffffffu;
@@ -120,16 +124,13 @@ struct Vector {
   }
 };
 
-// --------------------------------------------------------------------------------- copies and order of kernels
+// --------------------------------------------------------------------------------- copies
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
-
-__device__ __forceinline__ void start_next_kernel() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void await_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 __device__ __forceinline__ void initialise(uint64_t* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
@@ -394,9 +395,11 @@ template <typename Weights, bool kNormed, typename Arguments>
 int32_t launch(void (*kernel)(Product, Arguments), Product product, const Arguments& arguments, cudaStream_t stream) {
   const int vector = Vector<Weights, kNormed>::bytes(product.inputs);
   constexpr int kBarrier = sizeof(uint64_t);
-  const int slots = (kSharedBytes - vector) / (kWarps * (kSlotBytes + kBarrier));
+  constexpr int kRoom = kNormed ? kBytesBehindNorm : kBytesPlain;
+  const int slots = (kRoom - vector) / (kWarps * (kSlotBytes + kBarrier));
   product.slots = slots > kMostSlots ? kMostSlots : slots < kFewestSlots ? kFewestSlots : slots;
-  const int bytes = product.slots * kWarps * (kSlotBytes + kBarrier) + vector;
+  int bytes = product.slots * kWarps * (kSlotBytes + kBarrier) + vector;
+  if (kNormed && bytes < kRoom) bytes = kRoom;
   int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
-from subquad.ops._cuda_steps import MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
+from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
+from subquad.ops.attention_step.attention_step import GAPS, PAGE_MULTIPLE, UNEVEN_PAGES
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
 from subquad.ops.fft_conv.placement import SIZES
@@ -107,6 +108,20 @@ def _step_refusal(call: Call) -> str | None:
     return _product_refusal(call)
 
 
+def _attention_refusal(call: Call) -> str | None:
+    if call.taps not in ATTENTION_SIZES:
+        return f"heads of {call.taps}; accepted: {' or '.join(str(size) for size in ATTENTION_SIZES)}"
+    if call.dtype != torch.bfloat16 or OTHER_DTYPE in call.options:
+        return "qkv, keys or values in another dtype; accepted: bfloat16"
+    if GAPS in call.options:
+        return f"{GAPS}; accepted: contiguous ones"
+    if UNEVEN_PAGES in call.options:
+        return f"pages that are no multiple of {PAGE_MULTIPLE} tokens"
+    if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        return "the GPU has no clusters of blocks; accepted: compute capability 9.0"
+    return _refusal(call)
+
+
 def _slower_step(call: Call) -> str | None:
     """Says which products Triton's kernels stream as fast; measured on an H100, with attention between them."""
     if "rounded weight" in call.options or min(call.inputs, call.channels) <= _STREAMED_BY_US:
@@ -116,6 +131,7 @@ def _slower_step(call: Call) -> str | None:
 
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a kernel in the library; to be called only where unavailable() is None."""
+    from subquad.ops.attention_step.cuda.launch import run as attention_step
     from subquad.ops.causal_conv.cuda.launch import run as causal_conv
     from subquad.ops.fft_conv.cuda.launch import run as fft_conv
     from subquad.ops.gated_conv.cuda.launch import run as gated_conv
@@ -127,6 +143,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.modal_conv.cuda.launch import run as modal_conv
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
+        ("attention_step", _attention_refusal, attention_step),
         ("causal_conv", _causal_refusal, causal_conv),
         ("fft_conv", _image_refusal, fft_conv),
         ("gated_conv", _filter_refusal, gated_conv),

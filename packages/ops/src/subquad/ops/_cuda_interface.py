@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-ABI_VERSION = 5  # SUBQUAD_OPS_ABI_VERSION of the header
+ABI_VERSION = 6  # SUBQUAD_OPS_ABI_VERSION of the header
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 E4M3_CODE = 3  # of weights alone
 ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
@@ -80,10 +80,23 @@ class StepFilterArguments(ctypes.Structure):
     )
 
 
+class AttentionArguments(ctypes.Structure):
+    """``SubquadOpsAttention``: a decode step of rotary attention."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("qkv", "keys", "values", "pages", "position", "inv_freq", "active")),
+        *((name, _LONG) for name in ("batch", "heads", "pages_a_row")),
+        *((name, _INTEGER) for name in ("size", "page_size", "page_bytes", "position_bytes")),
+        ("position_scale", ctypes.c_float),
+    )
+
+
+_ATTENTION = ctypes.POINTER(AttentionArguments)
 _PRODUCT, _STEP_FILTERS = ctypes.POINTER(ProductArguments), ctypes.POINTER(StepFilterArguments)
 _STREAM, _IMAGES = ctypes.POINTER(StreamArguments), ctypes.POINTER(ImagesArguments)
 _GRADIENTS = ctypes.POINTER(GradientArguments)
 _SIGNATURES = {
+    "subquad_ops_attention_step": [_ATTENTION, _POINTER, _POINTER],
     "subquad_ops_causal_fir": [*[_POINTER] * 6, *[_LONG] * 4, *[_INTEGER] * 4, _POINTER],
     "subquad_ops_toeplitz": [_STREAM, *[_POINTER] * 3, _LONG, _LONG, _INTEGER, _INTEGER, _POINTER],
     "subquad_ops_toeplitz_backward": [

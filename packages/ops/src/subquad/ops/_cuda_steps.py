@@ -13,6 +13,7 @@ from subquad.ops._cuda_interface import (
     ACTIVATION_CODES,
     DTYPE_CODES,
     E4M3_CODE,
+    AttentionArguments,
     ProductArguments,
     StepFilterArguments,
     address,
@@ -22,6 +23,7 @@ from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of, sca
 from subquad.ops.linear_step.step_norm import StepNorm
 
 MOST_INPUTS, MOST_NORMED_INPUTS = 24_576, 8192
+ATTENTION_SIZES = (64, 128)
 MOST_PROJECTION_TAPS, MOST_RING, MOST_MODES = 8, 128, 32
 _NORM_CODES = {"vortex": 1, "standard": 2}
 
@@ -146,4 +148,42 @@ def gated_step(x: Tensor, weight: Matrix, norm: Norm, filters: StepFilters) -> T
         filters.position.element_size(),
     )
     enqueue("subquad_ops_gated_step", x, ctypes.byref(_product(x, weight, norm)), ctypes.byref(arguments), y.data_ptr())
+    return y
+
+
+class StoredTokens(NamedTuple):
+    """Keys and values of the rows of a decode step, which change in place, and where they lie; all contiguous."""
+
+    keys: Tensor  # [slot, head, size]
+    values: Tensor  # [slot, head, size]
+    pages: Tensor  # [batch, page]
+    position: Tensor  # [batch]
+    page_size: int
+    active: Tensor | None
+
+
+def attention(qkv: Tensor, stored: StoredTokens, inv_freq: Tensor, position_scale: float) -> Tensor:
+    """Stores the new token of each row of qkv ``[batch, head, 3, size]`` and attends to its row; returns the heads."""
+    batch, heads, _, size = qkv.shape
+    qkv, inv_freq = _aligned(qkv), inv_freq.float().contiguous()
+    y = torch.empty((batch, heads, size), dtype=qkv.dtype, device=qkv.device)
+    active = None if stored.active is None else stored.active.view(torch.uint8)
+    arguments = AttentionArguments(
+        qkv.data_ptr(),
+        stored.keys.data_ptr(),
+        stored.values.data_ptr(),
+        stored.pages.data_ptr(),
+        stored.position.data_ptr(),
+        inv_freq.data_ptr(),
+        address(active),
+        batch,
+        heads,
+        stored.pages.shape[1],
+        size,
+        stored.page_size,
+        stored.pages.element_size(),
+        stored.position.element_size(),
+        position_scale,
+    )
+    enqueue("subquad_ops_attention_step", qkv, ctypes.byref(arguments), y.data_ptr())
     return y

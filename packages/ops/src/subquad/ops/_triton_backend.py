@@ -116,8 +116,12 @@ def _gated_step_refusal(call: Call) -> str | None:
 
 
 def _attention_refusal(call: Call) -> str | None:
+    from subquad.ops.attention_step.attention_step import GAPS
+
     if call.taps & (call.taps - 1) or call.taps > 256:
         return f"heads of size {call.taps}; accepted: powers of two up to 256"
+    if GAPS in call.options:
+        return f"{GAPS}; accepted: contiguous ones"
     return _refusal(call)
 
 

@@ -13,6 +13,11 @@ from subquad.ops._rows_on_host import each_row
 from subquad.ops.attention_step.heads_of_rows import HeadsOfRows
 from subquad.ops.axes import Active, Frequencies, HeadStep, PageNumbers, Position, ProjectedHeads, Slots
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
+from subquad.ops.linear_step.linear_step import OTHER_DTYPE
+
+PAGE_MULTIPLE = 32  # a kernel that takes tokens by the tile wants pages of whole tiles
+UNEVEN_PAGES = "pages that cut tiles"  # an option of calls whose pages are not
+GAPS = "keys or values with gaps"  # an option of calls that no kernel takes
 
 
 def attention_step(
@@ -134,6 +139,12 @@ def describe(
     active: Tensor | None = None,
 ) -> dispatch.Call:
     """Describes a call to the dispatcher; ``taps`` is the size of a head."""
+    options = {
+        "active": active is not None,
+        OTHER_DTYPE: not qkv.dtype == keys.dtype == values.dtype,
+        GAPS: not (keys.is_contiguous() and values.is_contiguous()),
+        UNEVEN_PAGES: page_size % PAGE_MULTIPLE != 0,
+    }
     return dispatch.Call(
         operator="attention_step",
         dtype=qkv.dtype,
@@ -142,7 +153,7 @@ def describe(
         channels=qkv.shape[1] * qkv.shape[3],
         length=1,
         taps=qkv.shape[3],
-        options=frozenset() if active is None else frozenset({"active"}),
+        options=frozenset(name for name, given in options.items() if given),
         capturing=dispatch.capturing(qkv),
     )
 

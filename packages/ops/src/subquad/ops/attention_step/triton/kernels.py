@@ -61,9 +61,10 @@ def attention_split_kernel(
         write = tl.load(active + batch) != 0
         time = tl.where(write, time, 0)
     table = pages + batch * page_stride
-    count = tl.cdiv(tl.cdiv(time, SPLITS), BLOCK) * BLOCK
+    held = tl.minimum(time, page_stride * page_size)
+    count = tl.cdiv(tl.cdiv(held, SPLITS), BLOCK) * BLOCK
     begin = split * count
-    end = tl.minimum(begin + count, time)
+    end = tl.minimum(begin + count, held)
     token = tl.arange(0, BLOCK)
     _bring_tokens(keys, values, table, begin + token, end, head, heads, page_size, SIZE, BLOCK, DEPENDENT)
     await_previous(DEPENDENT)

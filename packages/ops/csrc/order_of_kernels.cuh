@@ -1,0 +1,19 @@
+// The order of the kernels of a decode step: the next one starts while this one runs (programmatic dependent launch).
+#ifndef SUBQUAD_OPS_ORDER_OF_KERNELS_CUH_
+#define SUBQUAD_OPS_ORDER_OF_KERNELS_CUH_
+
+namespace subquad {
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+// Lets the next kernel on the stream start as soon as every block has said so and there is room.
+__device__ __forceinline__ void start_next_kernel() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// Waits until the kernel before has ended and all that it wrote can be read.
+__device__ __forceinline__ void await_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+#endif  // compute capability 9.0
+
+}  // namespace subquad
+
+#endif  // SUBQUAD_OPS_ORDER_OF_KERNELS_CUH_
