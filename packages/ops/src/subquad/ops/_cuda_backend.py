@@ -17,7 +17,6 @@ from subquad.ops.fft_conv.placement import SIZES
 from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
-_STREAMED_BY_US = 2048  # inputs or outputs of a decode step's matrix of two bytes a number
 
 
 @torch.compiler.assume_constant_result
@@ -122,13 +121,6 @@ def _attention_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
-def _slower_step(call: Call) -> str | None:
-    """Says which products Triton's kernels stream as fast; measured on an H100, with attention between them."""
-    if "rounded weight" in call.options or min(call.inputs, call.channels) <= _STREAMED_BY_US:
-        return None
-    return f"{call.inputs} inputs and {call.channels} outputs of two bytes, which Triton's kernels stream faster"
-
-
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a kernel in the library; to be called only where unavailable() is None."""
     from subquad.ops.attention_step.cuda.launch import run as attention_step
@@ -154,7 +146,4 @@ def implementations() -> tuple[Implementation, ...]:
         ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
     ]
-    return tuple(
-        Implementation("cuda", name, refusal, run, unmeasured=_slower_step if name.endswith("_step") else None)
-        for name, refusal, run in offered
-    )
+    return tuple(Implementation("cuda", name, refusal, run) for name, refusal, run in offered)

@@ -49,7 +49,7 @@ BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
 
 # On CUDA, backends in the order in which "auto" tries them; what is not listed runs in torch.
 AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
-    "attention_step": ("triton",),
+    "attention_step": ("cuda", "triton"),
     "causal_conv": ("cuda", "triton"),
     "fft_conv": ("cuda",),
     "fir_step": ("triton",),
