@@ -130,6 +130,25 @@ def test_an_engine_loaded_after_a_failure_outlives_the_failed_one(checkpoint: Pa
     third.close()
 
 
+def test_a_rank_whose_end_takes_long_is_named_too(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that held a GPU closes its pipe long before its parent is told that it has ended."""
+    ended = subprocess.Popen.wait
+
+    def late(process: "subprocess.Popen[bytes]", timeout: float | None = None) -> int:
+        status = ended(process, timeout)
+        time.sleep(2.5 if timeout is None else 0.0)
+        return status
+
+    monkeypatch.setattr(subprocess.Popen, "wait", late)
+    engine = Engine.from_checkpoint(checkpoint, **SHARED)
+    stream = engine.stream("ACGT", GenerationOptions(max_new_tokens=200))
+    next(stream)
+    os.kill(followers(os.getpid())[0], signal.SIGKILL)
+    with pytest.raises(WorkerFailed, match=r"rank 1 of 2 ended \(by signal SIGKILL\)"):
+        list(stream)
+    engine.close()
+
+
 def test_captured_steps_are_given_back_before_the_ranks_part(checkpoint: Path) -> None:
     engine = Engine.from_checkpoint(checkpoint, **SHARED)
     stream = engine.stream("ACGT", GREEDY)

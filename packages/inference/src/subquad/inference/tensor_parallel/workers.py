@@ -48,6 +48,7 @@ class ShardWorkers:
         self._dropped: deque[int] = deque()
         self.failure: str | None = None
         self._failed = threading.Event()
+        self._silent = threading.Event()  # a worker has closed its pipe
         self._closing = False
         self._leaving = threading.Lock()
         self._in_group = False
@@ -129,8 +130,15 @@ class ShardWorkers:
     def why(self, error: BaseException) -> str | None:
         """Returns why a worker ended, where one did; a sum that fails for it may say so before that is known."""
         if isinstance(error, Exception) and not isinstance(error, InferenceError | ModulesError):
-            self._failed.wait(_VERDICT)
+            self._await_verdict()
         return self.failure
+
+    def _await_verdict(self) -> None:
+        """Waits until it is known which worker ended, if one did; one that held a GPU is silent long before its end."""
+        if self._closing or self._failed.wait(_VERDICT):
+            return
+        if self._silent.is_set():
+            self._failed.wait(_PATIENCE)
 
     def end(self, failure: str) -> None:
         """Ends all workers at once, so that no later call can meet a rank that is somewhere else."""
@@ -192,6 +200,7 @@ class ShardWorkers:
         try:
             connection.send_bytes(pickle.dumps(message))
         except OSError as error:
+            self._await_verdict()
             self.failure = self.failure or f"a worker cannot be reached: {error}"
             raise WorkerFailed(self.failure) from None
 
@@ -200,6 +209,7 @@ class ShardWorkers:
         said = ""
         with contextlib.suppress(EOFError, OSError):
             said = pickle.loads(connection.recv_bytes())
+        self._silent.set()
         status = process.wait()
         if self._closing:
             return
