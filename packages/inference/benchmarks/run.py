@@ -73,6 +73,7 @@ SHAPES: dict[str, list[Shape]] = {
         Shape("decode", 1, 8000, 65),
         Shape("decode", 8, 8000, 65),
         Shape("long", 1, 131_072),
+        Shape("long", 1, 262_144),
         Shape("long", 1, 1_000_000),
     ],
     "7b": [
@@ -86,6 +87,7 @@ SHAPES: dict[str, list[Shape]] = {
         Shape("decode", 32, 48, 65),
         Shape("long", 1, 32_768),
         Shape("long", 1, 131_072),
+        Shape("long", 1, 262_144),
     ],
     "cpu": [Shape("prefill", 1, 2048), Shape("score", 1, 2048), Shape("decode", 1, 2048, 257)],
     "tiny": [

@@ -49,6 +49,7 @@ NAMES = (
     "rounded rows",
     "rings",
     "modal_step",
+    "slow poles",
     "greedy_step",
     "gradients",
     "strides",
