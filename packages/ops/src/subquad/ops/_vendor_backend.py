@@ -97,7 +97,7 @@ def _fft_refusal(call: Call) -> str | None:
 
 
 def _image_refusal(call: Call) -> str | None:
-    if max(call.space, default=0) > _LARGEST_SIDE:
+    if any(side > _LARGEST_SIDE for side in call.space):
         return f"an image of {' x '.join(map(str, call.space))}; accepted: sides up to {_LARGEST_SIDE}"
     if any(taps > 2 * side for taps, side in zip(call.space_taps, call.space, strict=True)):
         sizes = " x ".join(map(str, call.space_taps)), " x ".join(map(str, call.space))

@@ -57,10 +57,11 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, gradient):
-    x, taps, bias, skip, before = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: what was checkpointed is computed again when it is read
+    x, taps, bias, skip, before = saved
     if x.dtype != torch.float16 and not ctx.activation:
         found = torch.ops.subquad.causal_conv_backward_cuda(x, taps, skip, before, gradient)
-        *gradients, to_before = map(as_gradient, ctx.saved_tensors, found)
+        *gradients, to_before = map(as_gradient, saved, found)
         return *gradients, None, to_before
 
     def again(*tensors):
