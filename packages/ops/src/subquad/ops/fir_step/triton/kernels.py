@@ -22,14 +22,14 @@ def fir_step_kernel(
     weights = taps + (channel // channels_per_row) * (past + 1)
     total = tl.load(weights, mask=present, other=0.0).to(tl.float32) * sample
     if SLOTS > 0:
-        time = tl.load(position + batch)
+        oldest = (tl.load(position + batch) % past).to(tl.int32)
         slot = tl.arange(0, SLOTS)
         inside = present[:, None] & (slot < past)[None, :]
-        lag = (time - slot - 1 + past) % past + 1  # time - slot - 1 is at least -past
+        lag = tl.where(slot < oldest, oldest - slot, oldest - slot + past)
         stored = tl.load(ring + row[:, None] * past + slot[None, :], mask=inside, other=0.0).to(tl.float32)
         weight = tl.load(weights[:, None] + lag[None, :], mask=inside, other=0.0).to(tl.float32)
         total += tl.sum(stored * weight, axis=1)
-        write = inside & (slot == time % past)[None, :]
+        write = inside & (slot == oldest)[None, :]
         if ACTIVE:
             write = write & (tl.load(active + batch + 0 * channel) != 0)[:, None]
         value = tl.broadcast_to(current.to(ring.dtype.element_ty)[:, None], (CHANNELS, SLOTS))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from subquad.ops.fir_step.triton.kernels import fir_step_kernel
 
-_TILE = 512  # ring samples a program
+_FEWEST, _MOST = 512, 4096  # ring samples of a program: many are loaded at once, few leave work for all
+_PROGRAMS = 1056  # eight on each of 132 multiprocessors
 
 
 @torch.library.custom_op("subquad::fir_step_triton", mutates_args=("ring",))
@@ -26,7 +27,9 @@ def fir_step_triton(
     batch, channels = x.shape
     past = taps.shape[1] - 1
     slots = triton.next_power_of_2(past) if past else 0
-    width = max(1, min(_TILE // max(slots, 1), triton.next_power_of_2(channels), 128))
+    tile = triton.next_power_of_2(batch * channels * max(slots, 1) // _PROGRAMS + 1)
+    tile = max(_FEWEST, min(tile, _MOST))
+    width = max(1, min(tile // max(slots, 1), triton.next_power_of_2(channels), 512))
     y = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
     fir_step_kernel[(triton.cdiv(channels, width), batch)](
         x.contiguous(),
