@@ -86,30 +86,26 @@ __device__ __forceinline__ BlockImages images_of_block(const ImageCall& call) {
   return {channel + static_cast<int64_t>(from) * outer, outer, along - from < S::kImages ? along - from : S::kImages};
 }
 
-// Element `index` of an image's output in its type, plus skip times the input's.
-template <bool WIDE>
-__device__ __forceinline__ void store_sample(const ImageCall& call, int64_t index, float value, float skip) {
-  if (skip != 0.f) value += skip * sample_of<WIDE>(call.input, index, 0);
-  if constexpr (WIDE) {
-    static_cast<float*>(call.output)[index] = value;
-  } else if (call.input.dtype == SUBQUAD_OPS_BFLOAT16) {
-    static_cast<__nv_bfloat16*>(call.output)[index] = from_float<__nv_bfloat16>(value);
-  } else {
-    static_cast<__half*>(call.output)[index] = from_float<__half>(value);
-  }
-}
-
-template <class P, bool WIDE>
+// Stores the samples of a pair of rows in the type T of the input, plus skip times the input's.
+template <class P, typename T>
 __device__ __forceinline__ void store_row(const ImageCall& call, const float2 (&v)[P::kFirst], int j, int64_t image,
                                           int upper, int lower, float scale, float skip) {
   const int64_t start = image * call.other_height.size * call.other_width.size;
   const int a = call.other_height.sample(upper), b = call.other_height.sample(lower);
-  const int64_t first = start + static_cast<int64_t>(a) * call.other_width.size;
-  const int64_t second = start + static_cast<int64_t>(b) * call.other_width.size;
+  const int64_t first = a < 0 ? -1 : start + static_cast<int64_t>(a) * call.other_width.size;
+  const int64_t second = b < 0 ? -1 : start + static_cast<int64_t>(b) * call.other_width.size;
+  float2 skipped[P::kFirst] = {};
+  if (skip != 0.f) {
+    unroll<P::kFirst>([&](auto q) {
+      const int column = call.other_width.sample(j + q * P::kSecond);
+      skipped[q] = make_float2(sample_of<T>(call.input, first, column), sample_of<T>(call.input, second, column));
+    });
+  }
+  T* output = static_cast<T*>(call.output);
   unroll<P::kFirst>([&](auto q) {
     const int column = call.other_width.sample(j + q * P::kSecond);
-    if (column >= 0 && a >= 0) store_sample<WIDE>(call, first + column, v[q].x * scale, skip);
-    if (column >= 0 && b >= 0) store_sample<WIDE>(call, second + column, v[q].y * scale, skip);
+    if (column >= 0 && first >= 0) output[first + column] = from_float<T>(fmaf(skip, skipped[q].x, v[q].x * scale));
+    if (column >= 0 && second >= 0) output[second + column] = from_float<T>(fmaf(skip, skipped[q].y, v[q].y * scale));
   });
 }
 
@@ -126,11 +122,9 @@ __device__ void store_pairs(const float2* rows, const ImageCall& call, float sca
     float2 v[P::kFirst];
     unroll<P::kFirst>([&](auto q) { v[q] = rows[pair * P::kRow + q * P::kStep + j]; });
     dft<P::kFirst, true>(v);
-    if (call.input.dtype == SUBQUAD_OPS_FLOAT32) {
-      store_row<P, true>(call, v, j, image, upper, lower, scale, skip);
-    } else {
-      store_row<P, false>(call, v, j, image, upper, lower, scale, skip);
-    }
+    with_type(call.input.dtype, [&](auto kind) {
+      store_row<P, decltype(kind)>(call, v, j, image, upper, lower, scale, skip);
+    });
   }
 }
 

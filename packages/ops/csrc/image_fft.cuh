@@ -57,17 +57,23 @@ struct Images {
   int32_t dtype;
 };
 
-// A sample of a row that starts at an element, 0 where there is none. WIDE: float32, else one of the types of 16 bits.
-template <bool WIDE>
-__device__ __forceinline__ float sample_of(const Images& images, int64_t start, int sample) {
-  if (start < 0 || sample < 0) return 0.f;
-  if constexpr (WIDE) {
-    return static_cast<const float*>(images.base)[start + sample];
+// Calls body with a number of the type of a dtype: one branch in front of many loads or stores, which can then be under way
+// together.
+template <class Body>
+__device__ __forceinline__ void with_type(int32_t dtype, Body&& body) {
+  if (dtype == SUBQUAD_OPS_FLOAT32) {
+    body(float{});
+  } else if (dtype == SUBQUAD_OPS_BFLOAT16) {
+    body(__nv_bfloat16{});
   } else {
-    const uint16_t bits = static_cast<const uint16_t*>(images.base)[start + sample];
-    return images.dtype == SUBQUAD_OPS_BFLOAT16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
-                                                : __half2float(__ushort_as_half(bits));
+    body(__half{});
   }
+}
+
+// A sample of a row that starts at an element, 0 where there is none.
+template <typename T>
+__device__ __forceinline__ float sample_of(const Images& images, int64_t start, int sample) {
+  return start < 0 || sample < 0 ? 0.f : to_float(static_cast<const T*>(images.base)[start + sample]);
 }
 
 // Transforms `count` pairs of rows into `rows` [pair, kRow]; `starts_of` gives the elements at which the two rows of a pair
@@ -80,17 +86,13 @@ __device__ void transform_pairs(float2* rows, const float2* roots, const Images&
     int64_t upper, lower;
     starts_of(pair, upper, lower);
     float2 v[P::kFirst];
-    if (source.dtype == SUBQUAD_OPS_FLOAT32) {
+    with_type(source.dtype, [&](auto kind) {
+      using T = decltype(kind);
       unroll<P::kFirst>([&](auto q) {
         const int sample = width.sample(j + q * P::kSecond);
-        v[q] = make_float2(sample_of<true>(source, upper, sample), sample_of<true>(source, lower, sample));
+        v[q] = make_float2(sample_of<T>(source, upper, sample), sample_of<T>(source, lower, sample));
       });
-    } else {
-      unroll<P::kFirst>([&](auto q) {
-        const int sample = width.sample(j + q * P::kSecond);
-        v[q] = make_float2(sample_of<false>(source, upper, sample), sample_of<false>(source, lower, sample));
-      });
-    }
+    });
     dft<P::kFirst, false>(v);
     float2* to = rows + pair * P::kRow + j;
     unroll<P::kFirst>([&](auto q) { to[q * P::kStep] = twiddled<false>(v[q], roots[q * P::kStep + j], q); });
