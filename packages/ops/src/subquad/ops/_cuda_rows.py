@@ -174,7 +174,12 @@ def rounded_columns(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotary(
-    x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, keys: Tensor | None = None, values: Tensor | None = None
+    x: Tensor,
+    position: Tensor,
+    inv_freq: Tensor,
+    scale: float,
+    keys: Tensor | None = None,
+    values: Tensor | None = None,
 ) -> Tensor:
     """Turns ``[batch, length, head, size]``; with keys and values ``[batch, length, head, 3, size]``, and fills them."""
     x = x if x.stride(-1) == 1 else x.contiguous()
