@@ -1,4 +1,4 @@
-"""Which calls the CUDA library's kernels over rows take, and how they are put together; needs neither GPU nor library."""
+"""Which calls the CUDA library's kernels over rows take, and what they are given; needs neither GPU nor library."""
 
 import ctypes
 from dataclasses import replace

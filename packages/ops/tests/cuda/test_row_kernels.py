@@ -111,7 +111,7 @@ def test_rms_norm(dtype: torch.dtype, channels: int) -> None:
         hold(ops.rms_norm_of_sum, x, addend.to(other), scale.float())
 
 
-@pytest.mark.parametrize("channels", (24, 513, 4096, 11008))
+@pytest.mark.parametrize("channels", [24, 513, 4096, 11008])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rms_norm_of_any_strides_reads_nothing_beside_its_rows(dtype: torch.dtype, channels: int) -> None:
     x, addend = (random(3, 5, channels, dtype=dtype) for _ in range(2))
@@ -133,7 +133,7 @@ def test_the_norm_is_made_from_the_sum_before_it_is_rounded() -> None:
     assert torch.equal(y, ops.rms_norm(x.float() + addend.float(), scale, backend="cuda").bfloat16())
 
 
-@pytest.mark.parametrize("channels", (1, 7, 256, 300, 1024, 11008, 40000))
+@pytest.mark.parametrize("channels", [1, 7, 256, 300, 1024, 11008, 40000])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gated_product(dtype: torch.dtype, channels: int) -> None:
     both = random(2, 3, 2 * channels, dtype=dtype)
@@ -152,7 +152,7 @@ def frequencies(size: int) -> Tensor:
     return 1e4 ** -(torch.arange(0, size, 2, device=DEVICE) / size)
 
 
-@pytest.mark.parametrize("size", (2, 6, 16, 24, 64, 128, 256, 1200))
+@pytest.mark.parametrize("size", [2, 6, 16, 24, 64, 128, 256, 1200])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rotary(dtype: torch.dtype, size: int) -> None:
     turns = frequencies(size)
@@ -165,9 +165,9 @@ def test_rotary(dtype: torch.dtype, size: int) -> None:
         hold(ops.rotary, shifted(qkv[:, :, :, 1]), position, turns.double())
 
 
-@pytest.mark.parametrize("size", (2, 6, 24, 64, 128))
+@pytest.mark.parametrize("size", [2, 6, 24, 64, 128])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kept_in", (*DTYPES, torch.float64), ids=str)
+@pytest.mark.parametrize("kept_in", [*DTYPES, torch.float64], ids=str)
 def test_rotary_into_fills_its_part_of_a_cache_and_nothing_else(
     dtype: torch.dtype, kept_in: torch.dtype, size: int
 ) -> None:
@@ -195,7 +195,7 @@ def test_far_positions_turn_by_the_angle_that_float32_gives() -> None:
     assert_close(got, plain, 1e-6)
 
 
-@pytest.mark.parametrize("past", (1, 2, 6, 127))
+@pytest.mark.parametrize("past", [1, 2, 6, 127])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rings_are_turned_as_on_a_cpu(dtype: torch.dtype, past: int) -> None:
     for channels in (1, 5, 300):
@@ -245,7 +245,7 @@ def test_rounded_rows(dtype: torch.dtype, channels: int) -> None:
     assert torch.equal(total, (x.float() + other.float()).to(dtype))
 
 
-@pytest.mark.parametrize(("channels", "length"), ((1, 1), (16, 5), (130, 40), (256, 64), (300, 33), (515, 70)))
+@pytest.mark.parametrize(("channels", "length"), [(1, 1), (16, 5), (130, 40), (256, 64), (300, 33), (515, 70)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rounded_columns(dtype: torch.dtype, channels: int, length: int) -> None:
     x = 3 * random(2, channels, length, dtype=dtype)
@@ -254,7 +254,7 @@ def test_rounded_columns(dtype: torch.dtype, channels: int, length: int) -> None
         hold_rounded(lambda b, x=given: ops.rounded_rows(x, layout="BHL", backend=b))
 
 
-@pytest.mark.parametrize("layout", ("BLH", "BHL"))
+@pytest.mark.parametrize("layout", ["BLH", "BHL"])
 def test_what_has_no_place_among_the_codes(layout: Any) -> None:
     x = torch.ones(4, 32, device=DEVICE)
     x[0], x[1, 3], x[2, 3], x[3, 3] = 0, math.inf, 3e38, 1e-40

@@ -8,9 +8,9 @@ import torch
 
 from subquad.ops._cuda_interface import DTYPE_CODES
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
+from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_UNALIGNED, PACK
 from subquad.ops._cuda_steps import MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
-from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_UNALIGNED, PACK
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable

@@ -181,7 +181,7 @@ def rotary(
     keys: Tensor | None = None,
     values: Tensor | None = None,
 ) -> Tensor:
-    """Turns ``[batch, length, head, size]``; with keys and values ``[batch, length, head, 3, size]``, and fills them."""
+    """Turns ``[batch, length, head, size]``; or of ``[batch, length, head, 3, size]``, filling keys and values."""
     x = x if x.stride(-1) == 1 else x.contiguous()
     batch, length, heads, size = (*x.shape[:3], x.shape[-1])
     inv_freq = inv_freq.float().contiguous()
