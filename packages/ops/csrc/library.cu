@@ -21,6 +21,10 @@ extern "C" const char* subquad_ops_status_text(int32_t status) {
       return "a size is not within what the kernel serves";
     case SUBQUAD_OPS_STATE_COUNT_OUT_OF_RANGE:
       return "the state count is not within what the kernel serves";
+    case SUBQUAD_OPS_UNKNOWN_NORM:
+      return "the norm is none of those that the kernel serves";
+    case SUBQUAD_OPS_UNALIGNED:
+      return "an array, or a row of it, does not begin at a multiple of 16 bytes";
     case SUBQUAD_OPS_GROUPS_DO_NOT_DIVIDE_CHANNELS:
       return "the groups do not divide the channels";
     default:

@@ -41,6 +41,8 @@ enum SubquadOpsStatus {
   SUBQUAD_OPS_SIZE_OUT_OF_RANGE = -5,
   SUBQUAD_OPS_GROUPS_DO_NOT_DIVIDE_CHANNELS = -6,
   SUBQUAD_OPS_STATE_COUNT_OUT_OF_RANGE = -7,
+  SUBQUAD_OPS_UNKNOWN_NORM = -8,
+  SUBQUAD_OPS_UNALIGNED = -9,
 };
 
 // The version this library was built with; callers compare it with the one they were written for.
@@ -239,6 +241,71 @@ typedef struct SubquadOpsAttention {
 
 // output[b, h] = sum(softmax(q . keys / sqrt(size)) * values) over the tokens up to position[b], [batch, heads, size].
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_attention_step(const SubquadOpsAttention* attention, void* output, void* stream);
+
+// Rows with unit stride along the channels; strides from row to row in elements, outputs contiguous. Computed in float32
+// and rounded once. With v = x, x + other where there is a `total`, else activation(x) * other. Rows of more than 8,192
+// channels have to begin at multiples of 16 bytes, and so have all arrays with them (not of subquad_ops_gated_product).
+typedef struct SubquadOpsRows {
+  const void* x;      // [rows, channels] in dtype
+  const void* other;  // like x, in other_dtype; may be null
+  const void* scale;  // of a norm: [channels] in scale_dtype
+  void* total;        // [rows, channels] in dtype, gets x + other; null for a product
+  void* output;       // [rows, channels]
+  float* inverse;     // [rows], of subquad_ops_rounded_rows
+  int64_t rows, channels, x_stride, other_stride;
+  int32_t dtype, other_dtype, scale_dtype;
+  int32_t norm;        // as in SubquadOpsProduct
+  int32_t activation;  // identity or gelu
+  float eps;
+} SubquadOpsRows;
+
+// output = scale * v * factor in dtype, with the factor of norm 1 or 2; up to 22,528 channels.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_row_norm(const SubquadOpsRows* rows, void* stream);
+
+// output = activation(x) * other in dtype, which is that of both; any number of channels.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_product(const SubquadOpsRows* rows, void* stream);
+
+// output = e4m3(w * s), inverse = 1 / s, with w = v, or v behind a norm, and s = 448 / max(|w|) of a row, 1 for a row of
+// zeros; numbers beyond 448 become 448. Up to 22,528 channels.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_rounded_rows(const SubquadOpsRows* rows, void* stream);
+
+// The same of x [batch, channels, length] in dtype with unit stride along the length, each of its tokens a row of
+// codes [batch, length, channels] and of inverse [batch, length].
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_rounded_columns(const void* x, void* codes, float* inverse, int64_t batch,
+                                                       int64_t channels, int64_t length, int64_t batch_stride,
+                                                       int64_t channel_stride, int32_t dtype, void* stream);
+
+// One call of rotary position embedding: heads of 2 * half channels with unit stride, strides in elements.
+typedef struct SubquadOpsRotary {
+  const void* x;         // [batch, length, heads, 2 * half] in dtype; with `keys` x_part from query to key and to value
+  const void* position;  // integers of position_bytes, 4 or 8
+  const float* inv_freq;  // [half]
+  void* y;                // [batch, length, heads, 2 * half] in dtype, contiguous
+  void* keys;             // of a key-value cache, in key_dtype, or null
+  void* values;           // in value_dtype
+  int64_t batch, length, heads, half;
+  int64_t x_batch, x_time, x_head, x_part, position_batch, position_time;
+  int64_t key_batch, key_time, key_head, value_batch, value_time, value_head;
+  int32_t dtype, key_dtype, value_dtype, position_bytes;
+  float scale;
+} SubquadOpsRotary;
+
+// With a[j] = position / scale * inv_freq[j], y[j] = x[j] * cos(a[j]) - x[j + half] * sin(a[j]) and
+// y[j + half] = x[j] * sin(a[j]) + x[j + half] * cos(a[j]); keys get the keys turned so, values the values as they are.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_rotary(const SubquadOpsRotary* rotary, void* stream);
+
+// One turn of histories [batch, channels, past], oldest sample first, into rings, or back; strides in elements.
+typedef struct SubquadOpsTurn {
+  const void* source;    // in source_dtype
+  void* target;          // in target_dtype
+  const void* position;  // [batch] integers of position_bytes, 4 or 8
+  int64_t batch, channels, past, length;
+  int64_t source_batch, source_channel, source_slot, target_batch, target_channel, target_slot;
+  int32_t source_dtype, target_dtype, position_bytes, into_ring;
+} SubquadOpsTurn;
+
+// Copies sample i of a history into slot (position + length + i) % past of its ring, or without into_ring out of it.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_turn_ring(const SubquadOpsTurn* turn, void* stream);
 
 #ifdef __cplusplus
 }

@@ -11,8 +11,11 @@ from subquad.ops._cuda_interface import (
     ABI_VERSION,
     E4M3_CODE,
     ProductArguments,
+    RotaryArguments,
+    RowsArguments,
     StepFilterArguments,
     StreamArguments,
+    TurnArguments,
 )
 from subquad.ops._cuda_library import CudaLibrary
 from tools.cuda.fatbin import device_code
@@ -23,7 +26,7 @@ HEADER = CSRC / "subquad_ops_cuda.h"
 CUBINS = {architecture: CSRC / f"causal_fir_cubin.{architecture}.cubin" for architecture in ("sm_80", "sm_90a")}
 KERNEL = "subquad10causal_fir7forward"  # subquad::causal_fir::forward, as compilers write it
 MARCHING_KERNELS = ("8toeplitz3run", "17toeplitz_backward3run", "5modal3run", "14modal_backward3run")
-OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS, STATES = range(0, -8, -1)
+OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS, STATES, NORM, UNALIGNED = range(0, -10, -1)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,88 @@ def test_a_gated_product_needs_two_matrices_and_an_activation_that_it_knows(libr
     product = ctypes.byref(ProductArguments(**PRODUCT))
     assert library.subquad_ops_gated_linear_step(product, ctypes.c_void_p(16), 2, None) == NULL_POINTER
     assert library.subquad_ops_gated_linear_step(product, ctypes.c_void_p(16), 1, None) == UNKNOWN_ACTIVATION
+
+
+ROWS = {
+    "x": 16,
+    "other": 16,
+    "scale": 16,
+    "total": 16,
+    "output": 16,
+    "inverse": 16,
+    "rows": 2,
+    "channels": 64,
+    "norm": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"rows": 0, "x": None}, OK),
+        ({"x": None}, NULL_POINTER),
+        ({"output": None}, NULL_POINTER),
+        ({"scale": None}, NULL_POINTER),
+        ({"dtype": 3}, UNKNOWN_DTYPE),
+        ({"other_dtype": -1}, UNKNOWN_DTYPE),
+        ({"scale_dtype": 3}, UNKNOWN_DTYPE),
+        ({"activation": 1}, UNKNOWN_ACTIVATION),
+        ({"norm": 3}, NORM),
+        ({"channels": 0}, SIZE),
+        ({"channels": 22_529}, SIZE),
+        ({"rows": 1 << 31}, SIZE),
+        ({"channels": 8193}, UNALIGNED),
+        ({"channels": 8200, "x": 24}, UNALIGNED),
+    ],
+)
+def test_rows_that_no_kernel_serves_are_refused(
+    library: ctypes.CDLL, changes: dict[str, int | None], status: int
+) -> None:
+    rows = RowsArguments(**ROWS | changes)
+    assert library.subquad_ops_row_norm(ctypes.byref(rows), None) == status
+    assert library.subquad_ops_rounded_rows(ctypes.byref(rows), None) == status
+    assert library.subquad_ops_status_text(status).decode() != "unknown status"
+
+
+def test_a_norm_and_a_gate_need_what_they_are_made_of(library: ctypes.CDLL) -> None:
+    rows = RowsArguments(**ROWS | {"norm": 0})
+    assert library.subquad_ops_row_norm(ctypes.byref(rows), None) == NORM
+    assert library.subquad_ops_gated_product(ctypes.byref(RowsArguments(**ROWS)), None) == NORM
+    rows.other_dtype = 2
+    assert library.subquad_ops_gated_product(ctypes.byref(rows), None) == UNKNOWN_DTYPE
+    rows.other = rows.inverse = None
+    assert library.subquad_ops_gated_product(ctypes.byref(rows), None) == NULL_POINTER
+    assert library.subquad_ops_rounded_rows(ctypes.byref(rows), None) == NULL_POINTER
+
+
+def test_columns_rotations_and_turns_that_no_kernel_serves_are_refused(library: ctypes.CDLL) -> None:
+    def columns(batch: int, channels: int, length: int, dtype: int) -> int:
+        sizes = (ctypes.c_int64(size) for size in (batch, channels, length, 0, 0))
+        return library.subquad_ops_rounded_columns(None, None, None, *sizes, dtype, None)
+
+    assert [columns(1, 4, 4, 3), columns(65_536, 4, 4, 0), columns(1, 4, 4, 0), columns(0, 4, 4, 0)] == [
+        UNKNOWN_DTYPE,
+        SIZE,
+        NULL_POINTER,
+        OK,
+    ]
+    for changes, status in (
+        ({"batch": 0}, OK),
+        ({}, NULL_POINTER),
+        ({"x": 16, "position": 16, "inv_freq": 16, "y": 16, "keys": 16}, NULL_POINTER),
+        ({"position_bytes": 2}, UNKNOWN_DTYPE),
+        ({"batch": 65_536}, SIZE),
+    ):
+        rotary = RotaryArguments(**{"batch": 1, "length": 2, "heads": 3, "half": 4, "position_bytes": 8} | changes)
+        assert library.subquad_ops_rotary(ctypes.byref(rotary), None) == status
+    for changes, status in (
+        ({"past": 0}, OK),
+        ({}, NULL_POINTER),
+        ({"source_dtype": 3}, UNKNOWN_DTYPE),
+        ({"channels": 1 << 30}, SIZE),
+    ):
+        turn = TurnArguments(**{"batch": 1, "channels": 2, "past": 3, "position_bytes": 4} | changes)
+        assert library.subquad_ops_turn_ring(ctypes.byref(turn), None) == status
 
 
 def test_a_status_of_the_cuda_runtime_is_put_in_words(library: ctypes.CDLL) -> None:

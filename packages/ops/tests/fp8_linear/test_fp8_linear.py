@@ -166,3 +166,46 @@ def test_an_argument_that_does_not_fit_is_named(change: dict[str, Tensor], error
     arguments = {"weight": weight, "input_scale": INPUT, "weight_scale": WEIGHT, **change}
     with pytest.raises(error, match=text):
         fp8_linear(x, **arguments)
+
+
+def test_an_inverse_that_is_kept_is_used_and_must_fit() -> None:
+    x, weight = torch.randn(5, 32), torch.randn(6, 32)
+    scale = row_scales(weight)[:, 0]
+    for backend in ("torch", "hopper_sums"):
+        plain = fp8_linear(x, weight, weight_scale=scale, backend=backend)
+        kept = fp8_linear(x, weight, weight_scale=scale, weight_inverse=scale.reciprocal(), backend=backend)
+        twice = fp8_linear(x, weight, weight_scale=scale, weight_inverse=2 / scale, backend=backend)
+        assert torch.equal(kept, plain)
+        assert torch.allclose(twice, 2 * plain)
+    with pytest.raises(ops.ShapeMismatch, match=r"weight_inverse has shape \(5,\); weight_scale \(6,\) needs \(6,\)"):
+        fp8_linear(x, weight, weight_scale=scale, weight_inverse=torch.ones(5))
+    with pytest.raises(ops.DtypeMismatch, match=r"weight_inverse is torch\.bfloat16; accepted: float32"):
+        fp8_linear(x, weight, weight_scale=scale, weight_inverse=scale.reciprocal().bfloat16())
+
+
+def test_scales_that_need_no_rows_of_alignment_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def product(left: Tensor, right: Tensor, left_scale: Tensor, right_scale: Tensor, *_: object) -> Tensor:
+        seen.extend((left, right, left_scale, right_scale))
+        return torch.zeros(len(left), len(right))
+
+    monkeypatch.setattr(_scaled_mm_backend, "_product", product)
+    rows = ops.rounded_rows(torch.randn(1, 32, 64))
+    weight = torch.randn(48, 64)
+    scale = row_scales(weight)[:, 0].contiguous()
+    codes, inverse = round_to_e4m3(weight, scale[:, None]), scale.reciprocal()
+    for layout in ("BLH", "BHL"):
+        _scaled_mm_backend._fp8_linear(
+            rows, codes, input_scale=None, weight_scale=scale, weight_inverse=inverse, layout=layout
+        )
+        given = [x.data_ptr() for x in (rows.codes, codes, rows.inverse, inverse)]
+        order = (0, 1, 2, 3) if layout == "BLH" else (1, 0, 3, 2)
+        assert [x.data_ptr() for x in seen] == [given[i] for i in order]
+        assert [tuple(x.shape) for x in seen[2:]] == [(len(seen[0]), 1), (len(seen[1]), 1)]
+        seen.clear()
+    _scaled_mm_backend._fp8_linear(
+        ops.rounded_rows(torch.randn(30, 64)), codes[:40], input_scale=None, weight_scale=scale[:40]
+    )
+    assert [tuple(x.shape) for x in seen] == [(32, 64), (48, 64), (32, 1), (48, 1)]
+    assert bool((seen[3][40:] == 1).all())

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from subquad.ops._cuda_interface import DTYPE_CODES
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
+from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_UNALIGNED, PACK
 from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
@@ -17,6 +19,7 @@ from subquad.ops.fft_conv.placement import SIZES
 from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
+_MOST_ROWS = 2**31 - 1
 
 
 @torch.compiler.assume_constant_result
@@ -121,6 +124,30 @@ def _attention_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
+def _row_refusal(call: Call) -> str | None:
+    """Of the kernels over rows: any number of rows and of channels."""
+    if call.device != "cuda":
+        return f"the tensors are on {call.device}; accepted: cuda"
+    if call.dtype not in DTYPE_CODES:
+        return f"dtype {str(call.dtype)[6:]}; accepted: float32, bfloat16, float16"
+    if call.gradient:
+        return "a gradient is wanted; accepted: calls without"
+    if call.batch * call.channels * call.length == 0:
+        return "the call is empty"
+    if call.batch > MOST_BATCH or call.length > _MOST_ROWS:
+        return f"batch {call.batch}, {call.length} rows; accepted: up to {MOST_BATCH} and {_MOST_ROWS}"
+    return None
+
+
+def _held_row_refusal(call: Call) -> str | None:
+    """Of those that hold a row in registers."""
+    if call.channels > MOST_CHANNELS:
+        return f"{call.channels} channels; accepted: 1 to {MOST_CHANNELS}"
+    if call.channels > MOST_UNALIGNED and call.channels % PACK:
+        return f"{call.channels} channels; accepted: beyond {MOST_UNALIGNED} multiples of {PACK}"
+    return _row_refusal(call)
+
+
 def implementations() -> tuple[Implementation, ...]:
     """Lists the operators that have a kernel in the library; to be called only where unavailable() is None."""
     from subquad.ops.attention_step.cuda.launch import run as attention_step
@@ -131,8 +158,12 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.gated_linear_step.cuda.launch import run as gated_linear_step
     from subquad.ops.gated_modal_conv.cuda.launch import run as gated_modal_conv
     from subquad.ops.gated_modal_step.cuda.launch import run as gated_modal_step
+    from subquad.ops.gated_product.cuda.launch import run as gated_product
     from subquad.ops.linear_step.cuda.launch import run as linear_step
     from subquad.ops.modal_conv.cuda.launch import run as modal_conv
+    from subquad.ops.rms_norm.cuda.launch import run as rms_norm
+    from subquad.ops.rotary.cuda.launch import run as rotary
+    from subquad.ops.rounded_rows.cuda.launch import run as rounded_rows
 
     offered: list[tuple[str, Callable[[Call], str | None], Callable[..., Any]]] = [
         ("attention_step", _attention_refusal, attention_step),
@@ -142,8 +173,12 @@ def implementations() -> tuple[Implementation, ...]:
         ("gated_conv_step", _step_refusal, gated_conv_step),
         ("gated_linear_step", _product_refusal, gated_linear_step),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
+        ("gated_product", _row_refusal, gated_product),
         ("gated_modal_step", _step_refusal, gated_modal_step),
         ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
+        ("rms_norm", _held_row_refusal, rms_norm),
+        ("rotary", _row_refusal, rotary),
+        ("rounded_rows", _held_row_refusal, rounded_rows),
     ]
     return tuple(Implementation("cuda", name, refusal, run) for name, refusal, run in offered)

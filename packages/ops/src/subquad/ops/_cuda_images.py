@@ -27,9 +27,7 @@ def _start(name: str, x: Tensor, arguments: ImagesArguments) -> None:
         count = max(1, min(x.shape[0] * x.shape[1], _SCRATCH_BYTES // (8 * image)))
         scratch = torch.empty(count * image, dtype=torch.complex64, device=x.device)
         arguments.scratch_images, arguments.scratch = count, address(scratch)
-    with torch.cuda.device(x.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        load_cuda_library().call(name, ctypes.byref(arguments), stream)
+    load_cuda_library().enqueue(name, x, ctypes.byref(arguments))
 
 
 def _arguments(x: Tensor, output: Tensor, size: int, height: Axis, width: Axis) -> ImagesArguments:

@@ -91,7 +91,44 @@ class AttentionArguments(ctypes.Structure):
     )
 
 
+class RowsArguments(ctypes.Structure):
+    """``SubquadOpsRows``: one call of a kernel over rows."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "other", "scale", "total", "output", "inverse")),
+        *((name, _LONG) for name in ("rows", "channels", "x_stride", "other_stride")),
+        *((name, _INTEGER) for name in ("dtype", "other_dtype", "scale_dtype", "norm", "activation")),
+        ("eps", ctypes.c_float),
+    )
+
+
+class RotaryArguments(ctypes.Structure):
+    """``SubquadOpsRotary``: one call of rotary position embedding."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "position", "inv_freq", "y", "keys", "values")),
+        *((name, _LONG) for name in ("batch", "length", "heads", "half", "x_batch", "x_time", "x_head", "x_part")),
+        *((name, _LONG) for name in ("position_batch", "position_time")),
+        *((name, _LONG) for name in ("key_batch", "key_time", "key_head", "value_batch", "value_time", "value_head")),
+        *((name, _INTEGER) for name in ("dtype", "key_dtype", "value_dtype", "position_bytes")),
+        ("scale", ctypes.c_float),
+    )
+
+
+class TurnArguments(ctypes.Structure):
+    """``SubquadOpsTurn``: one turn of histories into rings, or back."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("source", "target", "position")),
+        *((name, _LONG) for name in ("batch", "channels", "past", "length")),
+        *((name, _LONG) for name in ("source_batch", "source_channel", "source_slot")),
+        *((name, _LONG) for name in ("target_batch", "target_channel", "target_slot")),
+        *((name, _INTEGER) for name in ("source_dtype", "target_dtype", "position_bytes", "into_ring")),
+    )
+
+
 _ATTENTION = ctypes.POINTER(AttentionArguments)
+_ROWS, _ROTARY, _TURN = (ctypes.POINTER(each) for each in (RowsArguments, RotaryArguments, TurnArguments))
 _PRODUCT, _STEP_FILTERS = ctypes.POINTER(ProductArguments), ctypes.POINTER(StepFilterArguments)
 _STREAM, _IMAGES = ctypes.POINTER(StreamArguments), ctypes.POINTER(ImagesArguments)
 _GRADIENTS = ctypes.POINTER(GradientArguments)
@@ -114,6 +151,12 @@ _SIGNATURES = {
     "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
     "subquad_ops_linear_step": [_PRODUCT, *[_POINTER] * 3, _INTEGER, _POINTER],
     "subquad_ops_gated_linear_step": [_PRODUCT, _POINTER, _INTEGER, _POINTER],
+    "subquad_ops_row_norm": [_ROWS, _POINTER],
+    "subquad_ops_gated_product": [_ROWS, _POINTER],
+    "subquad_ops_rounded_rows": [_ROWS, _POINTER],
+    "subquad_ops_rounded_columns": [*[_POINTER] * 3, *[_LONG] * 5, _INTEGER, _POINTER],
+    "subquad_ops_rotary": [_ROTARY, _POINTER],
+    "subquad_ops_turn_ring": [_TURN, _POINTER],
     "subquad_ops_gated_step": [_PRODUCT, _STEP_FILTERS, _POINTER, _POINTER],
 }
 

@@ -100,14 +100,25 @@ class CudaLibrary:
         shared = given[0].dtype if len({p.dtype for p in given}) == 1 else torch.float32
         parameters = [None if p is None else p.to(shared).contiguous() for p in (taps, bias, skip)]
         state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
-        with torch.cuda.device(x.device):
-            self.call(
-                "subquad_ops_causal_fir", x.data_ptr(), *map(address, parameters), address(state), y.data_ptr(),
-                batch, channel, length, group, tap,
-                DTYPE_CODES[x.dtype], DTYPE_CODES[shared], ACTIVATION_CODES[activation or ""],
-                torch.cuda.current_stream().cuda_stream,
-            )  # fmt: skip
+        self.enqueue(
+            "subquad_ops_causal_fir", x, x.data_ptr(), *map(address, parameters), address(state), y.data_ptr(),
+            batch, channel, length, group, tap,
+            DTYPE_CODES[x.dtype], DTYPE_CODES[shared], ACTIVATION_CODES[activation or ""],
+        )  # fmt: skip
         return y
+
+    def enqueue(self, name: str, x: Tensor, *arguments: object) -> None:
+        """Calls a function of the library on the device of x and torch's current stream, which is its last argument.
+
+        Raises:
+          KernelUnavailable: It refused its arguments, or the kernel did not start.
+        """
+        device = x.get_device()
+        if device == torch.cuda.current_device():  # to enter a device, and to make a Stream, costs microseconds
+            self.call(name, *arguments, _current_stream(device))
+            return
+        with torch.cuda.device(device):
+            self.call(name, *arguments, _current_stream(device))
 
     def call(self, name: str, *arguments: object) -> None:
         """Calls a function of the library as it is.
@@ -119,6 +130,11 @@ class CudaLibrary:
         if status != 0:
             text = self._library.subquad_ops_status_text(status).decode()
             raise KernelUnavailable(f"the CUDA kernel {name} did not start: {text} (status {status})")
+
+
+def _current_stream(device: int) -> int:
+    """Returns the address of the current stream of a device, as Triton asks for it."""
+    return torch._C._cuda_getCurrentRawStream(device)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
 @functools.cache

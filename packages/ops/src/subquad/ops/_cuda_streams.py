@@ -93,8 +93,7 @@ def _output(stream: Stream) -> Tensor:
 
 def enqueue(name: str, x: Tensor, *arguments: object) -> None:
     """Calls a function of the library on the device of x and torch's current stream."""
-    with torch.cuda.device(x.device):
-        load_cuda_library().call(name, *arguments, torch.cuda.current_stream().cuda_stream)
+    load_cuda_library().enqueue(name, x, *arguments)
 
 
 def toeplitz(stream: Stream, taps: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:

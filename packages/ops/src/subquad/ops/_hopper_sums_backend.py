@@ -5,7 +5,7 @@ from torch import Tensor
 
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.fp8_linear.e4m3 import RoundedRows
-from subquad.ops.fp8_linear.fp8_linear import as_codes, finished, rounded_input
+from subquad.ops.fp8_linear.fp8_linear import as_codes, finished, inverse_of, rounded_input
 from subquad.ops.fp8_linear.hopper_sums import hopper_product
 
 
@@ -29,10 +29,11 @@ def _fp8_linear(
     *,
     input_scale: Tensor | None,
     weight_scale: Tensor,
+    weight_inverse: Tensor | None = None,
     bias: Tensor | None = None,
     layout: str = "BLH",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     codes, inverse = rounded_input(x, input_scale)
     y = hopper_product(codes, as_codes(weight, weight_scale))
-    return finished(y * (inverse * weight_scale.reciprocal()), x, bias, layout, dtype)
+    return finished(y * (inverse * inverse_of(weight_scale, weight_inverse)), x, bias, layout, dtype)

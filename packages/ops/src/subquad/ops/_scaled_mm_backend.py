@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.fp8_linear.e4m3 import RoundedRows, round_to_e4m3, row_scales
-from subquad.ops.fp8_linear.fp8_linear import as_codes, result_dtype, values_of
+from subquad.ops.fp8_linear.fp8_linear import as_codes, inverse_of, result_dtype, values_of
 
 _OLDEST_CAPABILITY = (9, 0)
 _ALIGNMENT = 16
@@ -67,6 +67,7 @@ def _fp8_linear(
     *,
     input_scale: Tensor | None,
     weight_scale: Tensor,
+    weight_inverse: Tensor | None = None,
     bias: Tensor | None = None,
     layout: str = "BLH",
     dtype: torch.dtype | None = None,
@@ -77,11 +78,11 @@ def _fp8_linear(
         codes, inverse = _aligned(x.codes.reshape(-1, channels)), _down_to(x.inverse.reshape(-1, 1))
     else:
         codes, inverse = _rounded(x.reshape(-1, channels), input_scale)
-    kind, of_weight = result_dtype(x, dtype), weight_scale.reciprocal()
+    kind, of_weight = result_dtype(x, dtype), inverse_of(weight_scale, weight_inverse)
     weights = _aligned(as_codes(weight, weight_scale))
     if inverse.dim() or of_weight.dim():  # the product takes one scale each, or one a row each
         inverse = inverse.expand(len(codes), 1).contiguous()
-        of_weight = functional.pad(of_weight.expand(len(weight)), (0, len(weights) - len(weight)), value=1.0)[:, None]
+        of_weight = _down_to(of_weight.expand(len(weight))[:, None]).contiguous()
     if layout == "BHL" and outer[0] == 1:  # the weight on the left makes rows as long as the sequence, without a copy
         product = _product(weights, codes, of_weight, inverse, None, kind)[: len(weight), : outer[1]]
         return (product if bias is None else product + bias[:, None]).to(kind)[None]
@@ -111,7 +112,8 @@ def _product(
 
 def _down_to(inverse: Tensor) -> Tensor:
     """Appends inverse scales for the rows of zeros that an alignment adds."""
-    return functional.pad(inverse, (0, 0, 0, -len(inverse) % _ALIGNMENT), value=1.0)
+    missing = -len(inverse) % _ALIGNMENT  # to pad by nothing is to copy
+    return functional.pad(inverse, (0, 0, 0, missing), value=1.0) if missing else inverse
 
 
 def _rounded(rows: Tensor, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:

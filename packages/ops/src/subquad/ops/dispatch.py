@@ -58,16 +58,16 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "gated_conv_step": ("cuda", "triton"),
     "gated_linear_step": ("cuda", "triton"),
     "gated_modal_conv": ("cuda", "triton"),
-    "gated_product": ("triton",),
+    "gated_product": ("cuda", "triton"),
     "gated_modal_step": ("cuda", "triton"),
     "greedy_step": ("triton",),
     "linear_step": ("cuda", "triton"),
     "modal_conv": ("cuda", "triton"),
     "modal_step": ("triton",),
-    "rms_norm": ("triton",),
-    "rotary": ("triton",),
+    "rms_norm": ("cuda", "triton"),
+    "rotary": ("cuda", "triton"),
     "selective_scan": ("mamba", "triton"),
-    "rounded_rows": ("triton",),
+    "rounded_rows": ("cuda", "triton"),
 }
 # And the libraries of others that it tries after ours.
 LIBRARIES_ON_CUDA: dict[str, tuple[str, ...]] = {

@@ -1,11 +1,16 @@
 """The ring of a FIR filter in decoding: the sample of absolute time t lies in slot ``t % (tap - 1)``."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops.axes import History, Position
 from subquad.ops.errors import ShapeMismatch
+
+_Turn = Callable[[Tensor, Tensor, Tensor, int, bool], None]  # source, target, position, length, into the ring or out
+_MOST_BATCH = 65_535  # rows that the CUDA library's kernel takes
 
 
 def ring_from_history(history: History, position: Position) -> History:
@@ -15,9 +20,8 @@ def ring_from_history(history: History, position: Position) -> History:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: position does not hold one integer a row of history; names both.
     """
     _check("history", history, position)
-    if _has_kernel(history):
-        from subquad.ops.fir_step.triton.ring import turn
-
+    turn = _kernel(history)
+    if turn is not None:
         ring = torch.empty_like(history, memory_format=torch.contiguous_format)
         turn(history, ring, position, 0, True)
         return ring
@@ -35,9 +39,8 @@ def history_from_ring(ring: History, position: Position) -> History:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: position does not hold one integer a row of ring; names both.
     """
     _check("ring", ring, position)
-    if _has_kernel(ring):
-        from subquad.ops.fir_step.triton.ring import turn
-
+    turn = _kernel(ring)
+    if turn is not None:
         history = torch.empty_like(ring, memory_format=torch.contiguous_format)
         turn(ring, history, position, 0, False)
         return history
@@ -61,9 +64,8 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
     """
     _check("ring", ring, position)
     _checks.shaped("history", history, tuple(ring.shape), ring, "ring")
-    if _has_kernel(ring):
-        from subquad.ops.fir_step.triton.ring import turn
-
+    turn = _kernel(ring, history)
+    if turn is not None:
         turn(history, ring, position, length, True)
     else:
         ring.copy_(ring_from_history(history, position + length))
@@ -85,16 +87,23 @@ def _slots(past: int, position: Tensor) -> Tensor:
     return torch.remainder(position[:, None] - past + offsets, past)
 
 
-def _has_kernel(x: Tensor) -> bool:
-    """Says whether the Triton kernel takes these; it has no gradient."""
+def _kernel(ring: Tensor, history: Tensor | None = None) -> _Turn | None:
+    """Returns the kernel that takes these, the CUDA library's before Triton's; it has no gradient."""
     if (
-        not x.is_cuda
+        not ring.is_cuda
         or dispatch.transformed()
-        or x.dtype == torch.float64
-        or not x.numel()
-        or (torch.is_grad_enabled() and x.requires_grad)
+        or ring.dtype == torch.float64
+        or not ring.numel()
+        or (torch.is_grad_enabled() and ring.requires_grad)
     ):
-        return False
-    from subquad.ops._triton_backend import unavailable
+        return None
+    wide = history is not None and history.dtype == torch.float64
+    if not wide and ring.shape[0] <= _MOST_BATCH and dispatch.load_backend("cuda")[0] is None:
+        from subquad.ops.fir_step.cuda.ring import turn as turn_in_cuda
 
-    return unavailable() is None
+        return turn_in_cuda
+    if dispatch.load_backend("triton")[0] is not None:
+        return None
+    from subquad.ops.fir_step.triton.ring import turn as turn_in_triton
+
+    return turn_in_triton

@@ -19,6 +19,7 @@ def fp8_linear(
     *,
     input_scale: Float[Tensor, ""] | None = None,
     weight_scale: Float[Tensor, ""] | Float[Tensor, " row"],
+    weight_inverse: Float[Tensor, ""] | Float[Tensor, " row"] | None = None,
     bias: Float[Tensor, " row"] | None = None,
     layout: Layout = "BLH",
     dtype: torch.dtype | None = None,
@@ -37,6 +38,7 @@ def fp8_linear(
       weight: ``[row, channel]`` in any floating-point type, or already rounded by ``round_to_e4m3``.
       input_scale: one positive float32 number; None scales each row of x by 448 over its largest number.
       weight_scale: one positive float32 number, or one for each row of the weight.
+      weight_inverse: ``weight_scale.reciprocal()`` where the caller keeps it; None makes it at each call.
       bias: added last.
       layout: ``"BHL"`` makes ``[batch, row, length]`` of ``[batch, length, channel]``.
       dtype: that of the result; None for that of x, and for float32 where x is rounded already.
@@ -55,6 +57,7 @@ def fp8_linear(
     Source: Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433.
     """
     _check(x, weight, input_scale, weight_scale)
+    _check_inverse(weight_inverse, weight_scale)
     _checks.one_of("layout", layout, ("BLH", "BHL"))
     _checks.shaped("bias", bias, (weight.shape[0],), weight, "weight")
     if layout == "BHL" and values_of(x).dim() != 3:
@@ -63,11 +66,12 @@ def fp8_linear(
     chosen, _ = dispatch.choose(call, backend)
     run = compute_in_torch if chosen is None else chosen.run
     if isinstance(x, Tensor) and dispatch.gradient_wanted(x, weight):
-        y = _StraightThrough.apply(x, weight, input_scale, weight_scale, run)
+        y = _StraightThrough.apply(x, weight, input_scale, weight_scale, weight_inverse, run)
         assert isinstance(y, Tensor)
         y = (y if bias is None else y + bias).to(dtype or x.dtype)
         return y if layout == "BLH" else y.transpose(1, 2)
-    return run(x, weight, input_scale=input_scale, weight_scale=weight_scale, bias=bias, layout=layout, dtype=dtype)
+    scales = {"input_scale": input_scale, "weight_scale": weight_scale, "weight_inverse": weight_inverse}
+    return run(x, weight, **scales, bias=bias, layout=layout, dtype=dtype)
 
 
 def values_of(x: Tensor | RoundedRows) -> Tensor:
@@ -81,6 +85,7 @@ def describe(
     *,
     input_scale: Tensor | None = None,
     weight_scale: Tensor,
+    weight_inverse: Tensor | None = None,
     bias: Tensor | None = None,
     layout: Layout = "BLH",
     dtype: torch.dtype | None = None,
@@ -128,6 +133,7 @@ def compute_in_torch(
     *,
     input_scale: Tensor | None,
     weight_scale: Tensor,
+    weight_inverse: Tensor | None = None,
     bias: Tensor | None = None,
     layout: str = "BLH",
     dtype: torch.dtype | None = None,
@@ -135,8 +141,15 @@ def compute_in_torch(
     """Computes the checked call with products that are exact: E4M3 numbers have four significant bits."""
     (codes, inverse), weights = rounded_input(x, input_scale), as_codes(weight, weight_scale)
     wide = torch.float64 if result_dtype(x, dtype) == torch.float64 else torch.float32
-    y = _product(codes, weights, wide) * (inverse.to(wide) * weight_scale.to(wide).reciprocal())
+    y = _product(codes, weights, wide) * (inverse.to(wide) * inverse_of(weight_scale, weight_inverse, wide))
     return finished(y, x, bias, layout, dtype)
+
+
+def inverse_of(weight_scale: Tensor, weight_inverse: Tensor | None, wide: torch.dtype = torch.float32) -> Tensor:
+    """Returns one over the scales of a weight in ``wide``; what is kept is float32."""
+    if weight_inverse is not None and wide == torch.float32:
+        return weight_inverse
+    return weight_scale.to(wide).reciprocal()
 
 
 @without_autocast
@@ -161,10 +174,16 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, input_scale: Tensor | None, weight_scale: Tensor, run: Any
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        input_scale: Tensor | None,
+        weight_scale: Tensor,
+        weight_inverse: Tensor | None,
+        run: Any,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, weight_scale)
-        return run(x, weight, input_scale=input_scale, weight_scale=weight_scale)
+        return run(x, weight, input_scale=input_scale, weight_scale=weight_scale, weight_inverse=weight_inverse)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -177,7 +196,7 @@ class _StraightThrough(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:
             of_weight = (gradient.reshape(-1, gradient.shape[-1]).t() @ x.reshape(-1, x.shape[-1])).to(weight.dtype)
-        return of_x, of_weight, None, None, None
+        return of_x, of_weight, None, None, None, None
 
 
 def _check(given: Tensor | RoundedRows, weight: Tensor, input_scale: Tensor | None, weight_scale: Tensor) -> None:
@@ -208,6 +227,15 @@ def _check(given: Tensor | RoundedRows, weight: Tensor, input_scale: Tensor | No
             continue
         if not 0 < float(scale) < float("inf"):
             raise ArgumentOutOfRange(f"{name} is {float(scale)}; accepted: a positive number")
+
+
+def _check_inverse(weight_inverse: Tensor | None, weight_scale: Tensor) -> None:
+    """Raises unless what is kept fits the scales; its numbers are the caller's affair."""
+    if weight_inverse is None:
+        return
+    _checks.shaped("weight_inverse", weight_inverse, tuple(weight_scale.shape), weight_scale, "weight_scale")
+    if weight_inverse.dtype != torch.float32:
+        raise DtypeMismatch(f"weight_inverse is {weight_inverse.dtype}; accepted: float32")
 
 
 def _check_rounded(x: RoundedRows, input_scale: Tensor | None) -> None:

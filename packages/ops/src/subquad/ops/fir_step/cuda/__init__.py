@@ -1,0 +1,1 @@
+"""The ring of fir_step over the CUDA library."""

@@ -1,0 +1,1 @@
+"""gated_product over the CUDA library."""

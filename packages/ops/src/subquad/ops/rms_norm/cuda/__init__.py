@@ -1,0 +1,1 @@
+"""rms_norm over the CUDA library."""

@@ -1,0 +1,1 @@
+"""rotary over the CUDA library."""

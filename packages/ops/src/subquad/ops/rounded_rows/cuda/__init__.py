@@ -1,0 +1,1 @@
+"""rounded_rows over the CUDA library."""
