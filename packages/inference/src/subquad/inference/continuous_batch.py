@@ -365,7 +365,7 @@ class ContinuousBatch:
         current = request.passes[0]
         current.advance()
         if current.done:
-            request.strands += current.scores()
+            request.strands += current.results()
             request.passes.popleft()
             self.pool.reset(request.slots)
             if not request.passes:
@@ -416,7 +416,7 @@ class ContinuousBatch:
             )
         request.reading.advance()
         if request.reading.done:
-            (found,) = request.reading.embeddings()
+            (found,) = request.reading.results()
             request.reading, request.next_sequence = None, index + 1
             request.ticket.put(Embedded(index, {layer: found[full] for layer, full in request.names.items()}))
             self._touch(request)

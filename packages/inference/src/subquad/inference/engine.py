@@ -16,7 +16,7 @@ from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLo
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
 from subquad.inference.network import Network, require_alive, weight_addresses
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
-from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
+from subquad.inference.scoring import Score, average_strands, score_rows, strand_inputs
 from subquad.inference.state_pool import pages_for
 from subquad.inference.ticket import Ticket
 from subquad.inference.tokenizer import Tokenizer
@@ -383,16 +383,17 @@ class Engine:
             strand_inputs(s, prepend=prepend, strand=strand, field=_name("sequences", names, i))
             for i, s in enumerate(ids)
         ]
-        flat = [(i, s) for i, strands in enumerate(inputs) for s in strands]
-        order = sorted(range(len(flat)), key=lambda k: -len(flat[k][1]))
-        found: dict[int, Score] = {}
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            found.update(zip(rows, self._score_rows([flat[k][1] for k in rows], keep_logprobs), strict=True))
-        strands_of: list[list[Score]] = [[] for _ in ids]
-        for k, (i, _) in enumerate(flat):
-            strands_of[i].append(found[k])
-        return [average_strands(strands) for strands in strands_of]
+        found = score_rows(
+            self.network,
+            [row for strands in inputs for row in strands],
+            chunk=self.prefill_chunk,
+            batch_size=batch_size,
+            device=self.device,
+            keep_logprobs=keep_logprobs,
+            pad_id=self.tokenizer.pad_id,
+        )
+        strands = len(inputs[0])
+        return [average_strands(found[i : i + strands]) for i in range(0, len(found), strands)]
 
     def embed(
         self,
@@ -449,24 +450,6 @@ class Engine:
             pad_id=self.tokenizer.pad_id,
         )
         return [{layer: found[full[layer]] for layer in layers} for found in values]
-
-    def _score_rows(self, rows: list[list[int]], keep_logprobs: bool) -> list[Score]:
-        longest = max(len(row) for row in rows)
-        state = None
-        if ScoringPass.needs_state(longest, self.prefill_chunk):
-            state = self.network.init_state(len(rows), max_length=longest)
-        scoring = ScoringPass(
-            self.network,
-            rows,
-            chunk=self.prefill_chunk,
-            device=self.device,
-            state=state,
-            keep_logprobs=keep_logprobs,
-            pad_id=self.tokenizer.pad_id,
-        )
-        while not scoring.done:
-            scoring.advance()
-        return scoring.scores()
 
     def _run(self, jobs: Sequence[GenerateJob]) -> Iterator[Generation]:
         """Runs all jobs and yields results in order."""
