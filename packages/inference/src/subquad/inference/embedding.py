@@ -273,7 +273,6 @@ def embed_rows(
 
     def passes() -> Iterator[EmbeddingPass]:
         for batch in batches:
-            state = states.empty(len(batch), len(rows[batch[0]]))
             yield EmbeddingPass(
                 network,
                 [rows[k] for k in batch],
@@ -283,7 +282,7 @@ def embed_rows(
                 chunk=chunk,
                 device=device,
                 pad_id=pad_id,
-                state=state,
+                state=states.empty(len(batch), len(rows[batch[0]])),
             )
 
     found: dict[int, dict[str, Tensor]] = {}

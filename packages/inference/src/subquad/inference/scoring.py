@@ -240,10 +240,14 @@ def score_rows(
 
     def passes() -> Iterator[ScoringPass]:
         for batch in batches:
-            state = states.empty(len(batch), len(rows[batch[0]]) - 1)
-            chosen = [rows[k] for k in batch]
             yield ScoringPass(
-                network, chosen, chunk=chunk, device=device, state=state, keep_logprobs=keep_logprobs, pad_id=pad_id
+                network,
+                [rows[k] for k in batch],
+                chunk=chunk,
+                device=device,
+                state=states.empty(len(batch), len(rows[batch[0]]) - 1),
+                keep_logprobs=keep_logprobs,
+                pad_id=pad_id,
             )
 
     found: dict[int, Score] = {}
