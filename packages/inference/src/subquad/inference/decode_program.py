@@ -40,9 +40,11 @@ class SamplingTable:
         self.greedy, self.logprobs = True, False
 
     def set(self, settings: Sequence[RowSettings]) -> None:
-        """Takes over the settings of all rows."""
+        """Takes over the settings of all rows; the tensors, which only a draw by chance reads, where there is one."""
         self.greedy = all(s.is_greedy for s in settings)
         self.logprobs = any(s.logprobs for s in settings)
+        if self.greedy:
+            return
         pinned = self._numbers.is_cuda  # a copy from other memory would wait for the device
         numbers = torch.tensor(
             [[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64, pin_memory=pinned

@@ -89,7 +89,7 @@ class Engine:
             raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
         self.max_sequence_tokens = max_sequence_tokens
         self._idle_batch: ContinuousBatch | None = None
-        self._weight_addresses: tuple[int, ...] = ()
+        self._weight_addresses: list[int] = []
         self._eager_reason: str | None = "no step has run yet"
 
     @classmethod
@@ -376,7 +376,11 @@ class Engine:
             return []
         job = ScoreJob(ids, prepend_eod=prepend_eod, strand=strand, return_logprobs=keep_logprobs)
         check_score_job(
-            job, vocab_size=self.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens, names=names
+            job,
+            vocab_size=self.tokenizer.vocab_size,
+            max_sequence_tokens=self.max_sequence_tokens,
+            names=names,
+            ids_checked=True,
         )
         prepend = self.tokenizer.eod_id if prepend_eod else None
         inputs = [
@@ -487,7 +491,7 @@ class Engine:
         """Returns a batch with pages for the longest of the jobs that can run at once: the kept one where it fits."""
         needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
         pages = sum(pages_for(tokens) for tokens in needed[: self.max_running])
-        addresses = tuple(weight_addresses(self.model))
+        addresses = weight_addresses(self.model)
         kept, self._idle_batch = self._idle_batch, None
         if kept is not None and kept.pool.page_count >= pages and addresses == self._weight_addresses:
             return kept
@@ -516,6 +520,7 @@ class Engine:
             max_sequence_tokens=self.max_sequence_tokens,
             slots=self.max_running,
             field=field,
+            ids_checked=True,
         )
 
     def _encode(self, sequence: str | Sequence[int], field: str) -> list[int]:

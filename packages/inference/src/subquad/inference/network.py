@@ -158,6 +158,8 @@ def weight_addresses(module: torch.nn.Module) -> list[int]:
     while waiting:
         part = waiting.pop()
         if part is not None:
-            found += [weight.data_ptr() for weight in part._parameters.values() if weight is not None]
+            for weight in part._parameters.values():
+                if weight is not None:
+                    found.append(weight.data_ptr())
             waiting += part._modules.values()
     return found

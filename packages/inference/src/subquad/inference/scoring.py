@@ -16,9 +16,9 @@ from subquad.inference.network import Network, RecurrentState, require_alive
 from subquad.inference.passes import StatesInTurn, results_in_turn
 
 _BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
-_COMPLEMENTS = "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-"
 _ALIGNED = 64
-_COMPLEMENT_OF = {ord(base): ord(other) for base, other in zip(_BASES, _COMPLEMENTS, strict=True)}
+_COMPLEMENT_OF = dict(zip(_BASES.encode(), b"TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-", strict=True))
+_COMPLEMENTS = bytes(_COMPLEMENT_OF.get(i, 0) for i in range(256))
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,15 @@ def reverse_complement(ids: Sequence[int], *, field: str = "sequence") -> list[i
       InvalidSequence: A token is no nucleotide.
     """
     try:
-        return [_COMPLEMENT_OF[i] for i in reversed(ids)]
-    except KeyError:
+        complement = bytes(list(ids)).translate(_COMPLEMENTS)
+    except ValueError:  # an id that is no byte
+        complement = b"\0"
+    if 0 in complement:
         position = next(p for p, i in enumerate(ids) if i not in _COMPLEMENT_OF)
         shown = repr(chr(ids[position])) if 32 <= ids[position] < 127 else f"token {ids[position]}"
         message = f"has {shown} at position {position}, which has no complement; use strand='forward' or IUPAC letters"
-        raise InvalidSequence(field, message) from None
+        raise InvalidSequence(field, message)
+    return list(reversed(complement))
 
 
 def strand_inputs(ids: Sequence[int], *, prepend: int | None, strand: Strand, field: str) -> list[list[int]]:
