@@ -30,11 +30,18 @@ def check_ids(ids: Sequence[int], vocab_size: int, *, field: str) -> None:
 
 
 def check_generate_job(
-    job: GenerateJob, *, vocab_size: int, max_sequence_tokens: int, slots: int, field: str = "prompt"
+    job: GenerateJob,
+    *,
+    vocab_size: int,
+    max_sequence_tokens: int,
+    slots: int,
+    field: str = "prompt",
+    ids_checked: bool = False,
 ) -> None:
     """Checks that a generation can run.
 
-    A prompt that leaves room for fewer than ``max_new_tokens`` is accepted: it ends with ``context_length``.
+    A prompt that leaves room for fewer than ``max_new_tokens`` is accepted: it ends with ``context_length``. With
+    ``ids_checked`` its ids went through `check_ids`, or were just made by the tokenizer.
 
     Raises:
       InvalidSequence: The prompt is empty or holds an id outside the vocabulary.
@@ -43,7 +50,8 @@ def check_generate_job(
     """
     if not len(job.prompt_ids):
         raise InvalidSequence(field, "is empty; accepted: at least one token")
-    check_ids(job.prompt_ids, vocab_size, field=field)
+    if not ids_checked:
+        check_ids(job.prompt_ids, vocab_size, field=field)
     if len(job.prompt_ids) >= max_sequence_tokens:
         raise RequestTooLarge(field, len(job.prompt_ids), max_sequence_tokens - 1, "tokens")
     if job.options.top_k > vocab_size:
@@ -57,9 +65,16 @@ def check_generate_job(
 
 
 def check_score_job(
-    job: ScoreJob, *, vocab_size: int, max_sequence_tokens: int, names: Sequence[str] | None = None
+    job: ScoreJob,
+    *,
+    vocab_size: int,
+    max_sequence_tokens: int,
+    names: Sequence[str] | None = None,
+    ids_checked: bool = False,
 ) -> None:
     """Checks that every sequence can be scored; ``names`` are what errors call them, default ``sequences[0]``, …
+
+    See `check_generate_job` for ``ids_checked``.
 
     Raises:
       InvalidSequence: There is no sequence; or one has nothing to score, an id outside the vocabulary or no complement.
@@ -71,7 +86,8 @@ def check_score_job(
         raise InvalidSequence("sequences", "is empty; accepted: at least one sequence")
     for index, ids in enumerate(job.sequences):
         name = f"sequences[{index}]" if names is None else names[index]
-        check_ids(ids, vocab_size, field=name)
+        if not ids_checked:
+            check_ids(ids, vocab_size, field=name)
         if len(ids) + job.prepend_eod > max_sequence_tokens:
             raise RequestTooLarge(name, len(ids), max_sequence_tokens - job.prepend_eod, "tokens")
         strand_inputs(ids, prepend=0 if job.prepend_eod else None, strand=job.strand, field=name)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,6 +95,13 @@ class _Embedding(_Request):
     next_sequence: int = 0
     names: dict[str, str] = field(default_factory=dict)
     reading: EmbeddingPass | None = None
+
+
+class _Draw(NamedTuple):
+    """How the first tokens are drawn, one row a sample, and their positions on the device."""
+
+    settings: SamplingTable
+    positions: Tensor
 
 
 class ContinuousBatch:
@@ -306,8 +314,9 @@ class ContinuousBatch:
         self.counters.prefill_chunks += 1
         slots = [request.slots[0] for request in requests]
         try:
+            draw = self._prepared_draw(requests)
             hidden = self._short.read([request.job.prompt_ids for request in requests], slots)
-            self._draw_first(requests, hidden)
+            self._draw_first(requests, hidden, draw)
         except Exception as error:
             if len(requests) == 1:
                 self._fail(requests[0], _as_inference_error(error))
@@ -321,25 +330,30 @@ class ContinuousBatch:
     def _read_prompt(self, request: _Generation) -> bool:
         prompt, start = request.job.prompt_ids, request.next_token
         stop = min(start + self._chunk, len(prompt))
+        draw = self._prepared_draw([request]) if stop == len(prompt) else None
         ids = id_rows([prompt[start:stop]], device=self._device)
         first = request.slots[0]
         hidden = read_prompt(self._network, ids, self.pool.row(first), [start])
         request.next_token = stop
-        if stop < len(prompt):
+        if draw is None:
             return True
-        self._draw_first([request], hidden)
+        self._draw_first([request], hidden, draw)
         return False
 
-    def _draw_first(self, requests: list[_Generation], hidden: Tensor) -> None:
-        """Draws the first token of every sample from the last hidden state of each prompt, the first rows given."""
-        logits, positions = self._network.unembed(hidden[:, None])[: len(requests), 0], []
-        for request in requests:
-            self.pool.copy(request.slots[0], request.slots[1:])
-            positions += [len(request.job.prompt_ids)] * len(request.slots)
-        rows = [row.expand(len(request.slots), -1) for row, request in zip(logits.split(1), requests, strict=True)]
+    def _prepared_draw(self, requests: list[_Generation]) -> _Draw:
+        """Sends ahead what the draw of the first tokens needs, so that it has nothing to wait for but the logits."""
+        positions = [len(request.job.prompt_ids) for request in requests for _ in request.slots]
         settings = SamplingTable(len(positions), self._device)
         settings.set([request.streams[slot].settings for request in requests for slot in request.slots])
-        _, table = settings.draw(torch.cat(rows), id_rows([positions], device=self._device)[0])
+        return _Draw(settings, id_rows([positions], device=self._device)[0])
+
+    def _draw_first(self, requests: list[_Generation], hidden: Tensor, draw: _Draw) -> None:
+        """Draws the first token of every sample from the last hidden state of each prompt, the first rows given."""
+        logits = self._network.unembed(hidden[:, None])[: len(requests), 0]
+        for request in requests:
+            self.pool.copy(request.slots[0], request.slots[1:])
+        rows = [row.expand(len(request.slots), -1) for row, request in zip(logits.split(1), requests, strict=True)]
+        _, table = draw.settings.draw(torch.cat(rows), draw.positions)
         now, drawn = self._clock(), iter(Results(table).read())
         require_alive(self._network)
         for request in requests:
@@ -365,7 +379,7 @@ class ContinuousBatch:
         current = request.passes[0]
         current.advance()
         if current.done:
-            request.strands += current.scores()
+            request.strands += current.results()
             request.passes.popleft()
             self.pool.reset(request.slots)
             if not request.passes:
@@ -416,7 +430,7 @@ class ContinuousBatch:
             )
         request.reading.advance()
         if request.reading.done:
-            (found,) = request.reading.embeddings()
+            (found,) = request.reading.results()
             request.reading, request.next_sequence = None, index + 1
             request.ticket.put(Embedded(index, {layer: found[full] for layer, full in request.names.items()}))
             self._touch(request)

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from subquad.inference.host_copy import HostCopy
 from subquad.inference.network import Network, PreparesSteps, StepRows
 from subquad.inference.sampling import finite_rows, greedy, sample, seed_words, token_logprobs, uniforms
 from subquad.ops import greedy_step, prepare
@@ -39,9 +40,11 @@ class SamplingTable:
         self.greedy, self.logprobs = True, False
 
     def set(self, settings: Sequence[RowSettings]) -> None:
-        """Takes over the settings of all rows."""
+        """Takes over the settings of all rows; the tensors, which only a draw by chance reads, where there is one."""
         self.greedy = all(s.is_greedy for s in settings)
         self.logprobs = any(s.logprobs for s in settings)
+        if self.greedy:
+            return
         pinned = self._numbers.is_cuda  # a copy from other memory would wait for the device
         numbers = torch.tensor(
             [[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64, pin_memory=pinned
@@ -192,17 +195,8 @@ class Results:
     """The results of a step that may still be under way."""
 
     def __init__(self, table: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        if table.is_cuda:
-            self._table = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
-            self._table.copy_(table, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._table = table
+        self._table = HostCopy(table)
 
     def read(self) -> list[tuple[int, float, bool]]:
         """Waits and returns id, log-probability and whether the logits were finite, for every row."""
-        if self._event is not None:
-            self._event.synchronize()
-        return [(int(i), value, bool(finite)) for i, value, finite in self._table.tolist()]
+        return [(int(i), value, bool(finite)) for i, value, finite in self._table.read().tolist()]

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from subquad.inference.errors import InvalidOption, NonFiniteActivations
+from subquad.inference.host_copy import HostCopy
+from subquad.inference.id_rows import id_rows
 from subquad.inference.network import Network, RecurrentState, require_alive
+from subquad.inference.passes import StatesInTurn, results_in_turn
 
 Pooling = Literal["mean", "last", "max", "none"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "max", "none")
@@ -22,9 +25,14 @@ class LayeredNetwork(Protocol):
     """A network whose first blocks can be run alone."""
 
     def encode_blocks(
-        self, ids: Int[Tensor, "batch length"], count: int, state: RecurrentState | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        count: int,
+        state: RecurrentState | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
-        """Returns the residual stream after the first ``count`` blocks."""
+        """Returns the residual stream after the first ``count`` blocks; ``starts`` as in ``Network.encode``."""
         ...
 
 
@@ -80,6 +88,14 @@ def captured(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
             handle.remove()
 
 
+class _Part(NamedTuple):
+    """Vectors of some positions of one row, which may be under way to the host."""
+
+    row: int
+    position: int
+    values: HostCopy
+
+
 class PooledRows:
     """Pools activations ``[batch, chunk, channel]`` of one layer over the positions of each row, chunk by chunk.
 
@@ -91,36 +107,60 @@ class PooledRows:
 
     def __init__(self, pooling: Pooling, first: int, lengths: Sequence[int]) -> None:
         self._pooling, self._first, self._lengths = pooling, first, list(lengths)
-        self._parts: list[list[Tensor]] = [[] for _ in lengths]
+        self._pooled: list[Tensor | None] = [None for _ in lengths]
+        self._whole: list[Tensor | None] = [None for _ in lengths]
+        self._under_way: list[_Part] = []
+        self._copy: HostCopy | None = None
 
     def add(self, values: Tensor, start: int) -> None:
-        """Takes the activations of the positions from ``start`` on."""
+        """Takes the activations of the positions from ``start`` on; waits for those of the call before at most."""
+        before, self._under_way = self._under_way, []
         for row, length in enumerate(self._lengths):
             low, high = max(self._first - start, 0), min(length - start, values.shape[1])
             if low < high:
-                self._take(row, values[row, low:high])
+                self._take(row, start + low - self._first, values[row, low:high])
+        self._land(before)
 
-    def _take(self, row: int, values: Tensor) -> None:
-        parts = self._parts[row]
+    def finish(self) -> None:
+        """Sends what was pooled to the host, after the last positions."""
+        if self._pooling != "none":
+            self._copy = HostCopy(torch.stack([self._mean(row) for row in range(len(self._lengths))]))
+
+    def results(self) -> list[Tensor]:
+        """Waits and returns float32 of each row: ``[channel]``, or ``[position, channel]`` where nothing is pooled."""
+        if self._copy is not None:
+            return [row.clone() for row in self._copy.read()]
+        under_way, self._under_way = self._under_way, []
+        self._land(under_way)
+        return [row for row in self._whole if row is not None]
+
+    def _take(self, row: int, position: int, values: Tensor) -> None:
+        before = self._pooled[row]
         match self._pooling:
             case "mean":
                 total = values.double().sum(0)
-                self._parts[row] = [total if not parts else parts[0] + total]
+                self._pooled[row] = total if before is None else before + total
             case "max":
                 top = values.float().amax(0)
-                self._parts[row] = [top if not parts else torch.maximum(parts[0], top)]
+                self._pooled[row] = top if before is None else torch.maximum(before, top)
             case "last":
-                self._parts[row] = [values[-1].float()]
+                self._pooled[row] = values[-1].float()
             case "none":
-                parts.append(values.float().cpu())
+                self._under_way.append(_Part(row, position, HostCopy(values.float())))
 
-    def result(self, row: int) -> Tensor:
-        """Returns float32 on the CPU: ``[channel]``, or ``[position, channel]`` where nothing is pooled."""
-        parts = self._parts[row]
-        if self._pooling == "none":
-            return torch.cat(parts)
-        value = parts[0] / (self._lengths[row] - self._first) if self._pooling == "mean" else parts[0]
-        return value.float().cpu()
+    def _mean(self, row: int) -> Tensor:
+        value = self._pooled[row]
+        assert value is not None
+        return (value / (self._lengths[row] - self._first)).float() if self._pooling == "mean" else value
+
+    @torch.inference_mode(mode=False)
+    def _land(self, parts: Sequence[_Part]) -> None:
+        """Moves vectors that have come to their places among those of their row."""
+        for row, position, copy in parts:
+            values, whole = copy.read(), self._whole[row]
+            if whole is None:
+                whole = self._whole[row] = torch.empty(self._lengths[row] - self._first, values.shape[1])
+            whole[position : position + values.shape[0]] = values
 
 
 class EmbeddingPass:
@@ -153,21 +193,22 @@ class EmbeddingPass:
         pad_id: int,
         state: RecurrentState | None,
     ) -> None:
-        width = max(len(row) for row in rows)
+        lengths = [len(row) for row in rows]
+        width = max(lengths)
         assert width <= chunk or state is not None, "a sequence longer than one chunk needs a state"
         self._network, self._chunk, self._state = network, chunk, state if width > chunk else None
-        self._ids = torch.tensor([[*row, *([pad_id] * (width - len(row)))] for row in rows], device=device)
-        self._pooled = {layer: PooledRows(pooling, first, [len(row) for row in rows]) for layer in layers}
+        self._ids = id_rows(rows, pad_id=pad_id, device=device)
+        self._pooled = {layer: PooledRows(pooling, first, lengths) for layer in layers}
         self._next = 0
 
     @property
     def done(self) -> bool:
-        """Whether all chunks were read."""
+        """Whether all chunks were launched."""
         return self._next >= self._ids.shape[1]
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Reads one chunk.
+        """Launches one chunk; waits for what the one before gave at most.
 
         Raises:
           InvalidOption: A layer is not run as a module of its own.
@@ -175,8 +216,10 @@ class EmbeddingPass:
         network, part = self._network, self._ids[:, self._next : self._next + self._chunk]
         assert isinstance(network, LayeredNetwork), "the network has no blocks to run alone"
         assert isinstance(network, nn.Module), "the network is no module, so that its layers have no names"
+        count = 1 + max(block_of(layer) for layer in self._pooled)
+        starts = None if self._state is None else [self._next] * part.shape[0]
         with captured(network, list(self._pooled)) as outputs:
-            network.encode_blocks(part, 1 + max(block_of(layer) for layer in self._pooled), self._state)
+            network.encode_blocks(part, count, self._state, starts=starts)
         for layer, pool in self._pooled.items():
             values = outputs.get(layer)
             if values is None or values.shape[:2] != part.shape:
@@ -185,16 +228,21 @@ class EmbeddingPass:
                 )
             pool.add(values, self._next)
         self._next += part.shape[1]
+        if self.done:
+            self._state = None  # the next pass may want its memory
+            for pool in self._pooled.values():
+                pool.finish()
 
-    def embeddings(self) -> list[dict[str, Tensor]]:
-        """Returns for each row float32 values on the CPU by layer, once `done`.
+    def results(self) -> list[dict[str, Tensor]]:
+        """Waits for the last chunk and returns for each row float32 values on the CPU by layer, once `done`.
 
         Raises:
           WorkerFailed: See `require_alive`.
           NonFiniteActivations: An activation is NaN or infinite.
         """
-        rows = range(self._ids.shape[0])
-        found = [{layer: pool.result(row) for layer, pool in self._pooled.items()} for row in rows]
+        assert self.done
+        columns = [pool.results() for pool in self._pooled.values()]
+        found = [dict(zip(self._pooled, row, strict=True)) for row in zip(*columns, strict=True)]
         require_alive(self._network)
         for embedding in found:
             for layer, value in embedding.items():
@@ -217,28 +265,29 @@ def embed_rows(
 ) -> list[dict[str, Tensor]]:
     """Returns the pooled activations of each row, for every layer; see `EmbeddingPass` for arguments and errors.
 
-    ``batch_size`` rows of like length are read side by side.
+    ``batch_size`` rows of like length are read side by side. What one pass gave is read once the next was launched.
     """
     order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    states = StatesInTurn(network, chunk)
+
+    def passes() -> Iterator[EmbeddingPass]:
+        for batch in batches:
+            yield EmbeddingPass(
+                network,
+                [rows[k] for k in batch],
+                layers,
+                pooling=pooling,
+                first=first,
+                chunk=chunk,
+                device=device,
+                pad_id=pad_id,
+                state=states.empty(len(batch), len(rows[batch[0]])),
+            )
+
     found: dict[int, dict[str, Tensor]] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        longest = len(rows[chosen[0]])
-        state = network.init_state(len(chosen), max_length=longest) if longest > chunk else None
-        reading = EmbeddingPass(
-            network,
-            [rows[k] for k in chosen],
-            layers,
-            pooling=pooling,
-            first=first,
-            chunk=chunk,
-            device=device,
-            pad_id=pad_id,
-            state=state,
-        )
-        while not reading.done:
-            reading.advance()
-        found.update(zip(chosen, reading.embeddings(), strict=True))
+    for batch, embeddings in zip(batches, results_in_turn(passes()), strict=True):
+        found.update(zip(batch, embeddings, strict=True))
     return [found[k] for k in range(len(rows))]
 
 

@@ -16,7 +16,7 @@ from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLo
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
 from subquad.inference.network import Network, require_alive, weight_addresses
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
-from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
+from subquad.inference.scoring import Score, average_strands, score_rows, strand_inputs
 from subquad.inference.state_pool import pages_for
 from subquad.inference.ticket import Ticket
 from subquad.inference.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ class Engine:
             raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
         self.max_sequence_tokens = max_sequence_tokens
         self._idle_batch: ContinuousBatch | None = None
-        self._weight_addresses: tuple[int, ...] = ()
+        self._weight_addresses: list[int] = []
         self._eager_reason: str | None = "no step has run yet"
 
     @classmethod
@@ -376,23 +376,28 @@ class Engine:
             return []
         job = ScoreJob(ids, prepend_eod=prepend_eod, strand=strand, return_logprobs=keep_logprobs)
         check_score_job(
-            job, vocab_size=self.tokenizer.vocab_size, max_sequence_tokens=self.max_sequence_tokens, names=names
+            job,
+            vocab_size=self.tokenizer.vocab_size,
+            max_sequence_tokens=self.max_sequence_tokens,
+            names=names,
+            ids_checked=True,
         )
         prepend = self.tokenizer.eod_id if prepend_eod else None
         inputs = [
             strand_inputs(s, prepend=prepend, strand=strand, field=_name("sequences", names, i))
             for i, s in enumerate(ids)
         ]
-        flat = [(i, s) for i, strands in enumerate(inputs) for s in strands]
-        order = sorted(range(len(flat)), key=lambda k: -len(flat[k][1]))
-        found: dict[int, Score] = {}
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            found.update(zip(rows, self._score_rows([flat[k][1] for k in rows], keep_logprobs), strict=True))
-        strands_of: list[list[Score]] = [[] for _ in ids]
-        for k, (i, _) in enumerate(flat):
-            strands_of[i].append(found[k])
-        return [average_strands(strands) for strands in strands_of]
+        found = score_rows(
+            self.network,
+            [row for strands in inputs for row in strands],
+            chunk=self.prefill_chunk,
+            batch_size=batch_size,
+            device=self.device,
+            keep_logprobs=keep_logprobs,
+            pad_id=self.tokenizer.pad_id,
+        )
+        strands = len(inputs[0])
+        return [average_strands(found[i : i + strands]) for i in range(0, len(found), strands)]
 
     def embed(
         self,
@@ -450,24 +455,6 @@ class Engine:
         )
         return [{layer: found[full[layer]] for layer in layers} for found in values]
 
-    def _score_rows(self, rows: list[list[int]], keep_logprobs: bool) -> list[Score]:
-        longest = max(len(row) for row in rows)
-        state = None
-        if ScoringPass.needs_state(longest, self.prefill_chunk):
-            state = self.network.init_state(len(rows), max_length=longest)
-        scoring = ScoringPass(
-            self.network,
-            rows,
-            chunk=self.prefill_chunk,
-            device=self.device,
-            state=state,
-            keep_logprobs=keep_logprobs,
-            pad_id=self.tokenizer.pad_id,
-        )
-        while not scoring.done:
-            scoring.advance()
-        return scoring.scores()
-
     def _run(self, jobs: Sequence[GenerateJob]) -> Iterator[Generation]:
         """Runs all jobs and yields results in order."""
         batch = self._take_batch(jobs)
@@ -504,7 +491,7 @@ class Engine:
         """Returns a batch with pages for the longest of the jobs that can run at once: the kept one where it fits."""
         needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
         pages = sum(pages_for(tokens) for tokens in needed[: self.max_running])
-        addresses = tuple(weight_addresses(self.model))
+        addresses = weight_addresses(self.model)
         kept, self._idle_batch = self._idle_batch, None
         if kept is not None and kept.pool.page_count >= pages and addresses == self._weight_addresses:
             return kept
@@ -533,6 +520,7 @@ class Engine:
             max_sequence_tokens=self.max_sequence_tokens,
             slots=self.max_running,
             field=field,
+            ids_checked=True,
         )
 
     def _encode(self, sequence: str | Sequence[int], field: str) -> list[int]:

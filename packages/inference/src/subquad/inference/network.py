@@ -1,6 +1,6 @@
 """What the engine needs of a network, so that another one can take the place of StripedHyena2."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -24,8 +24,8 @@ class RecurrentState(Protocol):
         """Returns one row as a batch of one that shares its storage."""
         ...
 
-    def reset(self, rows: Tensor) -> None:
-        """Sets rows to the state before the first token."""
+    def reset(self, rows: Tensor | None = None) -> None:
+        """Sets rows, all by default, to the state before the first token."""
         ...
 
     def copy_(self, source: Any) -> None:
@@ -151,9 +151,15 @@ def read_prompt(
     return network.encode(ids, state, starts=starts)[:, -1]
 
 
-def weight_addresses(module: torch.nn.Module) -> Iterator[int]:
+def weight_addresses(module: torch.nn.Module) -> list[int]:
     """Says where the weights of a network are; ``Module.parameters`` takes milliseconds for some hundred of them."""
-    yield from (weight.data_ptr() for weight in module._parameters.values() if weight is not None)
-    for child in module._modules.values():
-        if child is not None:
-            yield from weight_addresses(child)
+    found: list[int] = []
+    waiting: list[torch.nn.Module | None] = [module]
+    while waiting:
+        part = waiting.pop()
+        if part is not None:
+            for weight in part._parameters.values():
+                if weight is not None:
+                    found.append(weight.data_ptr())
+            waiting += part._modules.values()
+    return found

@@ -1,21 +1,24 @@
 """Log-likelihoods: ``sum(log p(ids[t] | ids[:t]) for t >= 1)``, each at least float32, added in float64."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits
+from subquad.inference.host_copy import HostCopy
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Strand
 from subquad.inference.network import Network, RecurrentState, require_alive
+from subquad.inference.passes import StatesInTurn, results_in_turn
 
 _BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
-_COMPLEMENTS = "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-"
 _ALIGNED = 64
-_COMPLEMENT_OF = {ord(base): ord(other) for base, other in zip(_BASES, _COMPLEMENTS, strict=True)}
+_COMPLEMENT_OF = dict(zip(_BASES.encode(), b"TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn-", strict=True))
+_COMPLEMENTS = bytes(_COMPLEMENT_OF.get(i, 0) for i in range(256))
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,15 @@ def reverse_complement(ids: Sequence[int], *, field: str = "sequence") -> list[i
       InvalidSequence: A token is no nucleotide.
     """
     try:
-        return [_COMPLEMENT_OF[i] for i in reversed(ids)]
-    except KeyError:
+        complement = bytes(list(ids)).translate(_COMPLEMENTS)
+    except ValueError:  # an id that is no byte
+        complement = b"\0"
+    if 0 in complement:
         position = next(p for p, i in enumerate(ids) if i not in _COMPLEMENT_OF)
         shown = repr(chr(ids[position])) if 32 <= ids[position] < 127 else f"token {ids[position]}"
         message = f"has {shown} at position {position}, which has no complement; use strand='forward' or IUPAC letters"
-        raise InvalidSequence(field, message) from None
+        raise InvalidSequence(field, message)
+    return list(reversed(complement))
 
 
 def strand_inputs(ids: Sequence[int], *, prepend: int | None, strand: Strand, field: str) -> list[list[int]]:
@@ -94,6 +100,14 @@ def average_strands(scores: Sequence[Score]) -> Score:
     return Score((forward.log_likelihood + backward.log_likelihood) / 2, forward.scored_tokens, logprobs)
 
 
+class _Chunk(NamedTuple):
+    """The last chunk that was launched: its tokens, and the totals of the rows behind it, which may be under way."""
+
+    start: int
+    stop: int
+    totals: HostCopy
+
+
 class ScoringPass:
     """Scores one or more sequences side by side, one chunk of an absolute grid at a time.
 
@@ -105,7 +119,7 @@ class ScoringPass:
       sequences: The tokens of each row, at least two each.
       chunk: Tokens of a chunk; chunk ``i`` reads ``ids[i * chunk : (i + 1) * chunk]``.
       device: Where the network lives.
-      state: An empty state with one row a sequence; needed when `needs_state` says so.
+      state: An empty state with one row a sequence; needed where more than one chunk is read.
       keep_logprobs: Keep each token's log-probability.
       pad_id: Fills the places after the end of shorter sequences.
     """
@@ -121,52 +135,82 @@ class ScoringPass:
         keep_logprobs: bool = False,
         pad_id: int = 1,
     ) -> None:
-        width = max(len(s) for s in sequences)
+        lengths = [len(s) for s in sequences]
         self._pad_id = pad_id
-        self._network, self._chunk, self._state = network, chunk, state if width - 1 > chunk else None
+        self._inputs = max(lengths) - 1
+        assert self._inputs <= chunk or state is not None, "a sequence longer than one chunk needs a state"
+        self._network, self._chunk, self._state = network, chunk, state if self._inputs > chunk else None
         self._ids = id_rows(sequences, pad_id=pad_id, device=device)
-        self._lengths = torch.tensor([len(s) for s in sequences], device=device)
-        self._inputs = width - 1
+        self._counts = [length - 1 for length in lengths]
+        self._lengths = id_rows([lengths], device=device).view(-1, 1)
         self._next = 0
         self._totals = torch.zeros(len(sequences), dtype=torch.float64, device=device)
-        self._kept: list[Tensor] | None = [] if keep_logprobs else None
-        assert self._inputs <= chunk or state is not None, "a sequence longer than one chunk needs a state"
-
-    @staticmethod
-    def needs_state(longest: int, chunk: int) -> bool:
-        """Whether sequences of up to ``longest`` tokens are read in more than one chunk."""
-        return longest - 1 > chunk
+        self._kept: list[HostCopy] | None = [] if keep_logprobs else None
+        self._unread: _Chunk | None = None
+        self._scores: list[float] = []
 
     @property
     def done(self) -> bool:
-        """Whether all chunks were read."""
+        """Whether all chunks were launched."""
         return self._next >= self._inputs
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Reads one chunk.
+        """Launches one chunk, then reads whether the one before was finite.
 
         Raises:
-          NonFiniteLogits: The network produced NaN or infinity.
+          NonFiniteLogits: The network produced NaN or infinity in the chunk before.
         """
         start, stop = self._next, min(self._next + self._chunk, self._inputs)
-        starts = None if self._state is None else [start] * len(self._ids)
+        self._launch(start, stop)
+        before, self._unread = self._unread, _Chunk(start, stop, HostCopy(self._totals))
+        self._next = stop
+        if self.done:
+            self._state = None  # the next pass may want its memory
+        if before is not None:
+            self._read(before)
+
+    def results(self) -> list[Score]:
+        """Waits for the last chunk and returns the score of each row, once `done`.
+
+        Raises:
+          NonFiniteLogits: The network produced NaN or infinity in the last chunk.
+        """
+        assert self.done
+        if self._unread is not None:
+            last, self._unread = self._unread, None
+            self._scores = self._read(last)
+        kept: list[list[float]] | None = None
+        if self._kept is not None:
+            rows = torch.cat([chunk.read() for chunk in self._kept], dim=-1).tolist()
+            kept = [row[:count] for row, count in zip(rows, self._counts, strict=True)]
+        return [
+            Score(total, count, None if kept is None else kept[i])
+            for i, (total, count) in enumerate(zip(self._scores, self._counts, strict=True))
+        ]
+
+    def _launch(self, start: int, stop: int) -> None:
+        """Adds up the log-probabilities of a chunk; nothing waits for the device."""
+        starts = None if self._state is None else [start] * len(self._counts)
         hidden = self._network.encode(self._aligned(start, stop), self._state, starts=starts)
         logits = self._network.unembed(hidden)[:, : stop - start]
         if logits.dtype != torch.float64:
             logits = logits.float()
         targets = self._ids[:, start + 1 : stop + 1]
         logprobs = (logits.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(logits, dim=-1)).double()
-        scored = torch.arange(start + 1, stop + 1, device=targets.device) < self._lengths[:, None]
+        scored = torch.arange(start + 1, stop + 1, device=targets.device) < self._lengths
         logprobs = torch.where(scored, logprobs, 0.0)
-        self._totals += logprobs.sum(-1)
+        self._totals = self._totals + logprobs.sum(-1)  # a new tensor: the one before may not have been read
         if self._kept is not None:
-            self._kept.append(logprobs.cpu())
-        self._next = stop
-        finite = bool(torch.isfinite(self._totals).all())
+            self._kept.append(HostCopy(logprobs))
+
+    def _read(self, chunk: _Chunk) -> list[float]:
+        """Waits for a chunk and returns the totals behind it."""
+        totals = chunk.totals.read()
         require_alive(self._network)
-        if not finite:
-            raise NonFiniteLogits(f"the tokens {start} to {stop - 1}")
+        if not torch.isfinite(totals).all():
+            raise NonFiniteLogits(f"the tokens {chunk.start} to {chunk.stop - 1}")
+        return totals.tolist()
 
     def _aligned(self, start: int, stop: int) -> Tensor:
         """Returns the tokens of a chunk, on a GPU up to a length that its kernels take at full speed where possible.
@@ -178,15 +222,38 @@ class ScoringPass:
         padding = -(stop - start) % _ALIGNED
         return functional.pad(self._ids[:, start:stop], (0, padding), value=self._pad_id)
 
-    def scores(self) -> list[Score]:
-        """Returns the score of each row once `done`."""
-        assert self.done
-        counts = [int(n) - 1 for n in self._lengths.tolist()]
-        kept: list[list[float]] | None = None
-        if self._kept is not None:
-            rows = torch.cat(self._kept, dim=-1).tolist()
-            kept = [row[:count] for row, count in zip(rows, counts, strict=True)]
-        return [
-            Score(total, count, None if kept is None else kept[i])
-            for i, (total, count) in enumerate(zip(self._totals.tolist(), counts, strict=True))
-        ]
+
+def score_rows(
+    network: Network,
+    rows: Sequence[Sequence[int]],
+    *,
+    chunk: int,
+    batch_size: int,
+    device: torch.device,
+    keep_logprobs: bool,
+    pad_id: int,
+) -> list[Score]:
+    """Returns the score of each row; see `ScoringPass` for arguments and errors.
+
+    ``batch_size`` rows of like length are read side by side. What one pass gave is read once the next was launched.
+    """
+    order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    states = StatesInTurn(network, chunk)
+
+    def passes() -> Iterator[ScoringPass]:
+        for batch in batches:
+            yield ScoringPass(
+                network,
+                [rows[k] for k in batch],
+                chunk=chunk,
+                device=device,
+                state=states.empty(len(batch), len(rows[batch[0]]) - 1),
+                keep_logprobs=keep_logprobs,
+                pad_id=pad_id,
+            )
+
+    found: dict[int, Score] = {}
+    for batch, scores in zip(batches, results_in_turn(passes()), strict=True):
+        found.update(zip(batch, scores, strict=True))
+    return [found[k] for k in range(len(rows))]

@@ -1,6 +1,5 @@
 """State rows and pages, handed out and taken back: all that a request will need, when it is admitted."""
 
-from subquad.inference.id_rows import id_rows
 from subquad.inference.network import PAGE_TOKENS, Network, RecurrentState
 
 
@@ -93,7 +92,8 @@ class StatePool:
         """Sets rows to the state before the first token."""
         if self._poison:
             self._fill(rows, 0.0)
-        self.state.reset(id_rows([rows], device=self.state.position.device)[0])
+        for row in rows:
+            self.row(row).reset()
 
     def copy(self, source: int, targets: list[int]) -> None:
         """Copies the state of one row over others."""

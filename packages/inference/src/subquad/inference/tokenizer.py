@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str, *, field: str = "text") -> list[int]:
-        """Turns a text into ids."""
+        """Turns a text into ids below ``vocab_size``, which nobody checks again."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:

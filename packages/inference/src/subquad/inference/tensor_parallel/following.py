@@ -60,9 +60,10 @@ class Follower:
         """Reads short prompts side by side."""
         self._network.encode_short(self._received(ids), self._state(state), lengths)  # type: ignore[attr-defined]
 
-    def encode_blocks(self, ids: Announced, count: int, state: StateName | None) -> None:
+    def encode_blocks(self, ids: Announced, count: int, state: StateName | None, starts: list[int] | None) -> None:
         """Reads tokens by the first blocks."""
-        self._network.encode_blocks(self._received(ids), count, self._state(state))  # type: ignore[attr-defined]
+        tokens = self._received(ids)
+        self._network.encode_blocks(tokens, count, self._state(state), starts=starts)  # type: ignore[attr-defined]
 
     def step(self, ids: Announced, state: StateName, active: Announced | None) -> None:
         """Feeds one token a row."""

@@ -237,12 +237,17 @@ class LeadingNetwork(nn.Module):
 
     @torch.no_grad()
     def encode_blocks(
-        self, ids: Int[Tensor, "batch length"], count: int, state: LeadingState | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        count: int,
+        state: LeadingState | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the residual stream after the first ``count`` blocks."""
-        with self._workers.together("encode_blocks", announced(ids), count, _name(state)):
+        with self._workers.together("encode_blocks", announced(ids), count, _name(state), starts):
             pass_on(ids)
-            return self.part.encode_blocks(ids, count, _own(state))
+            return self.part.encode_blocks(ids, count, _own(state), starts=starts)
 
     def unembed(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:
         """Returns the logits of hidden states; every rank has the whole embedding, so that nobody is asked."""

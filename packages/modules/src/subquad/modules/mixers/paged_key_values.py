@@ -33,7 +33,8 @@ class PageTable:
         """Gives a row these pages, in token order, in place of those it had."""
         self.held[row][:] = pages
         padded = [*pages, *[0] * (self.numbers.shape[1] - len(pages))]
-        self.numbers[row] = torch.tensor(padded, dtype=torch.int32).to(self.numbers.device, non_blocking=True)
+        numbers = torch.tensor(padded, dtype=torch.int32, pin_memory=self.numbers.is_cuda)
+        self.numbers[row].copy_(numbers, non_blocking=True)  # from other memory the copy would be made twice
 
     def room(self, row: int) -> int:
         """Tokens that fit into the pages of a row."""

@@ -317,7 +317,12 @@ class StripedHyena2(nn.Module):
             )
 
     def encode_blocks(
-        self, ids: Int[Tensor, "batch length"], count: int, state: StripedHyena2State | None = None
+        self,
+        ids: Int[Tensor, "batch length"],
+        count: int,
+        state: StripedHyena2State | None = None,
+        *,
+        starts: list[int] | None = None,
     ) -> Float[Tensor, "batch length channel"]:
         """Returns the residual stream after the first ``count`` blocks; later blocks and the final norm are not run.
 
@@ -326,6 +331,7 @@ class StripedHyena2(nn.Module):
           count: Blocks to run, 1 to the number of layers.
           state: When given, its sequences are continued and the state of these blocks is updated; it then fits further
             calls with the same ``count`` only.
+          starts: As in ``encode``.
 
         Raises:
           InputMismatch: ``count`` is outside its range, or ``ids`` is empty or does not fit ``state``.
@@ -340,7 +346,7 @@ class StripedHyena2(nn.Module):
             raise ExchangeUnsupported(
                 f"single blocks cannot be read on a sequence split over {self.exchange.size} ranks"
             )
-        starts = None if state is None else state.require_room(ids.shape[0], ids.shape[1])
+        starts = None if state is None else state.require_room(ids.shape[0], ids.shape[1], starts=starts)
         x = self.embedding_layer(ids)
         for index, block in zip(range(count), self._blocks(), strict=False):
             x = block(x, None if state is None else state.layers[index], starts)

@@ -55,11 +55,11 @@ class StripedHyena2State:
         """Makes the given rows (all by default) as new: nothing seen. Keys and values are left; they are never read."""
         small = (layer for layer in self.layers if not isinstance(layer, PagedKeyValueState))
         tensors = [self.position, *(tensor for layer in small for tensor in layer.tensors().values())]
+        if rows is None or isinstance(rows, slice):
+            _zero(tensors if rows is None else [tensor[rows] for tensor in tensors])
+            return
         for tensor in tensors:
-            if rows is None or isinstance(rows, slice):
-                tensor[slice(None) if rows is None else rows] = 0
-            else:
-                tensor.index_fill_(0, rows, 0)  # indexing would send the 0 to the device, and wait for it
+            tensor.index_fill_(0, rows, 0)  # indexing would send the 0 to the device, and wait for it
 
     def fill_(self, value: float) -> None:
         """Overwrites all that the rows hold, rings, modal states, keys and values, with one number (for tests)."""
@@ -187,3 +187,12 @@ def shared_position(layers: list[MixerState]) -> Int[Tensor, " batch"]:
             assert pages is not None
             layer.pages = pages
     return position
+
+
+def _zero(tensors: list[Tensor]) -> None:
+    """Fills tensors with zeros, on a GPU by one kernel for many of a type."""
+    of_type: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        of_type.setdefault(tensor.dtype, []).append(tensor)
+    for group in of_type.values():
+        torch._foreach_zero_(group)

@@ -1,0 +1,68 @@
+"""Passes over a network, one behind the other: what one gave is read once the next is under way."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar, runtime_checkable
+
+from subquad.inference.network import Network, RecurrentState
+
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+@runtime_checkable
+class Pass(Protocol[Result_co]):
+    """Reads some sequences chunk by chunk; neither waits for the chunk that was launched last."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all chunks were launched."""
+        ...
+
+    def advance(self) -> None:
+        """Launches one chunk; then reads what became of the one before, and raises where that failed."""
+        ...
+
+    def results(self) -> Result_co:
+        """Waits for the last chunk and returns what all of them gave."""
+        ...
+
+
+def results_in_turn(passes: Iterable[Pass[Result_co]]) -> Iterator[Result_co]:
+    """Yields the results of each pass, which are read once the first chunk of the next has been launched.
+
+    So a device always has work. Each pass is taken when the one before has launched its last chunk, and holds small
+    results alone from then on. Errors come in the order of the sequences.
+    """
+    before: Pass[Result_co] | None = None
+    for current in passes:
+        current.advance()
+        if before is not None:
+            yield before.results()
+        while not current.done:
+            current.advance()
+        before = current
+    if before is not None:
+        yield before.results()
+
+
+class StatesInTurn:
+    """The states of passes that follow each other: one that is large enough is used again.
+
+    Args:
+      network: Makes them.
+      chunk: Tokens of a chunk; what is no longer needs no state.
+    """
+
+    def __init__(self, network: Network, chunk: int) -> None:
+        self._network, self._chunk = network, chunk
+        self._state: RecurrentState | None = None
+        self._rows = self._room = 0
+
+    def empty(self, rows: int, tokens: int) -> RecurrentState | None:
+        """Returns a state of which nothing was seen, for rows of up to so many tokens; None where they need none."""
+        if self._state is not None and tokens > self._chunk and rows == self._rows and tokens <= self._room:
+            self._state.reset()
+            return self._state
+        self._state = None  # before the new one takes memory
+        if tokens > self._chunk:
+            self._state, self._rows, self._room = self._network.init_state(rows, max_length=tokens), rows, tokens
+        return self._state

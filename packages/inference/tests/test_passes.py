@@ -1,0 +1,174 @@
+"""Passes one behind the other: a device has the next chunk before anybody waits for the one before."""
+
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+
+from packages.inference.tests.conftest import tiny_network
+from packages.inference.tests.reading import Reader
+from subquad.inference import ByteTokenizer, Engine, Scheduler, SchedulerLimits, Scored, ScoreJob
+from subquad.inference.errors import NonFiniteActivations, NonFiniteLogits
+from subquad.inference.host_copy import HostCopy
+from subquad.inference.network import require_alive
+from subquad.inference.passes import StatesInTurn
+
+BAD = ord("N")
+CHUNK = 16
+TEXTS = ["ACGTTTACG" * 7, "GATTACA" * 8, "CCGT" * 11, "GG", "ACGT", "TTAGGG" * 3]
+
+
+class Watched:
+    """A network that notes when a chunk is launched and when a result is read, and spoils what follows a token."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.network = tiny_network()
+        self.events: list[str] = []
+        for name in ("encode", "encode_blocks"):
+            monkeypatch.setattr(self.network, name, self._launching(getattr(self.network, name)))
+        read = HostCopy.read
+
+        def watched_read(copy: HostCopy) -> torch.Tensor:
+            self.events.append("read")
+            return read(copy)
+
+        monkeypatch.setattr(HostCopy, "read", watched_read)
+        self.engine = Engine(self.network, ByteTokenizer(), max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
+
+    def _launching(self, encode):
+        def launch(ids, *arguments, **keywords):
+            self.events.append("launch")
+            hidden = encode(ids, *arguments, **keywords)
+            hidden[(ids == BAD).cumsum(1) > 0] = math.nan
+            return hidden
+
+        return launch
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """A watched tiny network and its engine, with chunks of 16 tokens."""
+    return Watched(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["ACGT"], "launch read"),
+        (["ACGT", "TTAGG", "GATTAC"], "launch launch read launch read read"),
+        (["A" * 40], "launch launch read launch read read"),
+        (["A" * 20, "C" * 20], "launch launch read launch read launch read read"),
+    ],
+)
+@pytest.mark.parametrize("call", ["score", "embed"])
+def test_a_result_is_read_once_the_next_chunk_was_launched(watched, texts, expected, call):
+    if call == "score":
+        watched.engine.score(texts)
+    else:
+        watched.engine.embed(texts, ["blocks.1"], pooling="none")
+    assert watched.events == expected.split()
+
+
+def test_pooled_vectors_are_read_once_a_sequence(watched):
+    watched.engine.embed(["A" * 20, "C" * 20], ["blocks.1"])
+    assert watched.events == ["launch", "launch", "launch", "read", "launch", "read"]
+
+
+@pytest.mark.parametrize("keep", ["sum", "none"])
+@pytest.mark.parametrize("strand", ["forward", "both"])
+def test_scores_one_behind_the_other_are_bitwise_those_of_each_alone(engine, keep, strand):
+    options = {"reduce": keep, "strand": strand, "prepend_eod": True}
+    together = engine.score(TEXTS, **options)
+    assert together == [engine.score([text], **options)[0] for text in TEXTS]
+    assert engine.score(TEXTS[::-1], **options) == together[::-1]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "last", "none"])
+def test_vectors_one_behind_the_other_are_bitwise_those_of_each_alone(engine, pooling):
+    together = engine.embed(TEXTS, ["blocks.2", "blocks.-1"], pooling=pooling)
+    for text, found in zip(TEXTS, together, strict=True):
+        (alone,) = engine.embed([text], ["blocks.2", "blocks.-1"], pooling=pooling)
+        assert all(torch.equal(found[layer], alone[layer]) for layer in alone)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize(("place", "tokens"), [(0, "0 to 15"), (15, "0 to 15"), (16, "16 to 31"), (33, "32 to {last}")])
+def test_the_error_names_the_chunk_of_the_sequence_that_failed(watched, position, place, tokens):
+    texts = ["ACGT" * 11, "GATTA" * 8 + "AC", "C" * 40]  # read in this order, three chunks each
+    bad = texts[position]
+    texts[position] = bad[:place] + "N" + bad[place + 1 :]
+    with pytest.raises(NonFiniteLogits, match=f"the tokens {tokens.format(last=len(bad) - 2)} are not finite"):
+        watched.engine.score(texts)
+    assert watched.events.count("launch") <= 3 * position + place // CHUNK + 2
+
+
+def test_of_two_that_failed_the_first_is_told(watched):
+    with pytest.raises(NonFiniteLogits, match="the tokens 0 to 11 are not finite"):
+        watched.engine.score(["ACGTNACGT", "ACGTNACGTACGT", "AC"])
+
+
+def test_vectors_of_a_sequence_that_failed_are_not_returned(watched):
+    for bad in range(3):
+        texts = ["ACGT" * 6, "GATTA" * 4, "CC"]
+        texts[bad] = "N" + texts[bad][1:]
+        with pytest.raises(NonFiniteActivations, match=r"the activations of blocks\.1 are not finite"):
+            watched.engine.embed(texts, ["blocks.1"])
+
+
+@pytest.mark.parametrize("place", [3, 20, 39])
+def test_a_scheduler_returns_the_sequences_before_one_that_failed_and_nothing_of_it(watched, place):
+    bad = "ACGT" * 10 + "A"
+    sequences = [list(text.encode()) for text in ("ACGT" * 9, bad[:place] + "N" + bad[place + 1 :], "GATTACA")]
+    limits = SchedulerLimits(max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
+    with Scheduler(watched.engine, limits, poison_freed=True) as scheduler:
+        reader = Reader(scheduler, ScoreJob(sequences)).finish()
+        assert [event.index for event in reader.of(Scored)] == [0]
+        start = place // CHUNK * CHUNK
+        assert isinstance(reader.error, NonFiniteLogits)
+        assert f"the tokens {start} to {min(start + CHUNK, 40) - 1} " in str(reader.error)
+        good = Reader(scheduler, ScoreJob(sequences[::2])).finish()
+        assert [e.log_likelihood for e in good.of(Scored)] == watched.engine.score(sequences[::2])
+
+
+def test_a_state_is_used_again_where_it_is_large_enough(network):
+    states = StatesInTurn(network, CHUNK)
+    first = states.empty(1, 60)
+    assert first is not None
+    expected = network.encode(torch.full((1, 20), 65), first).clone()
+    assert states.empty(1, 40) is first
+    assert torch.equal(network.encode(torch.full((1, 20), 65), first), expected)
+    assert states.empty(2, 40) is not first
+    assert states.empty(1, 16) is None
+
+
+def test_no_two_states_are_alive_at_once(monkeypatch):
+    network, alive = tiny_network(), []
+    init_state = network.init_state
+
+    def counted(*arguments, **keywords):
+        gc.collect()
+        assert not any(state() is not None for state in alive)
+        state = init_state(*arguments, **keywords)
+        alive.append(weakref.ref(state))
+        return state
+
+    monkeypatch.setattr(network, "init_state", counted)
+    engine = Engine(network, ByteTokenizer(), prefill_chunk=CHUNK)
+    texts = ["ACGT" * 10, "GATTACA" * 5, "C" * 33]
+    assert len(engine.score(texts, batch_size=2)) == 3
+    assert len(engine.embed(texts, ["blocks.0"], batch_size=2)) == 3
+    assert len(alive) == 4
+
+
+def test_what_a_lost_process_gave_is_refused_before_it_is_judged(watched, monkeypatch):
+    def lost():
+        raise ConnectionError("a rank has ended")
+
+    monkeypatch.setattr(watched.network, "require_alive", lost, raising=False)
+    with pytest.raises(ConnectionError):
+        require_alive(watched.network)
+    for call in (lambda: watched.engine.score(["NNN"]), lambda: watched.engine.embed(["NNN"], ["blocks.0"])):
+        with pytest.raises(ConnectionError):
+            call()
