@@ -52,8 +52,7 @@ struct Columns {
   uint8_t* codes;
   float* inverse;
   int64_t channels, length, batch_stride, channel_stride;
-  bool pieces;  // 16 bytes of x can be read at once
-  bool words;   // 4 codes can be written at once
+  bool words;  // 4 codes can be written at once
 };
 
 // A lane takes kWidth tokens of four channels; the lanes of a warp take 32 tokens of kQuads such quads.
@@ -67,17 +66,27 @@ struct Tile {
   static constexpr int kPitch = kWords + 1;  // in words: lanes of all token groups write to banks of their own
 };
 
-// Samples [time, time + kWidth) of one channel; zeros past the ends of both.
-template <typename T, int kWidth>
+// Samples [time, time + kWidth) of kQuad channels, all on the way at once; zeros where there is no channel. What stands
+// behind the last sample belongs to tokens that nobody stores.
+template <bool kAtOnce, typename T, int kWidth>
 __device__ __forceinline__ void read_tokens(const Columns& a, const T* x, int64_t channel, int64_t time,
-                                            float (&values)[kWidth]) {
-  const T* from = x + channel * a.channel_stride + time;
-  if (a.pieces && channel < a.channels && time + kWidth <= a.length) return rows::load<kWidth>(from, values);
+                                            rows::Piece<T, kWidth> (&tokens)[kQuad]) {
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) values[i] = channel < a.channels && time + i < a.length ? to_float(from[i]) : 0.0f;
+  for (int c = 0; c < kQuad; ++c) {
+    const T* from = x + (channel + c) * a.channel_stride + time;
+    tokens[c] = {};
+    if constexpr (kAtOnce) {
+      if (channel + c < a.channels && time < a.length) tokens[c] = rows::read<kWidth>(from);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        if (channel + c < a.channels && time + i < a.length) tokens[c].values[i] = from[i];
+      }
+    }
+  }
 }
 
-template <typename T>
+template <typename T, bool kAtOnce>
 __global__ void __launch_bounds__(kThreads) columns(const Columns a) {
   using Here = Tile<T>;
   constexpr int kWidth = Here::kWidth;
@@ -91,13 +100,14 @@ __global__ void __launch_bounds__(kThreads) columns(const Columns a) {
   const int64_t row = blockIdx.y * a.length + start;
 
   float largest[kWidth] = {};
+#pragma unroll(kAtOnce ? 2 : 1)
   for (int64_t base = 0; base < a.channels; base += Here::kChannels) {
+    rows::Piece<T, kWidth> tokens[kQuad];
+    read_tokens<kAtOnce>(a, x, base + word * kQuad, start + token, tokens);
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c) {
-      float values[kWidth];
-      read_tokens(a, x, base + word * kQuad + c, start + token, values);
+    for (const auto& of_channel : tokens) {
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) largest[i] = fmaxf(largest[i], fabsf(values[i]));
+      for (int i = 0; i < kWidth; ++i) largest[i] = fmaxf(largest[i], fabsf(to_float(of_channel.values[i])));
     }
   }
 #pragma unroll
@@ -123,18 +133,15 @@ __global__ void __launch_bounds__(kThreads) columns(const Columns a) {
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) factor[i] = factors[token + i];
   for (int64_t base = 0; base < a.channels; base += Here::kChannels) {
-    uint32_t words[kWidth] = {};
+    rows::Piece<T, kWidth> tokens[kQuad];
+    read_tokens<kAtOnce>(a, x, base + word * kQuad, start + token, tokens);
 #pragma unroll
-    for (int c = 0; c < kQuad; ++c) {
-      float values[kWidth];
-      read_tokens(a, x, base + word * kQuad + c, start + token, values);
+    for (int i = 0; i < kWidth; ++i) {
+      float four[kQuad];
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        words[i] |= static_cast<uint32_t>(rows::to_e4m3(values[i] * factor[i])) << (8 * c);
-      }
+      for (int c = 0; c < kQuad; ++c) four[c] = to_float(tokens[c].values[i]) * factor[i];
+      rows::store_e4m3(reinterpret_cast<uint8_t*>(&tile[(token + i) * Here::kPitch + word]), four);
     }
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) tile[(token + i) * Here::kPitch + word] = words[i];
     __syncthreads();
     for (int at = threadIdx.x; at < kTokens * Here::kWords; at += kThreads) {
       const int one = at / Here::kWords, column = at % Here::kWords;
@@ -156,10 +163,16 @@ __global__ void __launch_bounds__(kThreads) columns(const Columns a) {
 }
 
 template <typename T>
-int32_t start(Columns a, int64_t batch, cudaStream_t stream) {
-  a.pieces = rows::is_aligned(a.x) && (a.batch_stride | a.channel_stride) % Pack<T>::kSize == 0;
+int32_t start(const Columns& a, int64_t batch, cudaStream_t stream) {
+  // A piece that a channel's last sample shares begins within the channel, and ends where the next one may begin.
+  const bool at_once = rows::is_aligned(a.x) && (a.batch_stride | a.channel_stride) % Pack<T>::kSize == 0 &&
+                       a.channel_stride >= a.length;
   const dim3 grid(static_cast<unsigned>((a.length + kTokens - 1) / kTokens), static_cast<unsigned>(batch));
-  columns<T><<<grid, kThreads, 0, stream>>>(a);
+  if (at_once) {
+    columns<T, true><<<grid, kThreads, 0, stream>>>(a);
+  } else {
+    columns<T, false><<<grid, kThreads, 0, stream>>>(a);
+  }
   return static_cast<int32_t>(cudaGetLastError());
 }
 
@@ -188,7 +201,7 @@ extern "C" int32_t subquad_ops_rounded_columns(const void* x, void* codes, float
   if (x == nullptr || codes == nullptr || inverse == nullptr) return SUBQUAD_OPS_NULL_POINTER;
   const bool words = channels % subquad::rounded_rows::kQuad == 0 && subquad::rows::is_aligned(codes);
   const subquad::rounded_rows::Columns a{
-      x, static_cast<uint8_t*>(codes), inverse, channels, length, batch_stride, channel_stride, false, words};
+      x, static_cast<uint8_t*>(codes), inverse, channels, length, batch_stride, channel_stride, words};
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   switch (dtype) {
     case SUBQUAD_OPS_FLOAT16:

@@ -20,7 +20,7 @@ namespace subquad::rows {
 constexpr int kLanes = 32;
 constexpr int kMostWarps = 32;      // of a block
 constexpr int kRowsOfOneWarp = 4;   // so many share a block where a warp holds a row
-constexpr int kMostChannels = 22528;
+constexpr int kMostChannels = 24576;
 constexpr float kMostE4m3 = 448.0f;
 constexpr unsigned kAll = 0xffffffffu;
 
@@ -132,7 +132,7 @@ struct Spread {
   static constexpr int kRows = kThreads_ == kLanes ? kRowsOfOneWarp : 1;  // of a block
   static constexpr int kBlockThreads = kThreads * kRows;
   // Of a multiprocessor, so that one reads while another adds up.
-  static constexpr int kBlocks = kWidth == 1 || kThreads > 512 ? 1 : (kValues_ > 16 ? 1024 : 1280) / kBlockThreads;
+  static constexpr int kBlocks = kWidth == 1 || kValues_ > 24 ? 1 : (kValues_ > 16 ? 1024 : 1280) / kBlockThreads;
 
   __device__ static int channel(int piece) { return (piece * kThreads + static_cast<int>(threadIdx.x)) * kWidth; }
   __device__ static int64_t row() { return static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.y; }
@@ -321,7 +321,7 @@ int32_t start_for(const Arguments& a, cudaStream_t stream) {
   if (a.channels <= 4096) return start<Kernel, T, Spread<256, 16, kPack>>(a, stream);
   if (a.channels <= 8192) return start<Kernel, T, Spread<512, 16, kPack>>(a, stream);
   if (a.channels <= 12288) return start<Kernel, T, Spread<512, 24, kPack>>(a, stream);
-  return start<Kernel, T, Spread<704, 32, kPack>>(a, stream);
+  return start<Kernel, T, Spread<512, 48, kPack>>(a, stream);
 }
 
 template <template <typename, typename> class Kernel>

@@ -259,14 +259,14 @@ typedef struct SubquadOpsRows {
   float eps;
 } SubquadOpsRows;
 
-// output = scale * v * factor in dtype, with the factor of norm 1 or 2; up to 22,528 channels.
+// output = scale * v * factor in dtype, with the factor of norm 1 or 2; up to 24,576 channels.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_row_norm(const SubquadOpsRows* rows, void* stream);
 
 // output = activation(x) * other in dtype, which is that of both; any number of channels.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_product(const SubquadOpsRows* rows, void* stream);
 
 // output = e4m3(w * s), inverse = 1 / s, with w = v, or v behind a norm, and s = 448 / max(|w|) of a row, 1 for a row of
-// zeros; numbers beyond 448 become 448. Up to 22,528 channels.
+// zeros; numbers beyond 448 become 448. Up to 24,576 channels.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_rounded_rows(const SubquadOpsRows* rows, void* stream);
 
 // The same of x [batch, channels, length] in dtype with unit stride along the length, each of its tokens a row of

@@ -229,7 +229,7 @@ ROWS = {
         ({"activation": 1}, UNKNOWN_ACTIVATION),
         ({"norm": 3}, NORM),
         ({"channels": 0}, SIZE),
-        ({"channels": 22_529}, SIZE),
+        ({"channels": 24_577}, SIZE),
         ({"rows": 1 << 31}, SIZE),
         ({"channels": 8193}, UNALIGNED),
         ({"channels": 8200, "x": 24}, UNALIGNED),

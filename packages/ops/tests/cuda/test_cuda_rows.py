@@ -50,7 +50,7 @@ def test_rows_are_taken_before_triton_takes_them(
         (replace(NORM, gradient=True), "a gradient is wanted; accepted: calls without"),
         (replace(NORM, length=0), "the call is empty"),
         (replace(NORM, length=2**31), "rows; accepted: up to"),
-        (replace(NORM, channels=22_536), "22536 channels; accepted: 1 to 22528"),
+        (replace(NORM, channels=24_584), "24584 channels; accepted: 1 to 24576"),
         (replace(NORM, channels=8193), "8193 channels; accepted: beyond 8192 multiples of 8"),
         (replace(NORM, operator="rounded_rows", channels=8193), "accepted: beyond 8192 multiples of 8"),
         (replace(ROTARY, batch=65_536), "batch 65536"),
@@ -65,7 +65,7 @@ def test_what_no_kernel_takes_is_refused_with_what_is_accepted(call: Call, text:
     [
         NORM,
         replace(NORM, channels=8191),
-        replace(NORM, channels=22_528),
+        replace(NORM, channels=24_576),
         replace(NORM, operator="gated_product", channels=100_001),
         replace(NORM, operator="rounded_rows", options=frozenset({"norm"})),
         replace(ROTARY, channels=70_000, options=frozenset({"into"})),

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("unchecked")]
 DEVICE = torch.device("cuda")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # A warp and each size of a block, their last and first sizes, sizes that no piece divides, those of 1B, 7B and 40B.
-CHANNELS = (1, 7, 24, 512, 513, 520, 1920, 2049, 4096, 4100, 8191, 8192, 8200, 11008, 12288, 12296, 22528)
+CHANNELS = (1, 7, 24, 512, 513, 520, 1920, 2049, 4096, 4100, 8191, 8192, 8200, 11008, 12288, 12296, 22528, 24576)
 FORMS = ("standard", "vortex")
 GUARD, FILL = 256, 0xA5
 
@@ -82,8 +82,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         float32, contiguous_format = torch.float32, torch.contiguous_format
 
         @staticmethod
-        def empty_like(x: Tensor, **_: Any) -> Tensor:
-            return between_guards(x.shape, dtype=x.dtype, device=x.device)
+        def empty_like(x: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+            return between_guards(x.shape, dtype=dtype or x.dtype, device=x.device)
 
     monkeypatch.setattr(_cuda_rows, "torch", Torch)
     yield
@@ -250,7 +250,9 @@ def test_rounded_rows(dtype: torch.dtype, channels: int) -> None:
 def test_rounded_columns(dtype: torch.dtype, channels: int, length: int) -> None:
     x = 3 * random(2, channels, length, dtype=dtype)
     x[0, :, 0] = 0
-    for given in (x, among_nan(x), shifted(x), x.transpose(1, 2).contiguous().transpose(1, 2)):
+    ragged = torch.full((2, channels, -(-length // 16) * 16), math.nan, dtype=dtype, device=DEVICE)[..., :length]
+    ragged.copy_(x)  # pieces of 16 bytes, the last of which a row does not fill
+    for given in (x, ragged, among_nan(x), shifted(x), x.transpose(1, 2).contiguous().transpose(1, 2)):
         hold_rounded(lambda b, x=given: ops.rounded_rows(x, layout="BHL", backend=b))
 
 
@@ -323,6 +325,7 @@ def test_a_captured_call_replays_with_new_input(name: str) -> None:
 def test_a_call_runs_on_the_current_stream(name: str) -> None:
     operator, (x, *parameters) = getattr(ops, name), CALLS[name]()
     expected = _first(operator(x, *parameters, backend="cuda"))
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)

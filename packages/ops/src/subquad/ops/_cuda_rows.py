@@ -19,7 +19,7 @@ from subquad.ops._cuda_interface import (
 from subquad.ops._cuda_streams import enqueue, parameter
 from subquad.ops.fp8_linear.e4m3 import E4M3
 
-MOST_CHANNELS = 22_528  # a row lies in the registers of one block
+MOST_CHANNELS = 24_576  # a row lies in the registers of one block
 MOST_UNALIGNED = 8192  # channels of rows that need not begin at multiples of 16 bytes
 PACK = 8  # channels that a longer row must be a multiple of
 MOST_BATCH = 65_535
@@ -127,16 +127,17 @@ def _strided(x: Tensor) -> tuple[Tensor, int]:
     return rows, rows.stride(0)
 
 
-def _codes(shape: torch.Size | tuple[int, ...], x: Tensor) -> tuple[Tensor, Tensor]:
-    codes = torch.empty(shape, dtype=E4M3, device=x.device)
-    return codes, torch.empty(shape[:-1], dtype=torch.float32, device=x.device)
+def _codes_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns room for the codes and inverse scales of the rows of x."""
+    codes = torch.empty_like(x, dtype=E4M3, memory_format=torch.contiguous_format)
+    return codes, torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
 def rounded(
     x: Tensor, addend: Tensor | None, scale: Tensor | None, eps: float, norm: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns codes and inverse scales of ``x + addend``, behind a norm where there is a scale, and the sum."""
-    codes, inverse = _codes(x.shape, x)
+    codes, inverse = _codes_of(x)
     total = None if addend is None else torch.empty_like(x, memory_format=torch.contiguous_format)
     other = None if addend is None else _others(addend)
     scale = None if scale is None else _scale(scale)
@@ -149,7 +150,7 @@ def rounded(
 
 def rounded_product(gate: Tensor, value: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     """Returns codes and inverse scales of ``activation(gate) * value``."""
-    codes, inverse = _codes(gate.shape, gate)
+    codes, inverse = _codes_of(gate)
     _enqueue_rows(
         "subquad_ops_rounded_rows", _rows(gate), _rows(value), codes,
         channels=gate.shape[-1], inverse=inverse, activation=ACTIVATION_CODES[activation],
@@ -164,7 +165,8 @@ def rounded_columns(x: Tensor) -> tuple[Tensor, Tensor]:
         codes, inverse, _ = rounded(x.transpose(1, 2).contiguous(), None, None, 0.0, 0)
         return codes, inverse
     x = x if x.stride(2) == 1 else x.contiguous()
-    codes, inverse = _codes((batch, length, channels), x)
+    codes = torch.empty((batch, length, channels), dtype=E4M3, device=x.device)
+    inverse = torch.empty((batch, length), dtype=torch.float32, device=x.device)
     enqueue(
         "subquad_ops_rounded_columns", x,
         x.data_ptr(), codes.data_ptr(), inverse.data_ptr(), batch, channels, length,

@@ -188,9 +188,14 @@ def _automatic(call: Call) -> tuple[Implementation | None, Explanation]:
         if offered is not None and refusal is None and offered.unmeasured is not None:
             refusal = offered.unmeasured(call)
         if offered is not None and refusal is None:
-            return offered, Explanation(name, "first in the measured order for CUDA that takes this call")
+            return offered, _first(name)
         reasons.append(f"{name}: {refusal}")
     return None, Explanation("torch", "; ".join(reasons) or "no faster form is known for this operator on CUDA")
+
+
+@functools.cache
+def _first(backend: str) -> Explanation:
+    return Explanation(backend, "first in the measured order for CUDA that takes this call")
 
 
 def _offers(backend: str, operator: str) -> tuple[Implementation | None, str | None]:

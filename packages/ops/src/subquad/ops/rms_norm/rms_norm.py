@@ -11,6 +11,7 @@ from subquad.ops.axes import PerChannel, Rows
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 
 Form = Literal["standard", "vortex"]
+_FORMS = get_args(Form)  # once: asking costs a microsecond
 
 
 def rms_norm(x: Rows, scale: PerChannel, *, eps: float = 1e-6, form: Form = "standard", backend: str = "auto") -> Rows:
@@ -66,7 +67,7 @@ def _run(
     if x.dim() < 1:
         raise ShapeMismatch("x has 0 axes; accepted: 1 or more, channels last")
     _checks.shaped("scale", scale, (x.shape[-1],), x)
-    _checks.one_of("form", form, get_args(Form))
+    _checks.one_of("form", form, _FORMS)
     if not eps >= 0:
         raise ArgumentOutOfRange(f"eps is {eps}; accepted: 0 or more")
     chosen, _ = dispatch.choose(_describe(x, addend, scale), backend)

@@ -81,6 +81,8 @@ def rotary_into(
             raise ShapeMismatch(f"{name} has stride {target.stride(-1)} along its channels; accepted: 1")
     chosen, _ = dispatch.choose(describe(qkv, position, inv_freq, keys, values), backend)
     run = compute_in_torch if chosen is None else chosen.run
+    if not torch.is_grad_enabled():  # to switch it off costs microseconds
+        return run(qkv, position, inv_freq, scale=scale, into=(keys, values))
     with torch.no_grad():
         return run(qkv, position, inv_freq, scale=scale, into=(keys, values))
 

@@ -90,13 +90,15 @@ def rounded_product(
     return _run(gate, value, None, activation or "identity", "BLH", backend)[0]
 
 
-@torch.no_grad()
 def _run(
     x: Tensor, other: Tensor | None, norm: StepNorm | None, activation: str | None, layout: str, backend: str
 ) -> tuple[RoundedRows, Tensor]:
     chosen, _ = dispatch.choose(_describe(x, norm, activation, layout), backend)
     run = compute_in_torch if chosen is None else chosen.run
-    return run(x, other, norm=norm, activation=activation, layout=layout)
+    if not torch.is_grad_enabled():  # to switch it off costs microseconds
+        return run(x, other, norm=norm, activation=activation, layout=layout)
+    with torch.no_grad():
+        return run(x, other, norm=norm, activation=activation, layout=layout)
 
 
 def describe(x: Tensor, *, layout: Layout = "BLH") -> dispatch.Call:
