@@ -1,5 +1,7 @@
 """Linear layers of a trained network with weights of one byte, for inference in half the memory."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from subquad.ops import RoundedRows, fp8_linear, round_to_e4m3, row_scales
 class RoundedLinear(nn.Module):
     """``y = fp8_linear(x, weight) + bias`` with a weight in E4M3, a scale for each of its rows and for each row of x.
 
-    It is made of a trained layer and is not trained itself.
+    It is made of a trained layer and is not trained itself. A cast of the network, such as ``.to(torch.bfloat16)``, casts
+    the bias and leaves weight and scales as they are.
 
     Args:
       linear: The layer; it is not changed.
@@ -41,6 +44,16 @@ class RoundedLinear(nn.Module):
     ) -> Float[Tensor, "batch row length"]:
         """Returns ``forward(input).transpose(1, 2)`` with unit stride along the length where that costs nothing."""
         return fp8_linear(input, self.weight, weight_scale=self.weight_scale, bias=self.bias, layout="BHL", dtype=dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RoundedLinear":
+        def placed(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if tensor is self.bias or moved.dtype == tensor.dtype:
+                return moved
+            return tensor.to(moved.device)
+
+        super()._apply(placed, recurse)
+        return self
 
     def extra_repr(self) -> str:
         """Names sizes as ``nn.Linear`` does."""
