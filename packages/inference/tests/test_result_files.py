@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file
 
 from subquad.inference.errors import InputFileError, InvalidOption
 from subquad.inference.result_files import opened_results
+from subquad.inference.result_formats import matrices
 
 COLUMNS = {"id": "text"}
 EVERYTHING = {
@@ -211,6 +213,17 @@ def test_a_parquet_file_has_a_column_for_each_field(tmp_path, count):
         {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in everything(count)
     ]
     assert table.to_pylist() == expected
+
+
+def test_a_matrix_may_have_more_values_than_32_bits_count(tmp_path):
+    with (tmp_path / "zeros").open("wb") as file:  # takes no room on the disk, and is not read
+        file.truncate(4 * (2**19 + 1) * 4096)
+    matrix = np.memmap(tmp_path / "zeros", dtype=np.float32, mode="r", shape=(2**19 + 1, 4096))
+    column = matrices([matrix])
+    lines = column.flatten()
+    assert (len(column), len(lines), len(lines.flatten())) == (1, 2**19 + 1, 2**31 + 4096)
+    assert lines.offsets[-1].as_py() == 2**31 + 4096
+    assert column.type == pyarrow.list_(pyarrow.large_list(pyarrow.float32()))
 
 
 @pytest.mark.parametrize("count", [0, 1, 25])

@@ -1,16 +1,14 @@
 """Draws how well each base of a sequence was predicted, and writes it as a bedGraph track."""
 
 import importlib.util
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from subquad.inference.errors import InvalidOption, MissingPackage
-from subquad.inference.writing import writing
+from subquad.inference.unfinished import replaced_file
 
 MOST_PANELS = 32
 
@@ -86,7 +84,7 @@ def draw_tracks(
         axes.margins(x=0.01)
         axes.legend(loc="upper right", fontsize=8, ncols=3)
     undated = {"Date": None} if path.suffix == ".svg" else {}  # the same tracks give the same file
-    with _replaced(path) as partial, rc_context({"svg.hashsalt": "subquad"}):
+    with replaced_file(path) as partial, rc_context({"svg.hashsalt": "subquad"}):
         figure.savefig(partial, dpi=130, format=path.suffix[1:], metadata=undated)
 
 
@@ -100,7 +98,7 @@ def write_bedgraph(tracks: Sequence[Track], path: Path, *, name: str = "likeliho
 
     Source: https://genome.ucsc.edu/goldenPath/help/bedgraph.html
     """
-    with _replaced(path) as partial, partial.open("w", encoding="ascii") as file:
+    with replaced_file(path) as partial, partial.open("w", encoding="ascii") as file:
         file.write(f'track type=bedGraph name="{name}" viewLimits=0:1 autoScale=off\n')
         for track in tracks:
             values = [f"{value:.6g}" for value in np.exp(np.asarray(track.logprobs, dtype=np.float64))]
@@ -116,14 +114,3 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Returns the mean of ``width`` neighbours of each value, of fewer at the ends."""
     ones = np.ones(width)
     return np.convolve(values, ones, mode="same") / np.convolve(np.ones_like(values), ones, mode="same")
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with writing(path):
-            yield partial
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
