@@ -32,7 +32,7 @@ BAD = [
     ("reads.fastq", b"@r\nACGT\n+\nIIII\n", "reads.fastq, line 1: begins with '@r'; accepted: FASTA"),
     ("prompts", b"ACGT\nAC\n", "prompts, line 1: begins with 'ACGT'; accepted: FASTA"),
     ("a.zip", b"PK\x03\x04", r"a.zip, line 1: begins with 'PK\x03\x04'; accepted: FASTA"),
-    ("a.bam", b"BAM\x01\xff", "a.bam, line 1: the byte 0xff at column 4 is no ASCII text, gzip or not"),
+    ("a.bam", b"BAM\x01\xff", "a.bam, line 1: the byte 0xff at column 4 is no UTF-8 text, gzip or not"),
     ("twice.fa", b">a\nACGT\n>b\nAC\n>a\nGT\n", "twice.fa, line 5: record 'a' has the id of the one on line 1"),
     ("iupac.fa", b">a\nACGT\n>b\nACRT\n", "iupac.fa, line 3: record 'b' has the character 'R' at position 2"),
     ("none.fa", b">a\nACGT\n>b\n>c\nAC\n", "none.fa, line 3: record 'b' has no sequence"),

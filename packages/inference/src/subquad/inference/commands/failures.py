@@ -13,6 +13,7 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 @contextmanager
 def one_line_errors(*, traceback: bool) -> Iterator[None]:
     """Ends the command with ``error: …``: status 2 for bad input (every ValueError of ours), 130 for Ctrl-C, else 1."""
+    _hold_standard_streams()
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -42,3 +43,17 @@ def _give_up_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hold_standard_streams() -> None:
+    """Takes the places of standard streams that the caller has closed, so that no file of ours comes to be one of them.
+
+    Reading and writing fail there; what is told on stderr is dropped.
+    """
+    for number, name, way in ((0, "stdin", os.O_WRONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_RDWR)):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, way)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115

@@ -68,7 +68,12 @@ def plot(
     with one_line_errors(traceback=traceback):
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import EngineChoice
-        from subquad.inference.likelihood_track import check_pictures, draw_tracks, write_bedgraph
+        from subquad.inference.likelihood_track import (
+            check_bedgraph,
+            check_pictures,
+            draw_tracks,
+            write_bedgraph,
+        )
         from subquad.inference.sequence_files import input_name
 
         _check_outputs(options, input_file)
@@ -77,6 +82,8 @@ def plot(
         records = _chosen_records(input_file, reading.file_format, chosen, options.record or [], choice.token_limit())
         if any(path.suffix != ".bedgraph" for path in options.output):
             check_pictures(len(records))
+        if any(path.suffix == ".bedgraph" for path in options.output):
+            check_bedgraph(record.id for record in records)
         tracks = _tracks(records, choice, options, show=progress)
         for path in options.output:
             if path.suffix == ".bedgraph":
