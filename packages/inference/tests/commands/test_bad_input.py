@@ -184,6 +184,45 @@ def test_a_reader_that_has_gone_is_told_nothing(checkpoint, tmp_path, unbuffered
     assert (running.returncode, errors) == (1, "")
 
 
+def closed(number, *arguments, **options):
+    """Runs a command without one of the standard streams."""
+    code = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    command = [sys.executable, "-c", code, str(number), "-m", "subquad.inference", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_streams_that_the_caller_has_closed_are_no_place_for_anything_else(checkpoint, tmp_path):
+    source, out = tmp_path / "in.fa", tmp_path / "out.jsonl"
+    source.write_text(">a\nACGT\n")
+    expected = done("score", checkpoint, source).stdout
+    silent = closed(2, "score", checkpoint, source, "--progress", "--device", "cpu")
+    assert (silent.returncode, silent.stdout) == (0, expected)
+    silent = closed(2, "score", checkpoint, tmp_path / "nowhere.fa")
+    assert (silent.returncode, silent.stdout) == (2, "")
+    nothing = closed(0, "score", checkpoint, "-")
+    assert (nothing.returncode, nothing.stderr) == (2, "error: standard input: cannot be read: Bad file descriptor\n")
+    lost = closed(1, "score", checkpoint, source, "--device", "cpu")
+    assert (lost.returncode, lost.stderr) == (1, "error: the standard output cannot be written: Bad file descriptor\n")
+    assert closed(1, "score", checkpoint, source, "--device", "cpu", "-o", out).returncode == 0
+    assert out.read_text() == expected
+
+
+def test_a_report_in_the_place_of_the_target_is_refused(checkpoint, tmp_path):
+    flags = ["--from", "native", "--to", "vortex", "--report", tmp_path / "a.pt"]
+    result = run("convert", checkpoint, tmp_path / "a.pt", *flags)
+    assert result.exit_code == 2
+    assert "a.pt'; accepted: another file than the input" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_name_that_no_bedgraph_can_have_is_refused_before_any_work(checkpoint, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"id": "two words", "sequence": "ACGT"}\n')
+    result = run("plot", checkpoint, tmp_path / "in.jsonl", "-o", tmp_path / "out.bedgraph")
+    assert result.exit_code == 2
+    assert "the name of a track is 'two words'; accepted: for a bedGraph one word" in result.stderr
+
+
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_named_and_leaves_nothing(checkpoint, tmp_path):
     running = process(checkpoint, "convert", tmp_path / "a.pt", "--from", "native", "--to", "vortex", limit=100_000)
     _, errors = running.communicate(timeout=120)

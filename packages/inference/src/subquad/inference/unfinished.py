@@ -71,6 +71,15 @@ def held(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def names_stream(path: Path) -> bool:
+    """Says whether a path is a device or a pipe, or stands for an open file as ``/dev/stdout`` does.
+
+    What is put in such a place would replace its name and not arrive where it leads to.
+    """
+    place = os.path.realpath(path.absolute().parent)
+    return place == "/dev" or place.startswith("/proc/") or (path.exists() and not (path.is_file() or path.is_dir()))
+
+
 def sync(path: Path) -> None:
     """Waits until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)

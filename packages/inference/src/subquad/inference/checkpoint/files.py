@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from subquad.inference.errors import CheckpointExists, OutputError
-from subquad.inference.unfinished import held, remove_left, sync, unfinished_folder
+from subquad.inference.unfinished import held, names_stream, remove_left, sync, unfinished_folder
 from subquad.inference.writing import writing
 
 _BLOCK = 1 << 22
@@ -55,7 +55,7 @@ def check_new_file(target: Path, *, overwrite: bool, source: Path | None = None)
     """
     if target.is_dir():
         raise CheckpointExists(f"{target} is a folder; choose a file")
-    if target.exists() and not target.is_file():
+    if names_stream(target):
         raise CheckpointExists(f"{target} is a device or a pipe, which would be replaced; choose a file")
     if source is not None and target.exists() and source.exists() and target.samefile(source):
         raise CheckpointExists(f"{target} is the source; choose another path")

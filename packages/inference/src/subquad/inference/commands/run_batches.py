@@ -48,10 +48,11 @@ class EngineChoice:
 
     def settings(self) -> dict[str, Any]:
         """Returns what results depend on."""
-        from subquad.inference.checkpoint.summary import read_summary
+        from subquad.inference.checkpoint.summary import CONFIG_FILE, read_summary
 
-        digest = read_summary(self.checkpoint).metadata["weights_sha256"]
-        return {"weights": digest, **chosen_flags(self.options)}
+        metadata = read_summary(self.checkpoint).metadata
+        config = metadata["files"][CONFIG_FILE]["sha256"]
+        return {"weights": metadata["weights_sha256"], "config": config, **chosen_flags(self.options)}
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,10 @@ def run_batches(
                 tokens = load.weight * len(record.sequence) + load.extra
                 advance(records=1, tokens=tokens, done_before=True)
 
-            left = remaining(chosen, results.kept_ids(), reading.where, skipped)
+            left = remaining(chosen, results.kept_rows(), reading.where, skipped)
             for group in groups(left, load.group):
-                for row, tokens in work(engine, group):
-                    results.write(row)
+                for record, (row, tokens) in zip(group, work(engine, group), strict=True):
+                    results.write(row, read=record.sequence)
                     advance(records=1, tokens=tokens)
 
 
