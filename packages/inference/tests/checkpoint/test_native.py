@@ -299,6 +299,9 @@ def test_a_config_that_describes_another_network_is_refused_before_writing(tmp_p
 def test_an_unknown_device_or_type_is_refused(saved):
     with pytest.raises(InvalidOption, match="device is 'abacus'; accepted: 'auto', 'cpu'"):
         load_checkpoint(saved, device="abacus")
+    for other in ("meta", "mps", "cuda:-1"):
+        with pytest.raises(InvalidOption, match=f"device is '{other}'; accepted: 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+            load_checkpoint(saved, device=other)
     with pytest.raises(InvalidOption, match="dtype is 'int8'; accepted: 'auto' or one of float32"):
         load_checkpoint(saved, dtype="int8")
 

@@ -207,6 +207,20 @@ def test_streams_that_the_caller_has_closed_are_no_place_for_anything_else(check
     assert out.read_text() == expected
 
 
+def test_a_locale_without_a_character_is_no_error(checkpoint, tmp_path):
+    (tmp_path / "gène").symlink_to(checkpoint)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    for arguments in (
+        ["info", tmp_path / "gène"],
+        ["convert", tmp_path / "gène", tmp_path / "a.pt", "--from", "native", "--to", "vortex", "--table"],
+        ["score", "--help"],
+    ):
+        command = [sys.executable, "-m", "subquad.inference", *map(str, arguments)]
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert found.returncode == 0, found.stderr
+        assert "Error" not in found.stderr
+
+
 def test_a_report_in_the_place_of_the_target_is_refused(checkpoint, tmp_path):
     flags = ["--from", "native", "--to", "vortex", "--report", tmp_path / "a.pt"]
     result = run("convert", checkpoint, tmp_path / "a.pt", *flags)

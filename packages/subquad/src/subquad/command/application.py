@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -61,6 +62,8 @@ def installed_versions() -> list[str]:
 
 def main() -> None:
     """Runs the ``subquad`` command."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a locale may lack a character of a name or of the help
+        sys.stdout.reconfigure(errors="backslashreplace")
     registrations, problems = find_registrations()
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)

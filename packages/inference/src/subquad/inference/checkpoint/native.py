@@ -358,7 +358,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise InvalidOption("device", device, "'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+        resolved = torch.device("meta")
+    if resolved.type not in ("cpu", "cuda"):
+        raise InvalidOption("device", str(device), "'auto', 'cpu', 'cuda' or 'cuda:N'")
     if resolved.type == "cuda" and not (
         torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
     ):

@@ -132,9 +132,9 @@ def _print_summary(mapped: Sequence["MappedTensor"], *, every: bool) -> None:
 
 def _print_table(mapped: Sequence["MappedTensor"]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    rows = Table("from", "to", "how")
+    rows = Table(*(Column(title, overflow="fold") for title in ("from", "to", "how")))
     for row in mapped:
         rows.add_row(row.source, row.target or "-", row.how)
     Console().print(rows, markup=False)

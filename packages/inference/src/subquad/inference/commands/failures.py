@@ -1,5 +1,6 @@
 """How a command ends by an error: one line on stderr and an exit status; a traceback only where asked for."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 def one_line_errors(*, traceback: bool) -> Iterator[None]:
     """Ends the command with ``error: …``: status 2 for bad input (every ValueError of ours), 130 for Ctrl-C, else 1."""
     _hold_standard_streams()
+    escape_what_the_locale_lacks()
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -35,6 +37,12 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         _give_up_output()
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
+
+
+def escape_what_the_locale_lacks() -> None:
+    """Lets a character that the encoding of the standard output lacks be shown as ``\\u…`` instead of ending a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _give_up_output() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".bedgraph")
 WINDOW = 25
+LAST_POSITION = 10**12
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class PlotOptions:
         int | None, typer.Option(min=1, help=f"Bases in the running mean of a picture; default: {WINDOW}.")
     ] = None
     first_position: Annotated[
-        int, typer.Option(min=0, help="Position of the first base of each record, 0-based; bedGraph counts from it.")
+        int,
+        typer.Option(
+            min=0, max=LAST_POSITION, help="Position of the first base of each record, 0-based; bedGraph counts from it."
+        ),
     ] = 0
     strand: Strand = StrandChoice.forward
 

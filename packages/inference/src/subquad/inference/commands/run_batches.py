@@ -78,7 +78,8 @@ class Load:
 
     Attributes:
       group: Records of a group.
-      rows: Sequences at once.
+      rows: Sequences at once, at most.
+      all_rows: Whether memory is taken for so many even where there are fewer records.
       room: Tokens that come on top of each record.
       weight: Tokens that are counted for each token of a record, 2 where both strands are read.
       extra: Tokens that are counted for each record on top.
@@ -87,6 +88,7 @@ class Load:
 
     group: int
     rows: int
+    all_rows: bool = False
     room: int = 0
     weight: int = 1
     extra: int = 0
@@ -144,7 +146,8 @@ def run_batches(
         engine = engine_choice.load()
         if found is not None and found.records:
             length = min(found.longest + load.room + load.extra, limit)
-            require_memory(engine.network, engine.device, rows=load.rows, length=length, field=found.name)
+            rows = load.rows if load.all_rows else min(load.rows, found.records)
+            require_memory(engine.network, engine.device, rows=rows, length=length, field=found.name)
         with shown_progress(title, show=show, total=total) as advance:
 
             def skipped(record: Record) -> None:
