@@ -264,6 +264,27 @@ def test_after_ctrl_c_a_second_run_goes_on(checkpoint, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+LATE = """
+import atexit, os, signal, sys
+from subquad.inference import __main__
+def pressed_again():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("ended")
+atexit.register(pressed_again)
+import subquad.inference.checkpoint.summary as summary
+def pressed(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+summary.read_summary = pressed
+sys.argv = ["x", "info", "nowhere"]
+__main__.main()
+"""
+
+
+def test_ctrl_c_while_the_program_ends_after_ctrl_c_is_no_traceback():
+    ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "ended\n", "interrupted\n")
+
+
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("command", [["score"], ["embed", "-l", "blocks.0"], ["plot"]])
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(checkpoint, tmp_path, monkeypatch, command):

@@ -1,5 +1,6 @@
 """Builds the Typer application from the registrations and runs it."""
 
+import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
@@ -9,6 +10,7 @@ import typer
 
 from subquad.command.discovery import Registration, find_registrations
 
+_INTERRUPTED = 130
 _DISTRIBUTIONS = ("lazy-config", "ops", "modules", "parallel", "inference", "recipes", "server")
 
 
@@ -67,4 +69,9 @@ def main() -> None:
     registrations, problems = find_registrations()
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    build_application(registrations)()
+    try:
+        build_application(registrations)()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # has said so; further presses of Ctrl-C shall not disturb its end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise

@@ -2,8 +2,9 @@
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -37,6 +38,17 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         _give_up_output()
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
+
+
+def run_program(program: Callable[[], object]) -> None:
+    """Runs a program to its exit, which further presses of Ctrl-C do not disturb once it was interrupted."""
+    escape_what_the_locale_lacks()
+    try:
+        program()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
 
 
 def escape_what_the_locale_lacks() -> None:
