@@ -220,6 +220,11 @@ def test_a_bad_config_is_one_line_that_names_the_file(saved, old, new, text):
     ("change", "text"),
     [
         (lambda m: m.update(format="other"), "format is not 'subquad-checkpoint'"),
+        (lambda m: m.update(max_sequence_tokens="lots"), "max_sequence_tokens is 'lots'; accepted: an integer, 1 or"),
+        (lambda m: m.update(max_sequence_tokens=True), "max_sequence_tokens is True; accepted"),
+        (lambda m: m.update(max_sequence_tokens=-5), "max_sequence_tokens is -5; accepted"),
+        (lambda m: m.update(parameters="x"), "parameters is 'x'; accepted: an integer, 1 or more, or no such field"),
+        (lambda m: m["files"].update({"x" * 300: {"bytes": 0, "sha256": ""}}), "files lists 'x{80}'; accepted: names"),
         (lambda m: m.update(format_version=99), "format_version is 99; this version reads 1"),
         (lambda m: m.update(dtype="int4"), "dtype is 'int4'; accepted: float32"),
         (lambda m: m.update(tokenizer={"name": "words"}), "tokenizer is .*; accepted: name 'byte'"),

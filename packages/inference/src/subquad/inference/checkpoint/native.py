@@ -25,6 +25,7 @@ from subquad.inference.checkpoint.summary import (
     RESERVED,
     WEIGHTS_FILE,
     CheckpointSummary,
+    check_counts,
     read_summary,
 )
 from subquad.inference.errors import CheckpointConfigError, CheckpointTensorError, InvalidOption
@@ -130,6 +131,7 @@ def write_checkpoint(
     extra = dict(metadata or {})
     if taken := sorted(set(extra) & set(RESERVED)):
         raise CheckpointConfigError(f"metadata has the field {taken[0]!r}, which is written by the format itself")
+    check_counts("metadata", extra)
     try:
         text = to_yaml(config)
     except LazyConfigError as error:
