@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -269,21 +268,6 @@ def test_a_checkpoint_with_fp8_projections_says_what_a_device_without_costs(comm
     assert refused.exit_code == 2
     assert "--fp8-projections emulate, in Python fp8_projections='emulate', computes as that does" in refused.stderr
     assert run(command, *flags, "--fp8-projections", "emulate").exit_code == 0
-
-
-def test_predictions_by_batch_take_memory_that_does_not_grow(tmp_path):
-    options = {"pattern": "S", "hidden_size": 8, "num_heads": 1, "inner_size": 8, "filter_groups": 2, "vocab_size": 256}
-    save_checkpoint(tmp_path / "one", StripedHyena2(**options), LazyConfig(StripedHyena2)(**options))
-    flags = ("--write-interval", "batch", "--micro-batch-size", "16", "--device", "cpu")
-    kilobytes = []
-    for count in (200, 2_000):  # whose logits are 8 and 80 megabytes
-        source, folder = tmp_path / f"{count}.fa", tmp_path / f"of_{count}"
-        source.write_text("".join(f">r{i}\n{'ACGT' * 10}\n" for i in range(count)))
-        result = run(predict_evo2, "--ckpt-dir", tmp_path / "one", "--fasta", source, "--output-dir", folder, *flags)
-        assert result.exit_code == 0, result.output
-        assert len(json.loads((folder / "seq_idx_map.json").read_text())) == count
-        kilobytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    assert kilobytes[1] - kilobytes[0] < 25_000, kilobytes
 
 
 @pytest.mark.parametrize("write", [["--write-interval", "batch"], []])

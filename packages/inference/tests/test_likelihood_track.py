@@ -1,6 +1,7 @@
 """Tests of likelihood tracks."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -52,6 +53,31 @@ def test_bedgraph_counts_from_zero_and_joins_equal_neighbours(tmp_path):
     lines = (tmp_path / "x.bedgraph").read_text().splitlines()
     assert lines[0].startswith("track type=bedGraph")
     assert lines[1:] == ["chr1\t100\t102\t0.5", "chr1\t102\t103\t0.25", "chr2\t0\t1\t0.25"]
+
+
+@pytest.mark.parametrize("name", ["gène", "$x_{$ of the model", "tab\tand\nline", "基因", "a" * 3000])
+def test_any_name_can_stand_above_a_panel(tmp_path, recwarn, name):
+    draw_tracks([track(name=name)], tmp_path / "x.svg")
+    draw_tracks([track(name="plain")], tmp_path / "plain.svg")
+    assert size_of(tmp_path / "x.svg") == size_of(tmp_path / "plain.svg")
+    assert not recwarn.list
+
+
+def size_of(path):
+    """Returns width and height of an SVG."""
+    return re.search(r'width="[^"]*" height="[^"]*"|viewBox="[^"]*"', path.read_text())[0]
+
+
+@pytest.mark.parametrize("name", ["two words", "", "tab\tin", "line\n", "\u2003"])
+def test_a_name_that_would_break_the_fields_of_a_bedgraph_is_refused(tmp_path, name):
+    with pytest.raises(InvalidOption, match="the name of a track is .*; accepted: for a bedGraph one word, without"):
+        write_bedgraph([track(name=name)], tmp_path / "x.bedgraph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bedgraph_may_have_names_beyond_ascii(tmp_path):
+    write_bedgraph([Track("gène", [0.0])], tmp_path / "x.bedgraph")
+    assert (tmp_path / "x.bedgraph").read_text(encoding="utf-8").splitlines()[1] == "gène\t0\t1\t1"
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):

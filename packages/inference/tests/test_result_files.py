@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file
 
-from subquad.inference.errors import InputFileError, InvalidOption
-from subquad.inference.result_files import opened_results
+from subquad.inference.checkpoint.files import check_new_file
+from subquad.inference.errors import CheckpointExists, InputFileError, InvalidOption
+from subquad.inference.result_files import check_output, opened_results
+from subquad.inference.result_formats import matrices
 
 COLUMNS = {"id": "text"}
 EVERYTHING = {
@@ -74,7 +77,7 @@ def test_an_error_keeps_what_was_written_and_resume_goes_on(tmp_path, capsys):
         file.write('{"id": "torn')
     with opened_results(path, columns=COLUMNS, resume=True) as results:
         assert results.kept == 2
-        assert list(results.kept_ids()) == ["a", "b"]
+        assert [record_id for record_id, _ in results.kept_rows()] == ["a", "b"]
         results.write({"id": "c"})
     assert rows(path) == ["a", "b", "c"]
 
@@ -83,7 +86,7 @@ def test_a_job_that_works_in_groups_goes_on_where_a_group_begins(tmp_path):
     path = tmp_path / "out.jsonl"
     write_and_fail(path, ["a", "b", "c", "d", "e"], multiple=2)
     with opened_results(path, columns=COLUMNS, resume=True, multiple=2) as results:
-        assert list(results.kept_ids()) == ["a", "b", "c", "d"]
+        assert [record_id for record_id, _ in results.kept_rows()] == ["a", "b", "c", "d"]
         results.write({"id": "e"})
     assert rows(path) == ["a", "b", "c", "d", "e"]
 
@@ -178,6 +181,20 @@ def test_what_is_no_file_and_what_is_read_is_never_replaced(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/new"])
+def test_a_name_of_an_open_file_is_never_replaced(name):
+    with pytest.raises(InvalidOption, match="accepted: a file; this is a device or a pipe, which would be replaced"):
+        check_output(Path(name), overwrite=True)
+    with pytest.raises(CheckpointExists, match=r"is a device or a pipe, which would be replaced; choose a file"):
+        check_new_file(Path(name), overwrite=True)
+
+
+def test_a_file_that_is_not_there_yet_is_not_two_outputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidOption, match="accepted: another file than the input"):
+        check_output(Path("a.pt"), overwrite=True, inputs=[tmp_path / "x" / ".." / "a.pt"])
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl.gz"])
 def test_a_name_that_promises_another_format_is_refused_unless_the_format_is_said(tmp_path, name):
     with pytest.raises(InvalidOption, match=rf"{name}'; accepted: .jsonl, .parquet or .safetensors at its end, or --"):
@@ -211,6 +228,17 @@ def test_a_parquet_file_has_a_column_for_each_field(tmp_path, count):
         {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in everything(count)
     ]
     assert table.to_pylist() == expected
+
+
+def test_a_matrix_may_have_more_values_than_32_bits_count(tmp_path):
+    with (tmp_path / "zeros").open("wb") as file:  # takes no room on the disk, and is not read
+        file.truncate(4 * (2**19 + 1) * 4096)
+    matrix = np.memmap(tmp_path / "zeros", dtype=np.float32, mode="r", shape=(2**19 + 1, 4096))
+    column = matrices([matrix])
+    lines = column.flatten()
+    assert (len(column), len(lines), len(lines.flatten())) == (1, 2**19 + 1, 2**31 + 4096)
+    assert lines.offsets[-1].as_py() == 2**31 + 4096
+    assert column.type == pyarrow.list_(pyarrow.large_list(pyarrow.float32()))
 
 
 @pytest.mark.parametrize("count", [0, 1, 25])

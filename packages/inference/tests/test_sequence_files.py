@@ -1,5 +1,6 @@
 """Tests of reading prompts and sequences."""
 
+import errno
 import gzip
 import io
 import os
@@ -47,6 +48,11 @@ def test_any_other_text_is_not_taken_for_sequences(tmp_path, name):
     )
 
 
+def test_names_and_what_follows_them_may_be_any_text(tmp_path):
+    assert records(tmp_path, ">gène β-lactamase\nACGT\n") == [("gène", "ACGT", 1)]
+    assert records(tmp_path, '{"id": "gène 1", "sequence": "AC"}\n') == [("gène 1", "AC", 1)]
+
+
 def test_the_mark_that_windows_puts_before_a_text_is_no_character_of_it(tmp_path):
     assert records(tmp_path, b"\xef\xbb\xbf>a\r\nACGT\r\n") == [("a", "ACGT", 1)]
 
@@ -82,7 +88,7 @@ def test_a_dash_is_the_standard_input(monkeypatch):
         (b">a\n>b\nAC\n", {}, "line 1: record 'a' has no sequence"),
         (b">a\nAC\n>\nAC\n", {}, "line 3: the header has no name"),
         (b";only a comment\n", {}, "holds no FASTA record"),
-        (b">a\nAC\xe9\n", {}, "line 2: the byte 0xe9 at column 2 is no ASCII text"),
+        (b">a\nAC\xe9\n", {}, "line 2: the byte 0xe9 at column 2 is no UTF-8 text"),
         (gzip.compress(b">a\n" + b"ACGT" * 9999)[:-20], {}, "the gzip data is truncated or damaged"),
         (b"\x1f\x8b\x08\x00garbage", {}, "the gzip data is truncated or damaged"),
         (b'{"sequence": "AC"}\n{"sequence"\n', {}, "line 2: not JSON"),
@@ -107,6 +113,31 @@ def test_a_missing_file_is_named(tmp_path):
         list(read_records(tmp_path / "nowhere"))
 
 
+def test_what_cannot_be_read_on_is_one_line_with_its_place(tmp_path, monkeypatch):
+    class Breaking(io.RawIOBase):
+        def __init__(self, texts):
+            self.texts = texts
+
+        def readable(self):
+            return True
+
+        def readinto(self, room):
+            if not self.texts:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            text = self.texts.pop(0)
+            room[: len(text)] = text
+            return len(text)
+
+    class Stdin:
+        buffer = None
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    for texts, where in (([b">a\nACGT\n"], ", line 3"), ([], "")):
+        Stdin.buffer = io.BufferedReader(Breaking(texts))
+        with pytest.raises(InputFileError, match=f"standard input{where}: cannot be read: Input/output error"):
+            list(read_records("-"))
+
+
 def test_a_pipe_is_told_from_a_file_since_it_can_be_read_once_only(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text(">a\nAC\n")
@@ -125,5 +156,8 @@ def test_each_policy_for_other_characters_does_what_it_says():
     assert dna_only(foreign, "mask", "f") == Record("c", "AN", 4)
     with pytest.raises(InputFileError, match=r"f, line 4: record 'c' has the character 'é' at position 1; .*: ASCII"):
         dna_only(foreign, "keep", "f")
+    for policy in ("error", "mask", "skip", "keep"):  # there is no token for it, even where tags are left alone
+        with pytest.raises(InputFileError, match=r"record 'd' has the character 'é' at position 5; accepted: ASCII"):
+            dna_only(Record("d", "|d__Bé|ACGT", 5), policy, "f", allow_tags=True)
     clean = Record("b", "ACGTNacgtn", 1)
     assert all(dna_only(clean, policy, "f") is clean for policy in ("error", "mask", "skip", "keep"))

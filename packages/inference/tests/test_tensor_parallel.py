@@ -42,12 +42,44 @@ def alone(checkpoint: Path) -> Engine:
     return Engine.from_checkpoint(checkpoint, **LOADED)
 
 
+class Pair:
+    """Two processes that share the network; a process leads one network at a time."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._engine: Engine | None = None
+
+    def engine(self) -> Engine:
+        """Returns their engine, which is loaded where there is none."""
+        if self._engine is None:
+            self._engine = Engine.from_checkpoint(self._checkpoint, **LOADED, tensor_parallel=2)
+        return self._engine
+
+    def close(self) -> None:
+        """Ends them."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+
+
 @pytest.fixture(scope="module")
-def shared(checkpoint: Path) -> Iterator[Engine]:
+def pair(checkpoint: Path) -> Iterator[Pair]:
+    """The two processes, whoever needs them first."""
+    pair = Pair(checkpoint)
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def shared(pair: Pair) -> Engine:
     """The engine of two processes."""
-    engine = Engine.from_checkpoint(checkpoint, **LOADED, tensor_parallel=2)
-    yield engine
-    engine.close()
+    return pair.engine()
+
+
+@pytest.fixture
+def unshared(pair: Pair) -> None:
+    """No other network is led by this process."""
+    pair.close()
 
 
 def test_logits_are_those_of_one_process(alone: Engine, shared: Engine) -> None:
@@ -229,6 +261,7 @@ def test_fused_operators_are_chosen_on_both_processes(alone: Engine, shared: Eng
     shared.model.use_subquadratic_ops = None
 
 
+@pytest.mark.usefixtures("unshared")
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -254,8 +287,8 @@ def test_a_second_network_in_a_process_of_a_group_is_refused(checkpoint: Path, s
         Engine.from_checkpoint(checkpoint, **LOADED, tensor_parallel=shared.tensor_parallel)
 
 
-def test_weights_of_one_byte_are_shared_too(checkpoint: Path, alone: Engine, shared: Engine) -> None:
-    shared.close()  # a process leads one network at a time; the last test that uses it
+@pytest.mark.usefixtures("unshared")
+def test_weights_of_one_byte_are_shared_too(checkpoint: Path, alone: Engine) -> None:
     engine = Engine.from_checkpoint(checkpoint, **LOADED, weights="fp8", tensor_parallel=2)
     ids = torch.randint(65, 90, (1, 40), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -270,6 +303,7 @@ def test_weights_of_one_byte_are_shared_too(checkpoint: Path, alone: Engine, sha
     engine.close()
 
 
+@pytest.mark.usefixtures("unshared")
 def test_commands_give_with_two_processes_what_they_give_with_one(checkpoint: Path) -> None:
     common = ["--device", "cpu", "--dtype", "float64", "--no-progress", "--prompt", "ACGTACGTTTACG", "--prompt", "GA"]
     rows = [

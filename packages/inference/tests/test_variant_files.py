@@ -55,6 +55,8 @@ def test_a_table_needs_four_columns_in_any_order(tmp_path, separator):
         ("", "the file is empty; accepted: VCF, or a table"),
         ("chrom\tpos\tref\n", "line 1: the header .* names no column alt or alternate"),
         (f"{VCF}one\t0\t.\tG\tA\n", "line 4: position is '0'; accepted: an integer from 1"),
+        (f"{VCF}one\t²\t.\tG\tA\n", "line 4: position is '²'; accepted: an integer from 1"),
+        (f"{VCF}one\t{'9' * 5000}\t.\tG\tA\n", "line 4: position is '9{40}'; accepted: an integer from 1"),
         (f"{VCF}one\t3\t.\tG\n", "line 4: has 4 fields; the header has 5"),
         (f"{VCF}one\t3\t.\tG\t<DEL>\n", "line 4: the alternate allele is '<DEL>'; accepted: bases A C G T N"),
         (f"{VCF}one\t3\t.\tR\tA\n", "line 4: the reference allele is 'R'"),
@@ -65,6 +67,26 @@ def test_a_line_that_is_no_variant_is_named(tmp_path, text, problem):
     path.write_text(text)
     with pytest.raises(InputFileError, match=problem.replace("(", r"\(")):
         list(read_variants(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chrom\tpos\tref\talt\tid\none\t3\tG\tT\t\n",  # the last field is empty
+        "\tchrom\tpos\tref\talt\n0\tone\t3\tG\tT\n",  # the first title is, as pandas writes an index
+        "chrom\tpos\tref\talt\r\none\t3\tG\tT\r\n",
+    ],
+)
+def test_empty_fields_keep_their_place(tmp_path, text):
+    path = tmp_path / "v.tsv"
+    path.write_text(text)
+    assert [v.id for v in read_variants(path)] == ["one:3:G:T"]
+
+
+def test_what_a_vcf_says_beside_the_variants_may_be_any_text(tmp_path):
+    path = tmp_path / "v.vcf"
+    path.write_text(f"##source=Sjögren\n{VCF}one\t3\t.\tG\tA\t.\t.\tCLNDN=Sjögren-Larsson\n", encoding="utf-8")
+    assert [v.id for v in read_variants(path)] == ["one:3:G:A"]
 
 
 def test_alleles_that_are_not_bases_can_be_skipped(tmp_path):

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from packages.inference.tests.conftest import TINY
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions, load_checkpoint, save_checkpoint
-from subquad.inference.checkpoint import native
+from subquad.inference.checkpoint import convert_checkpoint, native
 from subquad.inference.checkpoint.files import sha256_of
 from subquad.inference.errors import (
     CheckpointConfigError,
@@ -20,7 +24,7 @@ from subquad.inference.errors import (
     InvalidOption,
 )
 from subquad.lazy_config import LazyConfig
-from subquad.modules import StripedHyena2
+from subquad.modules import RMSNorm, StripedHyena2
 
 
 def config(**changes):
@@ -216,6 +220,11 @@ def test_a_bad_config_is_one_line_that_names_the_file(saved, old, new, text):
     ("change", "text"),
     [
         (lambda m: m.update(format="other"), "format is not 'subquad-checkpoint'"),
+        (lambda m: m.update(max_sequence_tokens="lots"), "max_sequence_tokens is 'lots'; accepted: an integer, 1 or"),
+        (lambda m: m.update(max_sequence_tokens=True), "max_sequence_tokens is True; accepted"),
+        (lambda m: m.update(max_sequence_tokens=-5), "max_sequence_tokens is -5; accepted"),
+        (lambda m: m.update(parameters="x"), "parameters is 'x'; accepted: an integer, 1 or more, or no such field"),
+        (lambda m: m["files"].update({"x" * 300: {"bytes": 0, "sha256": ""}}), "files lists 'x{80}'; accepted: names"),
         (lambda m: m.update(format_version=99), "format_version is 99; this version reads 1"),
         (lambda m: m.update(dtype="int4"), "dtype is 'int4'; accepted: float32"),
         (lambda m: m.update(tokenizer={"name": "words"}), "tokenizer is .*; accepted: name 'byte'"),
@@ -295,6 +304,9 @@ def test_a_config_that_describes_another_network_is_refused_before_writing(tmp_p
 def test_an_unknown_device_or_type_is_refused(saved):
     with pytest.raises(InvalidOption, match="device is 'abacus'; accepted: 'auto', 'cpu'"):
         load_checkpoint(saved, device="abacus")
+    for other in ("meta", "mps", "cuda:-1"):
+        with pytest.raises(InvalidOption, match=f"device is '{other}'; accepted: 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+            load_checkpoint(saved, device=other)
     with pytest.raises(InvalidOption, match="dtype is 'int8'; accepted: 'auto' or one of float32"):
         load_checkpoint(saved, dtype="int8")
 
@@ -302,3 +314,49 @@ def test_an_unknown_device_or_type_is_refused(saved):
 def test_a_copied_directory_loads_from_its_new_place(saved, tmp_path):
     shutil.move(saved, tmp_path / "moved")
     load_checkpoint(tmp_path / "moved")
+
+
+KILLED = """
+import os, signal, sys
+from subquad.inference.checkpoint import convert_checkpoint
+convert_checkpoint(
+    sys.argv[1], sys.argv[2], read="native", write=sys.argv[3], on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+)
+"""
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next_one(saved, tmp_path):
+    target = tmp_path / "out" / "net.pt"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(saved), str(target), "vortex"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.suffix for path in target.parent.iterdir()] == [".partial"]
+    convert_checkpoint(saved, target, read="native", write="vortex")
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_old_checkpoint_that_a_killed_process_put_aside_goes_with_the_next_one(network, tmp_path):
+    target, aside = tmp_path / "new" / "net", tmp_path / "new" / ".net.abcdefgh.old"
+    aside.mkdir(parents=True)
+    (aside / "net").mkdir()
+    save_checkpoint(target, network, config())
+    assert [*target.parent.iterdir()] == [target]
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 3), nn.ReLU(), nn.ModuleDict({"embedding_layer": nn.Linear(3, 3)})])
+def test_a_network_that_reads_no_tokens_is_refused(tmp_path, model):
+    accepted = r"a network of tokens, whose embedding_layer is an nn.Embedding, such as StripedHyena2"
+    with pytest.raises(InvalidOption, match=f"model is '{type(model).__name__}'; accepted: {accepted}"):
+        save_checkpoint(tmp_path / "x", model, LazyConfig(nn.Linear)(3, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_of_a_network_that_reads_no_tokens_is_refused(network, tmp_path):
+    with pytest.raises(InvalidOption, match=r"config is 'RMSNorm'; accepted: a network of tokens"):
+        save_checkpoint(tmp_path / "x", network, LazyConfig(RMSNorm)(64))
+
+
+def test_a_type_that_the_format_does_not_hold_is_refused(tmp_path):
+    model = StripedHyena2(**TINY)
+    model.embedding_layer.weight.data = model.embedding_layer.weight.data.to(torch.float8_e4m3fn)
+    with pytest.raises(InvalidOption, match=r"model\.dtype is 'float8_e4m3fn'; accepted: float32, bfloat16, float16 or"):
+        save_checkpoint(tmp_path / "x", model, config())

@@ -32,7 +32,7 @@ BAD = [
     ("reads.fastq", b"@r\nACGT\n+\nIIII\n", "reads.fastq, line 1: begins with '@r'; accepted: FASTA"),
     ("prompts", b"ACGT\nAC\n", "prompts, line 1: begins with 'ACGT'; accepted: FASTA"),
     ("a.zip", b"PK\x03\x04", r"a.zip, line 1: begins with 'PK\x03\x04'; accepted: FASTA"),
-    ("a.bam", b"BAM\x01\xff", "a.bam, line 1: the byte 0xff at column 4 is no ASCII text, gzip or not"),
+    ("a.bam", b"BAM\x01\xff", "a.bam, line 1: the byte 0xff at column 4 is no UTF-8 text, gzip or not"),
     ("twice.fa", b">a\nACGT\n>b\nAC\n>a\nGT\n", "twice.fa, line 5: record 'a' has the id of the one on line 1"),
     ("iupac.fa", b">a\nACGT\n>b\nACRT\n", "iupac.fa, line 3: record 'b' has the character 'R' at position 2"),
     ("none.fa", b">a\nACGT\n>b\n>c\nAC\n", "none.fa, line 3: record 'b' has no sequence"),
@@ -184,6 +184,59 @@ def test_a_reader_that_has_gone_is_told_nothing(checkpoint, tmp_path, unbuffered
     assert (running.returncode, errors) == (1, "")
 
 
+def closed(number, *arguments, **options):
+    """Runs a command without one of the standard streams."""
+    code = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    command = [sys.executable, "-c", code, str(number), "-m", "subquad.inference", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_streams_that_the_caller_has_closed_are_no_place_for_anything_else(checkpoint, tmp_path):
+    source, out = tmp_path / "in.fa", tmp_path / "out.jsonl"
+    source.write_text(">a\nACGT\n")
+    expected = done("score", checkpoint, source).stdout
+    silent = closed(2, "score", checkpoint, source, "--progress", "--device", "cpu")
+    assert (silent.returncode, silent.stdout) == (0, expected)
+    silent = closed(2, "score", checkpoint, tmp_path / "nowhere.fa")
+    assert (silent.returncode, silent.stdout) == (2, "")
+    nothing = closed(0, "score", checkpoint, "-")
+    assert (nothing.returncode, nothing.stderr) == (2, "error: standard input: cannot be read: Bad file descriptor\n")
+    lost = closed(1, "score", checkpoint, source, "--device", "cpu")
+    assert (lost.returncode, lost.stderr) == (1, "error: the standard output cannot be written: Bad file descriptor\n")
+    assert closed(1, "score", checkpoint, source, "--device", "cpu", "-o", out).returncode == 0
+    assert out.read_text() == expected
+
+
+def test_a_locale_without_a_character_is_no_error(checkpoint, tmp_path):
+    (tmp_path / "gène").symlink_to(checkpoint)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    for arguments in (
+        ["info", tmp_path / "gène"],
+        ["convert", tmp_path / "gène", tmp_path / "a.pt", "--from", "native", "--to", "vortex", "--table"],
+        ["score", "--help"],
+    ):
+        command = [sys.executable, "-m", "subquad.inference", *map(str, arguments)]
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert found.returncode == 0, found.stderr
+        assert "Error" not in found.stderr
+
+
+def test_a_report_in_the_place_of_the_target_is_refused(checkpoint, tmp_path):
+    flags = ["--from", "native", "--to", "vortex", "--report", tmp_path / "a.pt"]
+    result = run("convert", checkpoint, tmp_path / "a.pt", *flags)
+    assert result.exit_code == 2
+    assert "a.pt'; accepted: another file than the input" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_name_that_no_bedgraph_can_have_is_refused_before_any_work(checkpoint, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"id": "two words", "sequence": "ACGT"}\n')
+    result = run("plot", checkpoint, tmp_path / "in.jsonl", "-o", tmp_path / "out.bedgraph")
+    assert result.exit_code == 2
+    assert "the name of a track is 'two words'; accepted: for a bedGraph one word" in result.stderr
+
+
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_named_and_leaves_nothing(checkpoint, tmp_path):
     running = process(checkpoint, "convert", tmp_path / "a.pt", "--from", "native", "--to", "vortex", limit=100_000)
     _, errors = running.communicate(timeout=120)
@@ -209,6 +262,27 @@ def test_after_ctrl_c_a_second_run_goes_on(checkpoint, tmp_path):
     assert 0 < len(rows.read_text().splitlines()) < 240
     done("score", checkpoint, *command[1:], "-o", out, "--resume")
     assert out.read_bytes() == whole.read_bytes()
+
+
+LATE = """
+import atexit, os, signal, sys
+from subquad.inference import __main__
+def pressed_again():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("ended")
+atexit.register(pressed_again)
+import subquad.inference.checkpoint.summary as summary
+def pressed(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+summary.read_summary = pressed
+sys.argv = ["x", "info", "nowhere"]
+__main__.main()
+"""
+
+
+def test_ctrl_c_while_the_program_ends_after_ctrl_c_is_no_traceback():
+    ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "ended\n", "interrupted\n")
 
 
 @pytest.mark.usefixtures("no_network")

@@ -11,6 +11,7 @@ import tracemalloc
 import pytest
 
 from packages.inference.tests.commands.running import done, lines, run
+from packages.inference.tests.conftest import TINY, tiny_network
 from subquad.inference import Engine, save_checkpoint
 from subquad.lazy_config import LazyConfig
 from subquad.modules import StripedHyena2
@@ -55,10 +56,10 @@ def break_after(context, count):
 
     original = Journal.write
 
-    def write(self, row):
+    def write(self, row, **options):
         if self.count >= count:
             raise RuntimeError("power cut")
-        original(self, row)
+        original(self, row, **options)
 
     context.setattr(Journal, "write", write)
 
@@ -88,12 +89,69 @@ def test_resuming_with_another_input_or_other_settings_is_refused(checkpoint, fa
     other = run("score", checkpoint, fasta, "-o", out, "--resume", "--strand", "both")
     assert other.exit_code == 2
     assert "--strand is 'both'; accepted: 'forward', as in the job to resume, or no --resume" in other.stderr
-    fasta.write_text(fasta.read_text().replace(">r7\n", ">z\n"))
+    before = fasta.read_text()
+    fasta.write_text(before.replace(">r7\nACG", ">r7\nACC"))
+    result = run("score", checkpoint, fasta, "-o", out, "--resume")
+    assert result.exit_code == 2
+    assert "line 15: record 'r7' has another sequence than in the job to resume; the input has" in result.stderr
+    fasta.write_text(before.replace(">r7\n", ">z\n"))
     result = run("score", checkpoint, fasta, "-o", out, "--resume")
     assert result.exit_code == 2
     assert "record 'z' comes where the results to resume have 'r7'; the input has changed" in result.stderr
-    fasta.write_text(">r0\nACGT\n")
+    fasta.write_text(">r0\nACGTTGCA\n")
     assert "ends before record 'r1'" in run("score", checkpoint, fasta, "-o", out, "--resume").stderr
+
+
+def test_resuming_with_another_config_of_the_network_is_refused(checkpoint, fasta, tmp_path, monkeypatch):
+    other, out = tmp_path / "other", tmp_path / "out.jsonl"
+    save_checkpoint(other, tiny_network(), LazyConfig(StripedHyena2)(**TINY, rotary_scale=2.0))
+    for same in ("model.safetensors", "metadata.json"):
+        assert ((other / same).read_bytes() == (checkpoint / same).read_bytes()) == (same != "metadata.json")
+    with monkeypatch.context() as context:
+        break_after(context, 20)
+        run("score", checkpoint, fasta, "-o", out)
+    result = run("score", other, fasta, "-o", out, "--resume")
+    assert result.exit_code == 2
+    assert "config is '" in result.stderr
+    assert "as in the job to resume, or no --resume" in result.stderr
+
+
+def test_resuming_variants_on_another_genome_is_refused(checkpoint, tmp_path, monkeypatch):
+    genome, table, out = tmp_path / "genome.fa", tmp_path / "in.csv", tmp_path / "out.jsonl"
+    genome.write_text(f">c\n{'ACGTTGCAAC' * 6}\n")
+    table.write_text("chrom,pos,ref,alt\n" + "".join(f"c,{10 * i + 9},A,T\n" for i in range(6)))
+    command = ["variants", checkpoint, table, "-r", genome, "--window", 20, "-o", out]
+    with monkeypatch.context() as context:
+        break_after(context, 3)
+        run(*command)
+    genome.with_name("genome.fa.fai").unlink()
+    genome.write_text(f">c\n{'GCGTTGCAAC' * 6}\n")
+    result = run(*command, "--resume")
+    assert result.exit_code == 2
+    assert "record 'c:9:A:T' has another sequence than in the job to resume" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume"]])
+def test_a_second_run_to_the_same_output_is_refused_and_the_first_one_completes(checkpoint, fasta, tmp_path, flags):
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    command = ["score", str(checkpoint), str(fasta), "--device", "cpu"]
+    done(*command, "-o", whole)
+    arguments = [sys.executable, "-m", "subquad.inference", "score", str(checkpoint), "-", "--device", "cpu"]
+    first = subprocess.Popen([*arguments, "-o", str(out)], stdin=subprocess.PIPE, text=True)
+    text, end = fasta.read_text(), time.monotonic() + 60
+    first.stdin.write(text[:400])
+    first.stdin.flush()
+    while not (tmp_path / "out.jsonl.partial").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    second = run(*command, "-o", out, *flags)
+    assert second.exit_code == 2
+    assert f"--output is '{out}'; accepted: another file, as long as the run that writes to {out}.partial goes on" in (
+        second.stderr
+    )
+    first.communicate(text[400:], timeout=60)
+    assert first.returncode == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "out.jsonl.partial").exists()
 
 
 def test_progress_tells_tokens_a_second_and_time_to_go_on_stderr(checkpoint, fasta):

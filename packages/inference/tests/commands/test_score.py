@@ -69,6 +69,14 @@ def test_a_sequence_larger_than_the_memory_is_refused_with_both_numbers(checkpoi
     assert "record 'r27': 59 tokens need 0.14 MiB for their state, 0.06 MiB are free on cpu" in failed.stderr
 
 
+def test_memory_is_asked_for_the_records_that_there_are(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "two.fa").write_text(">a\nACGT\n>b\nACGTT\n")
+    monkeypatch.setattr("subquad.inference.memory.free_bytes", lambda device: 1 << 20)
+    rows = [lines(done("score", checkpoint, tmp_path / "two.fa", "--batch-size", n).stdout) for n in (2, 2**16)]
+    assert rows[0] == rows[1]
+    assert run("score", checkpoint, tmp_path / "two.fa", "--batch-size", 2**16 + 1).exit_code == 2
+
+
 def test_from_the_standard_input_results_before_a_bad_record_are_kept(checkpoint, tmp_path):
     out = tmp_path / "out.jsonl"
     failed = run("score", checkpoint, "-", "-o", out, stdin=">a\nACGT\n>b\nAXGT\n>c\nTTTT\n")

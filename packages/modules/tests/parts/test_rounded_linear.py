@@ -87,3 +87,58 @@ def test_layers_with_stored_scales_stay() -> None:
     round_linears(model)
     kept = [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert {type(module) for module in kept} == {FP8Linear}
+
+
+CASTS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", CASTS, ids=str)
+@torch.inference_mode()
+def test_a_cast_keeps_codes_and_scales_and_casts_the_bias(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rounded = RoundedLinear(nn.Linear(48, 32))
+    x, before = torch.randn(5, 48), {name: tensor.clone() for name, tensor in rounded.state_dict().items()}
+    plain = rounded(x.to(dtype).float())
+    rounded.to(dtype)
+    after = rounded.state_dict()
+    assert list(after) == list(before)
+    for name in ("weight", "weight_scale"):
+        assert after[name].dtype == before[name].dtype
+        assert torch.equal(after[name].view(torch.uint8), before[name].view(torch.uint8)), name
+    assert after["bias"].dtype == dtype
+    assert relative_error(rounded(x.to(dtype)), plain) < (0.01 if dtype.itemsize == 2 else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", CASTS, ids=str)
+@torch.inference_mode()
+def test_a_network_whose_linears_are_rounded_can_be_cast_and_predicts_nearly_the_same(dtype: torch.dtype) -> None:
+    model = lively_model(dtype=torch.float32)
+    round_linears(model)
+    ids = random_ids(2, 60)
+    before = model(ids)
+    assert relative_error(model.to(dtype)(ids), before) < (0.5 if dtype.itemsize == 2 else 1e-3)
+
+
+def test_a_rounded_layer_goes_to_another_device_and_type_at_once() -> None:
+    rounded = RoundedLinear(nn.Linear(48, 32)).to("meta", torch.bfloat16)
+    found = {name: (tensor.device.type, tensor.dtype) for name, tensor in rounded.state_dict().items()}
+    assert found == {
+        "weight": ("meta", torch.float8_e4m3fn),
+        "weight_scale": ("meta", torch.float32),
+        "bias": ("meta", torch.bfloat16),
+    }
+    assert rounded.to_empty(device="cpu").weight.dtype == torch.float8_e4m3fn
+
+
+@torch.inference_mode()
+def test_what_is_kept_of_the_scales_follows_them_through_loading_and_casts() -> None:
+    torch.manual_seed(0)
+    rounded = RoundedLinear(nn.Linear(48, 32))
+    x = torch.randn(5, 48)
+    expected = rounded(x)
+    for assign in (False, True):
+        other = RoundedLinear(nn.Linear(48, 32))
+        nn.Sequential(other).load_state_dict(nn.Sequential(rounded).state_dict(), assign=assign)
+        assert torch.equal(other(x), expected)
+    assert torch.equal(other.double().float()(x), expected)
+    assert "weight_inverse" not in rounded.state_dict()

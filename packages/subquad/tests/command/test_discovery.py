@@ -1,5 +1,6 @@
 """Tests of subquad.command.discovery."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -71,3 +72,10 @@ def test_the_module_runs_like_the_command():
     run = subprocess.run([sys.executable, "-m", "subquad", "--version"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("subquad ")
+
+
+def test_the_help_is_shown_in_any_locale():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    command = [sys.executable, "-m", "subquad", "score", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (shown.returncode, shown.stderr) == (0, "")

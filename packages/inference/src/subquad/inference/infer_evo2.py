@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import FP8, Device, EngineOptions, FP8Choice, Traceback
+from subquad.inference.commands.settings import FP8, MOST_ROWS, Device, EngineOptions, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption, InvalidSequence, RequestTooLarge
 from subquad.inference.evo2_flags import (
     CheckpointFolder,
@@ -76,7 +76,7 @@ def infer_evo2(
     max_seq_length_num_prompts: Annotated[
         int | None, typer.Option(help="Refused: every prompt is looked at, and memory is taken for those that run.")
     ] = None,
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 1,
+    max_batch_size: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Prompts that run together.")] = 1,
     use_subquadratic_ops: FusedOperators = None,
     cuda_graph_impl: Annotated[
         str, typer.Option(help="Accepted: none; decode steps are captured wherever that is possible.")

@@ -1,18 +1,18 @@
 """Draws how well each base of a sequence was predicted, and writes it as a bedGraph track."""
 
 import importlib.util
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
 from subquad.inference.errors import InvalidOption, MissingPackage
-from subquad.inference.writing import writing
+from subquad.inference.unfinished import replaced_file
 
 MOST_PANELS = 32
+LONGEST_TITLE = 100
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ def check_pictures(tracks: int) -> None:
         raise InvalidOption("tracks", tracks, f"1 to {MOST_PANELS} tracks in one picture")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingPackage("a picture", "matplotlib", "plot")
+
+
+def check_bedgraph(names: Iterable[str]) -> None:
+    """Checks that a bedGraph, whose fields end at any space, can have tracks of these names.
+
+    Raises:
+      InvalidOption: It cannot.
+    """
+    for name in names:
+        if not name.isprintable() or len(name.split()) != 1 or name.strip() != name:
+            raise InvalidOption("the name of a track", name, "for a bedGraph one word, without spaces or control characters")
 
 
 def draw_tracks(
@@ -81,12 +92,14 @@ def draw_tracks(
         axes.vlines(positions, 0, likelihood, color="#9db8d2", linewidth=0.6, label="each base")
         axes.plot(positions, running_mean(likelihood, width), color="#1f4e79", linewidth=1.4, label=f"mean of {width}")
         axes.axhline(0.25, color="#b03a2e", linewidth=0.9, linestyle="--", label="uniform guess")
-        name = title if title and track is tracks[0] else track.name
-        axes.set(title=name, xlabel="position (bases)", ylabel="likelihood", ylim=(0, 1))
+        name = title if title and track is tracks[0] else _shown(track.name)
+        axes.set_title(name, parse_math=False)
+        axes.set(xlabel="position (bases)", ylabel="likelihood", ylim=(0, 1))
         axes.margins(x=0.01)
         axes.legend(loc="upper right", fontsize=8, ncols=3)
     undated = {"Date": None} if path.suffix == ".svg" else {}  # the same tracks give the same file
-    with _replaced(path) as partial, rc_context({"svg.hashsalt": "subquad"}):
+    with replaced_file(path) as partial, rc_context({"svg.hashsalt": "subquad"}), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing from font")  # is drawn as a box
         figure.savefig(partial, dpi=130, format=path.suffix[1:], metadata=undated)
 
 
@@ -98,9 +111,13 @@ def write_bedgraph(tracks: Sequence[Track], path: Path, *, name: str = "likeliho
       path: The file; it appears when it is complete.
       name: Of the track.
 
+    Raises:
+      InvalidOption: See `check_bedgraph`.
+
     Source: https://genome.ucsc.edu/goldenPath/help/bedgraph.html
     """
-    with _replaced(path) as partial, partial.open("w", encoding="ascii") as file:
+    check_bedgraph(track.name for track in tracks)
+    with replaced_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'track type=bedGraph name="{name}" viewLimits=0:1 autoScale=off\n')
         for track in tracks:
             values = [f"{value:.6g}" for value in np.exp(np.asarray(track.logprobs, dtype=np.float64))]
@@ -112,18 +129,13 @@ def write_bedgraph(tracks: Sequence[Track], path: Path, *, name: str = "likeliho
                     start = stop
 
 
+def _shown(name: str) -> str:
+    """Returns a name as it fits above a panel."""
+    text = name if name.isprintable() else ascii(name)[1:-1]
+    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…"
+
+
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Returns the mean of ``width`` neighbours of each value, of fewer at the ends."""
     ones = np.ones(width)
     return np.convolve(values, ones, mode="same") / np.convolve(np.ones_like(values), ones, mode="same")
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with writing(path):
-            yield partial
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subquad.inference.commands.failures import one_line_errors
-from subquad.inference.commands.settings import FP8, Chunk, Device, EngineOptions, FP8Choice, Traceback
+from subquad.inference.commands.settings import FP8, MOST_ROWS, Chunk, Device, EngineOptions, FP8Choice, Traceback
 from subquad.inference.errors import InvalidOption
 from subquad.inference.evo2_flags import (
     IN_THE_CHECKPOINT,
@@ -73,7 +73,9 @@ def predict_evo2(
         int | None,
         typer.Option(min=1, help="So many files go into each folder subdir_N; only with --write-interval batch."),
     ] = None,
-    micro_batch_size: Annotated[int, typer.Option(min=1, help="Sequences read side by side, a batch.")] = 1,
+    micro_batch_size: Annotated[
+        int, typer.Option(min=1, max=MOST_ROWS, help="Sequences read side by side, a batch.")
+    ] = 1,
     min_length: Annotated[
         int | None, typer.Option(min=1, help="Pad shorter sequences to so many tokens; default: no padding.")
     ] = None,
@@ -162,7 +164,8 @@ def predict_evo2(
         engine = choice.load()
         require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
         width = max(found.longest, min_length or 0) + prepend_bos
-        require_memory(engine.network, engine.device, rows=micro_batch_size, length=width, field=found.name)
+        rows = min(micro_batch_size, found.records)
+        require_memory(engine.network, engine.device, rows=rows, length=width, field=found.name)
         predictor = Predictor(
             engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
         )

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from subquad.inference.errors import InvalidOption, OutputError
 from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_line, write_results
-from subquad.inference.result_journal import Journal, holds_rows
+from subquad.inference.result_journal import Journal, held_folder, holds_rows
+from subquad.inference.unfinished import names_stream
 from subquad.inference.writing import writing
 
 
@@ -21,22 +22,22 @@ class Results(Protocol):
         """Number of results that an earlier run left; the caller does not compute them again."""
         ...
 
-    def kept_ids(self) -> Iterator[str]:
-        """Yields their ids, in order."""
+    def kept_rows(self) -> Iterator[tuple[str, bytes]]:
+        """Yields their ids, in order, with the digests of what they came of; see `digest_of`."""
         ...
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Adds one result, which has an ``id``."""
+    def write(self, row: Mapping[str, Any], *, read: str = "") -> None:
+        """Adds one result, which has an ``id``; ``read`` is the text that it is the result of."""
         ...
 
 
 class _StandardOutput:
     kept = 0
 
-    def kept_ids(self) -> Iterator[str]:
+    def kept_rows(self) -> Iterator[tuple[str, bytes]]:
         return iter(())
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any], *, read: str = "") -> None:
         with writing("the standard output"):
             sys.stdout.write(json_line(row))
             sys.stdout.flush()
@@ -90,14 +91,24 @@ def opened_results(
     chosen = format_of(path, file_format)
     check_output(path, overwrite=overwrite, inputs=inputs, flag=flag)
     folder = path.with_name(path.name + ".partial")
-    if not (resume or overwrite) and holds_rows(folder):
-        accepted = f"--resume to go on from the results of an earlier run in {folder}, or --overwrite to drop them"
-        raise InvalidOption(flag, str(path), accepted)
-    journal = Journal(folder, settings or {}, resume=resume, multiple=multiple)
+    with held_folder(folder, flag):
+        if not (resume or overwrite) and holds_rows(folder):
+            accepted = f"--resume to go on from the results of an earlier run in {folder}, or --overwrite to drop them"
+            raise InvalidOption(flag, str(path), accepted)
+        with _journal(folder, settings or {}, resume=resume, multiple=multiple, way_on=way_on) as journal:
+            yield journal
+            journal.close()
+            _complete(journal, path, columns, chosen)
+
+
+@contextmanager
+def _journal(
+    folder: Path, settings: Mapping[str, Any], *, resume: bool, multiple: int, way_on: str
+) -> Iterator[Journal]:
+    """Gives a journal, which stays when an error ends the work and there are results in it."""
+    journal = Journal(folder, settings, resume=resume, multiple=multiple)
     try:
         yield journal
-        journal.close()
-        _complete(journal, path, columns, chosen)
     except BaseException:
         with suppress(OutputError):  # of which the error on its way tells already
             journal.close()
@@ -119,9 +130,9 @@ def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), fl
         raise InvalidOption(flag, "-", "the name of a file, or no such flag for the standard output")
     if path.is_dir():
         raise InvalidOption(flag, str(path), "a file; this is a folder")
-    if path.exists() and not path.is_file():
+    if names_stream(path):
         raise InvalidOption(flag, str(path), "a file; this is a device or a pipe, which would be replaced")
-    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+    if any(_same(path, other) for other in inputs):
         raise InvalidOption(flag, str(path), "another file than the input")
     if path.exists() and not overwrite:
         raise InvalidOption(flag, str(path), "a file that does not exist yet, or --overwrite")
@@ -130,6 +141,13 @@ def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), fl
         raise InvalidOption(flag, str(path), "a file in a folder that exists")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InvalidOption(flag, str(path), "a file in a folder that may be written")
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Says whether two paths name one file, which need not be there yet."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _complete(journal: Journal, path: Path, columns: Columns, chosen: ResultFormat) -> None:

@@ -89,22 +89,29 @@ def _write_parquet(journal: Journal, path: Path, columns: Columns) -> None:
         "integers": pa.list_(pa.int64()),
         "numbers": pa.list_(pa.float64()),
         "vector": pa.list_(number),
-        "matrix": pa.list_(pa.list_(number)),
+        "matrix": pa.list_(pa.large_list(number)),
     }
     schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
     def column(name: str, rows: list[dict[str, Any]]) -> Any:
-        if columns[name] != "matrix":
-            return pa.array([row[name] for row in rows], types[columns[name]])
-        values = np.concatenate([row[name] for row in rows])
-        inner = np.arange(values.shape[0] + 1, dtype=np.int32) * values.shape[1]
-        lines = pa.ListArray.from_arrays(inner, pa.array(values.reshape(-1), number))
-        ends = np.cumsum([0, *(len(row[name]) for row in rows)], dtype=np.int32)
-        return pa.ListArray.from_arrays(ends, lines)
+        values = [row[name] for row in rows]
+        return matrices(values) if columns[name] == "matrix" else pa.array(values, types[columns[name]])
 
     with parquet.ParquetWriter(path, schema) as writer:
         for rows in _row_groups(journal.rows()):
             writer.write_table(pa.Table.from_arrays([column(name, rows) for name in columns], schema=schema))
+
+
+def matrices(values: list[np.ndarray]) -> Any:
+    """Returns float32 matrices ``[length, channel]`` of one width as an Arrow array of lists of lists.
+
+    The numbers are counted by 64 bits, since one long sequence can have more than 32 bits count.
+    """
+    pa, _ = _pyarrow()
+    whole = values[0] if len(values) == 1 else np.concatenate(values)
+    inner = np.arange(whole.shape[0] + 1, dtype=np.int64) * whole.shape[1]
+    lines = pa.LargeListArray.from_arrays(inner, pa.array(whole.reshape(-1), pa.float32()))
+    return pa.ListArray.from_arrays(np.cumsum([0, *map(len, values)], dtype=np.int32), lines)
 
 
 def _row_groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -1,10 +1,13 @@
 """The rows of a job that is not complete yet, in a folder beside the file that they are for."""
 
+import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ import numpy as np
 from subquad.inference.errors import InputFileError, InvalidOption
 from subquad.inference.writing import writing
 
-_SETTINGS, _ROWS, _ARRAYS = "settings.json", "rows.jsonl", "arrays.bin"
+_SETTINGS, _ROWS, _ARRAYS, _DIGESTS = "settings.json", "rows.jsonl", "arrays.bin", "digests.bin"
 _ARRAY = "$array"
-_OWN = re.compile(r"settings\.json|rows\.jsonl|arrays\.bin|complete|column-\d+")
+_OWN = re.compile(r"settings\.json|rows\.jsonl|arrays\.bin|digests\.bin|complete|column-\d+")
+_DIGEST_BYTES = 16
 Row = Mapping[str, Any]
 
 
@@ -29,6 +33,61 @@ def _is_journal(folder: Path) -> bool:
     return folder.is_dir() and all(_OWN.fullmatch(path.name) for path in folder.iterdir())
 
 
+def digest_of(text: str) -> bytes:
+    """Returns what a journal keeps of the text that a row is the result of."""
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+@contextmanager
+def held_folder(folder: Path, flag: str) -> Iterator[None]:
+    """Makes a folder where it is missing and locks it as long as the block runs, so that one job at a time has it.
+
+    Args:
+      folder: The folder of a journal.
+      flag: What errors call the output.
+
+    Raises:
+      InputFileError: There is something else in its place, which is then left as it is.
+      InvalidOption: Another process holds it.
+      OutputError: It cannot be made.
+    """
+    if (folder.exists() or folder.is_symlink()) and not _is_journal(folder):
+        problem = "is in the way and holds no results of an interrupted run; move it, or choose another output"
+        raise InputFileError(str(folder), problem)
+    with writing(folder):
+        handle = _locked(folder)
+    if handle is None:
+        accepted = f"another file, as long as the run that writes to {folder} goes on"
+        raise InvalidOption(flag, str(folder).removesuffix(".partial"), accepted)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing came to be in it
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """Returns a handle that locks a folder; None where another process does."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another process has completed its job
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:  # a file system without locks
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        os.close(handle)
+
+
 class Journal:
     """Appends rows to a folder, each complete or not there, and reads them back one at a time.
 
@@ -36,7 +95,7 @@ class Journal:
     says where. Memory does not grow with the number of rows.
 
     Args:
-      folder: The folder, made where it is missing.
+      folder: The folder, which is there and which no other process has; see `held_folder`.
       settings: What the results depend on; a job that goes on must have the same.
       resume: Keep the rows of an earlier job instead of beginning anew.
       multiple: Keep a multiple of this many rows only, so that a job which computes rows in groups goes on where a
@@ -44,31 +103,34 @@ class Journal:
 
     Raises:
       InvalidOption: The earlier job had other settings; names the first one.
-      InputFileError: The folder is damaged, or holds something else, which is then left as it is.
+      InputFileError: The folder is damaged.
       OutputError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool, multiple: int = 1) -> None:
         self.folder, self.count = folder, 0
-        if folder.exists() and not _is_journal(folder):
-            problem = "is in the way and holds no results of an interrupted run; move it, or choose another output"
-            raise InputFileError(str(folder), problem)
-        if resume and (folder / _SETTINGS).exists():
+        if resume and holds_rows(folder):
             self._compare(dict(settings))
             self._cut(multiple)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
             with writing(folder):
-                folder.mkdir()
+                for path in folder.iterdir():
+                    path.unlink()
                 (folder / _SETTINGS).write_text(json.dumps(dict(settings)) + "\n", encoding="utf-8")
         self.kept = self.count
         with writing(folder):
             self._rows = (folder / _ROWS).open("a", encoding="ascii")
             self._arrays = (folder / _ARRAYS).open("ab")
+            self._digests = (folder / _DIGESTS).open("ab")
         self._place = self._arrays.seek(0, os.SEEK_END)
 
-    def write(self, row: Row) -> None:
-        """Adds a row, which has an ``id``; its arrays come first, so that a line never points at nothing."""
+    def write(self, row: Row, *, read: str = "") -> None:
+        """Adds a row, which has an ``id``; its arrays come first, so that a line never points at nothing.
+
+        Args:
+          row: The row.
+          read: The text that it is the result of; a digest of it is kept.
+        """
         line: dict[str, Any] = {}
         with writing(self.folder):
             for name, value in row.items():
@@ -80,15 +142,17 @@ class Journal:
                 else:
                     line[name] = value
             self._arrays.flush()
+            self._digests.write(digest_of(read))
+            self._digests.flush()
             self._rows.write(json.dumps(line) + "\n")
             self._rows.flush()
         self.count += 1
 
-    def kept_ids(self) -> Iterator[str]:
-        """Yields the ids of the rows that an earlier job left, in order."""
-        with (self.folder / _ROWS).open(encoding="ascii") as file:
+    def kept_rows(self) -> Iterator[tuple[str, bytes]]:
+        """Yields the ids of the rows that an earlier job left, in order, with the digests of what they came of."""
+        with (self.folder / _ROWS).open(encoding="ascii") as file, (self.folder / _DIGESTS).open("rb") as digests:
             for _, line in zip(range(self.kept), file, strict=False):
-                yield str(json.loads(line)["id"])
+                yield str(json.loads(line)["id"]), digests.read(_DIGEST_BYTES)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yields every row again, with its arrays."""
@@ -105,8 +169,8 @@ class Journal:
         """Writes everything out."""
         if self._rows.closed:
             return
-        with writing(self.folder), self._arrays, self._rows:
-            for file in (self._arrays, self._rows):
+        with writing(self.folder), self._arrays, self._digests, self._rows:
+            for file in (self._arrays, self._digests, self._rows):
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -143,10 +207,11 @@ class Journal:
                 if rows % multiple == 0:
                     self.count, ends[0], arrays[0] = rows, end, place
         os.truncate(path, ends[0])
-        (self.folder / _ARRAYS).touch()
-        if (self.folder / _ARRAYS).stat().st_size < arrays[0]:
-            raise InputFileError(str(self.folder / _ARRAYS), "is shorter than its rows say; remove the folder")
-        os.truncate(self.folder / _ARRAYS, arrays[0])
+        for name, size in ((_ARRAYS, arrays[0]), (_DIGESTS, _DIGEST_BYTES * self.count)):
+            (self.folder / name).touch()
+            if (self.folder / name).stat().st_size < size:
+                raise InputFileError(str(self.folder / name), "is shorter than its rows say; remove the folder")
+            os.truncate(self.folder / name, size)
 
 
 def _restored(value: Any, arrays: Any) -> Any:

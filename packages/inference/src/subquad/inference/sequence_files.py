@@ -64,13 +64,13 @@ def read_records(path: str | Path, *, file_format: FileFormat = "auto") -> Itera
         ``.txt.gz``, since any text would pass for it.
 
     Raises:
-      InputFileError: The file is missing, empty, truncated, not ASCII, of none of these formats or not of its own;
+      InputFileError: The file is missing, empty, truncated, not UTF-8, of none of these formats or not of its own;
         names the line.
     """
     name = input_name(path)
     if file_format not in _ACCEPTED:
         raise InvalidOption("file_format", file_format, "'auto', 'fasta', 'jsonl' or 'plain'")
-    lines = read_lines(path)
+    lines = ((number, line.strip()) for number, line in read_lines(path))
     number, first = next(lines, (0, ""))
     if not number:
         raise InputFileError(name, f"the file is empty; accepted: {_ACCEPTED[file_format]}")
@@ -94,8 +94,10 @@ def _format_of(first: str, number: int, name: str) -> FileFormat:
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Yields number, from 1, and text of the lines of a file that are not blank; ``-`` is the standard input.
 
+    What ends a line is no part of it; other space is.
+
     Raises:
-      InputFileError: The file is missing, truncated or not ASCII.
+      InputFileError: The file is missing, truncated or not UTF-8.
     """
     name = input_name(path)
     with _opened(path, name) as stream:
@@ -115,26 +117,24 @@ def dna_only(record: Record, policy: NonDNA, where: str, *, allow_tags: bool = F
       The record, changed or not; None where it is to be skipped.
 
     Raises:
-      InputFileError: The policy is ``"error"`` and there is such a character, or ``"keep"`` and it is no byte of ASCII,
-        so that there is no token for it.
+      InputFileError: The policy is ``"error"`` and there is such a character, or one stays, kept or in a tag, that is no
+        byte of ASCII, so that there is no token for it.
     """
-    if policy == "keep":
-        if not record.sequence.isascii():
-            position = next(i for i, character in enumerate(record.sequence) if not character.isascii())
-            raise _character_error(record, position, where, "ASCII, one byte a token")
-        return record
     checked = without_tags(record.sequence) if allow_tags else record.sequence
-    found = [match.start() for match in _OTHER_THAN_DNA.finditer(checked)]
-    if not found:
-        return record
-    if policy == "skip":
+    found = [] if policy == "keep" else [match.start() for match in _OTHER_THAN_DNA.finditer(checked)]
+    if found and policy == "skip":
         return None
-    if policy == "mask":
+    if found and policy == "error":
+        raise _character_error(record, found[0], where, "A C G T N of either case, or --non-dna mask, skip or keep")
+    if found:
         masked = list(record.sequence)
         for position in found:
             masked[position] = "N"
-        return dataclasses.replace(record, sequence="".join(masked))
-    raise _character_error(record, found[0], where, "A C G T N of either case, or --non-dna mask, skip or keep")
+        record = dataclasses.replace(record, sequence="".join(masked))
+    if not record.sequence.isascii():  # of a tag, or kept
+        position = next(i for i, character in enumerate(record.sequence) if not character.isascii())
+        raise _character_error(record, position, where, "ASCII, one byte a token")
+    return record
 
 
 def _character_error(record: Record, position: int, where: str, accepted: str) -> InputFileError:
@@ -145,19 +145,23 @@ def _character_error(record: Record, position: int, where: str, accepted: str) -
 @contextmanager
 def _opened(path: str | Path, name: str) -> Iterator[io.BufferedIOBase]:
     if str(path) == "-":
-        yield _decompressed(cast(io.BufferedIOBase, sys.stdin.buffer))
+        yield _decompressed(cast(io.BufferedIOBase, sys.stdin.buffer), name)
         return
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputFileError(name, f"cannot be opened: {error.strerror}") from None
     with file:
-        yield _decompressed(file)
+        yield _decompressed(file, name)
 
 
-def _decompressed(file: io.BufferedIOBase) -> io.BufferedIOBase:
+def _decompressed(file: io.BufferedIOBase, name: str) -> io.BufferedIOBase:
     buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
-    return gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == b"\x1f\x8b" else buffered
+    try:
+        start = buffered.peek(2)[:2]
+    except OSError as error:
+        raise InputFileError(name, f"cannot be read: {error.strerror or error}") from None
+    return gzip.GzipFile(fileobj=buffered) if start == b"\x1f\x8b" else buffered
 
 
 def _lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, str]]:
@@ -168,17 +172,19 @@ def _lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, str]]:
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             try:
-                line = raw.decode("ascii").strip()
+                line = raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise InputFileError(
                     name,
-                    f"the byte 0x{raw[error.start]:02x} at column {error.start} is no ASCII text, gzip or not",
+                    f"the byte 0x{raw[error.start]:02x} at column {error.start} is no UTF-8 text, gzip or not",
                     line=number,
                 ) from None
-            if line:
+            if line.strip():
                 yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputFileError(name, f"the gzip data is truncated or damaged ({error})", line=number + 1) from None
+    except OSError as error:
+        raise InputFileError(name, f"cannot be read: {error.strerror or error}", line=number + 1) from None
 
 
 def _chained(number: int, first: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:

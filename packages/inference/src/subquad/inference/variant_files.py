@@ -13,6 +13,7 @@ from subquad.inference.sequence_files import NonDNA, Record, dna_only, input_nam
 Anchor = Literal["middle", "end", "start"]
 VariantFormat = Literal["auto", "vcf", "table"]
 _ALLELE = re.compile(r"[ACGTNacgtn]+")
+_POSITION = re.compile(r"0*[1-9][0-9]{0,17}", re.ASCII)
 _COLUMNS = {
     "contig": ("chrom", "#chrom", "chr", "chromosome", "contig"),
     "position": ("pos", "position"),
@@ -152,8 +153,8 @@ def _places(header: str, separator: str, name: str, number: int) -> dict[str, in
 def _variants(fields: list[str], place: dict[str, int], name: str, number: int, symbolic: str) -> Iterator[Variant]:
     contig, reference = fields[place["contig"]].strip(), fields[place["reference"]].strip()
     text = fields[place["position"]].strip()
-    if not text.isdigit() or int(text) < 1:
-        raise InputFileError(name, f"position is {text!r}; accepted: an integer from 1", line=number)
+    if not _POSITION.fullmatch(text):
+        raise InputFileError(name, f"position is {text[:40]!r}; accepted: an integer from 1", line=number)
     identifier = fields[place["name"]].strip() if "name" in place else ""
     for alternate in fields[place["alternate"]].strip().split(","):
         if alternate in (".", ""):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from subquad.inference.errors import OutputError
 
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EIO}
+_REFUSALS |= {errno.ENAMETOOLONG, errno.EBADF}
 
 
 @contextmanager

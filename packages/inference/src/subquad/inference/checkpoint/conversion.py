@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from subquad.inference.checkpoint.files import check_new_directory, check_new_file, replaced_file
+from subquad.inference.checkpoint.files import check_new_directory, check_new_file
 from subquad.inference.checkpoint.fp8_option import plain_config
 from subquad.inference.checkpoint.fp8_projections import without_scales
 from subquad.inference.checkpoint.mbridge import open_mbridge
@@ -18,6 +18,7 @@ from subquad.inference.checkpoint.stream import TensorEntry
 from subquad.inference.checkpoint.summary import METADATA_FILE
 from subquad.inference.checkpoint.vortex import open_vortex, write_vortex
 from subquad.inference.errors import InvalidOption
+from subquad.inference.unfinished import replaced_file
 from subquad.lazy_config import Config
 
 ReadFormat = Literal["native", "vortex", "savanna", "mbridge"]
@@ -77,7 +78,9 @@ def convert_checkpoint(
         if write == "native":
             return _write_native(target, opened, tokenizer=tokenizer, overwrite=overwrite)
         with replaced_file(target) as partial:
-            return (write_vortex if write == "vortex" else write_savanna)(partial, opened)
+            mapped = (write_vortex if write == "vortex" else write_savanna)(partial, opened)
+            check_new_file(target, overwrite=overwrite)  # it may have come into being meanwhile
+        return mapped
 
 
 def _opened(

@@ -5,10 +5,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from subquad.inference.errors import CheckpointExists, OutputError
+from subquad.inference.unfinished import held, names_stream, remove_left, sync, unfinished_folder
 from subquad.inference.writing import writing
 
 _BLOCK = 1 << 22
@@ -34,20 +35,15 @@ def atomic_directory(target: Path, *, overwrite: bool, marker: str) -> Iterator[
       CheckpointExists: ``target`` exists and may not be replaced.
     """
     check_new_directory(target, overwrite=overwrite, marker=marker)
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with unfinished_folder(target) as fresh:
         with writing(target):
-            fresh.chmod(0o777 & ~_umask())
             yield fresh
             for path in (*fresh.iterdir(), fresh):
-                _sync(path)
+                sync(path)
         check_new_directory(target, overwrite=overwrite, marker=marker)
         _exchange(fresh, target)
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        sync(target.parent)
+        remove_left(target, ".old")
 
 
 def check_new_file(target: Path, *, overwrite: bool, source: Path | None = None) -> None:
@@ -59,31 +55,13 @@ def check_new_file(target: Path, *, overwrite: bool, source: Path | None = None)
     """
     if target.is_dir():
         raise CheckpointExists(f"{target} is a folder; choose a file")
-    if target.exists() and not target.is_file():
+    if names_stream(target):
         raise CheckpointExists(f"{target} is a device or a pipe, which would be replaced; choose a file")
     if source is not None and target.exists() and source.exists() and target.samefile(source):
         raise CheckpointExists(f"{target} is the source; choose another path")
     _check_place(target)
     if target.exists() and not overwrite:
         raise CheckpointExists(f"{target} exists already; choose another path or allow overwriting (--overwrite)")
-
-
-@contextmanager
-def replaced_file(target: Path) -> Iterator[Path]:
-    """Gives a file beside ``target`` that takes its place when the block ends without an error."""
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        with writing(target):
-            yield partial
-            partial.chmod(0o666 & ~_umask())
-            _sync(partial)
-            partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_new_directory(target: Path, *, overwrite: bool, marker: str) -> None:
@@ -118,26 +96,15 @@ def _exchange(fresh: Path, target: Path) -> None:
         fresh.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    kept = old / target.name
-    target.rename(kept)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        kept.rename(target)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with ExitStack() as stack:
+        with suppress(OSError):  # a file system without locks
+            stack.enter_context(held(old))
+        kept = old / target.name
+        target.rename(kept)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            kept.rename(target)
+            old.rmdir()
+            raise
+        shutil.rmtree(old, ignore_errors=True)

@@ -25,6 +25,7 @@ from subquad.inference.checkpoint.summary import (
     RESERVED,
     WEIGHTS_FILE,
     CheckpointSummary,
+    check_counts,
     read_summary,
 )
 from subquad.inference.errors import CheckpointConfigError, CheckpointTensorError, InvalidOption
@@ -81,13 +82,16 @@ def save_checkpoint(
       CheckpointExists: ``path`` exists and may not be replaced.
       CheckpointConfigError: The config cannot be written or built, or ``metadata`` uses a reserved field.
       CheckpointTensorError: The config describes another network.
-      InvalidOption: The tokenizer is unknown, or needs more rows of the embedding than there are.
+      InvalidOption: ``model`` or what the config builds reads no tokens, its type is none of the format, or the tokenizer
+        is unknown or needs more rows of the embedding than there are.
     """
+    dtype = str(embedding_of("model", model).weight.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise InvalidOption("model.dtype", dtype, " or ".join(", ".join(DTYPES).rsplit(", ", 1)))
     named = model.state_dict()
-    dtype = next(model.parameters()).dtype
     entries = [_entry(name, tensor, rule_of(name, named)) for name, tensor in named.items()]
     facts = {
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
         "parameters": sum(p.numel() for p in model.parameters()),
         "filter_parameters": getattr(model, "filter_parameters", "poles"),
     }
@@ -127,16 +131,17 @@ def write_checkpoint(
     extra = dict(metadata or {})
     if taken := sorted(set(extra) & set(RESERVED)):
         raise CheckpointConfigError(f"metadata has the field {taken[0]!r}, which is written by the format itself")
+    check_counts("metadata", extra)
     try:
         text = to_yaml(config)
     except LazyConfigError as error:
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
     network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
+    rows = embedding_of("config", network).num_embeddings
     expected = expected_tensors(network)
     compare_tensors("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)
     order = {name: index for index, name in enumerate(expected)}
     entries = sorted(entries, key=lambda entry: order[entry.name])
-    rows: int = network.get_submodule("embedding_layer").get_parameter("weight").shape[0]
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -151,6 +156,19 @@ def write_checkpoint(
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(folder.iterdir())}
         document |= {"files": files, "weights_sha256": files[digest_file]["sha256"]}
         (folder / METADATA_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def embedding_of(field: str, model: nn.Module) -> nn.Embedding:
+    """Returns the layer that gives each token a vector.
+
+    Raises:
+      InvalidOption: There is none; ``field`` says what has none.
+    """
+    found = getattr(model, "embedding_layer", None)
+    if not isinstance(found, nn.Embedding):
+        accepted = "a network of tokens, whose embedding_layer is an nn.Embedding, such as StripedHyena2"
+        raise InvalidOption(field, type(model).__name__, accepted)
+    return found
 
 
 def load_checkpoint(
@@ -342,7 +360,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise InvalidOption("device", device, "'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+        resolved = torch.device("meta")
+    if resolved.type not in ("cpu", "cuda"):
+        raise InvalidOption("device", str(device), "'auto', 'cpu', 'cuda' or 'cuda:N'")
     if resolved.type == "cuda" and not (
         torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
     ):

@@ -42,6 +42,8 @@ _KINDS: dict[str, type] = {
     "files": dict,
     "weights_sha256": str,
 }
+_LONGEST_NAME = 255  # bytes, of any file system
+_COUNTS = ("parameters", "max_sequence_tokens")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         )
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers without end, brackets without end
         raise CheckpointConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointConfigError(f"{path}: format is not {FORMAT!r}")
@@ -148,14 +150,27 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointConfigError(
             f"{path}: format_version is {metadata['format_version']}; this version reads {FORMAT_VERSION}"
         )
+    check_counts(str(path), metadata)
     for name, described in metadata["files"].items():
         _check_file_entry(path, name, described)
     return metadata
 
 
+def check_counts(where: str, metadata: Mapping[str, Any]) -> None:
+    """Checks the fields that count something, where they are there.
+
+    Raises:
+      CheckpointConfigError: One is no integer, 1 or more.
+    """
+    for field in _COUNTS:
+        value = metadata.get(field, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointConfigError(f"{where}: {field} is {value!r}; accepted: an integer, 1 or more, or no such field")
+
+
 def _check_file_entry(path: Path, name: str, described: object) -> None:
-    if Path(name).name != name or name in (".", ".."):
-        raise CheckpointConfigError(f"{path}: files lists {name!r}; accepted: names without a folder")
+    if Path(name).name != name or name in (".", "..") or len(name.encode()) > _LONGEST_NAME:
+        raise CheckpointConfigError(f"{path}: files lists {name[:80]!r}; accepted: names without a folder")
     if not isinstance(described, Mapping) or not (
         isinstance(described.get("bytes"), int) and isinstance(described.get("sha256"), str)
     ):

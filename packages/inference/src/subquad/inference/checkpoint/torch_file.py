@@ -2,12 +2,10 @@
 
 import collections
 import io
-import os
 import pickle
 import re
 import shutil
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from torch._utils import _rebuild_tensor_v2
 
 from subquad.inference.checkpoint.stream import TensorEntry
 from subquad.inference.errors import CheckpointError, CheckpointNotFound
+from subquad.inference.unfinished import unfinished_file
 
 _PART = re.compile(r"\.part(\d+)$")
 _COPY_BLOCK = 1 << 22
@@ -188,15 +187,12 @@ def _whole_file(source: Path, scratch: Path) -> Iterator[Path]:
     need, free = sum(part.stat().st_size for part in parts), shutil.disk_usage(scratch).free
     if need > free:
         raise CheckpointError(f"{source}: joining its parts takes {need:,} bytes, {scratch} has {free:,} free")
-    handle, name = tempfile.mkstemp(prefix=".joined.", suffix=".partial", dir=scratch)
-    try:
-        with os.fdopen(handle, "wb") as joined:
+    with unfinished_file(scratch / "joined") as whole:
+        with whole.open("wb") as joined:
             for part in parts:
                 with part.open("rb") as file:
                     shutil.copyfileobj(file, joined, _COPY_BLOCK)
-        yield Path(name)
-    finally:
-        Path(name).unlink()
+        yield whole
 
 
 def sorted_parts(first: Path) -> list[Path]:

@@ -23,6 +23,8 @@ _FIELDS = {
     "rotary_base": "rotary_emb_base",
     "eps": "eps",
 }
+_REAL = ("rotary_base", "eps")  # the others count something
+_LARGEST = 1e15
 _DEMANDED = {
     "proj_groups": 1,
     "tie_embeddings": True,
@@ -58,7 +60,7 @@ def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
         raise CheckpointConfigError(f"--config is {source!r}; accepted: a Vortex YAML file, or one of {names}")
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no such date, brackets without end
         raise CheckpointConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(fields, dict):
         raise CheckpointConfigError(f"{path} holds no fields")
@@ -71,7 +73,11 @@ def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[s
             raise CheckpointConfigError(f"{path}: {name} is {fields[name]!r}; accepted: {accepted!r}")
     if fields.get("hcs_filter_groups") != fields.get("hcm_filter_groups"):
         raise CheckpointConfigError(f"{path}: hcs_filter_groups and hcm_filter_groups differ; they must agree")
-    values = {ours: _number(path, fields, theirs) for ours, theirs in _FIELDS.items() if theirs in fields}
+    values = {
+        ours: (_number if ours in _REAL else _count)(path, fields, theirs)
+        for ours, theirs in _FIELDS.items()
+        if theirs in fields
+    }
     for needed in ("hidden_size", "num_heads", "filter_groups"):
         if needed not in values:
             raise CheckpointConfigError(f"{path}: {_FIELDS[needed]} is missing")
@@ -85,7 +91,8 @@ def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[s
         "rotary_scale": scale,
         "fp8_projections": bool(fields.get("use_fp8_input_projections", False)),
     }
-    extra = {"max_sequence_tokens": fields["max_seqlen"]} if isinstance(fields.get("max_seqlen"), int) else {}
+    length = fields.get("max_seqlen")
+    extra = {} if length is None else {"max_sequence_tokens": _count(path, fields, "max_seqlen")}
     return LazyConfig(StripedHyena2)(**values), extra
 
 
@@ -94,20 +101,30 @@ def _number(path: Path, fields: dict[str, Any], name: str) -> Any:
     if isinstance(value, str):  # YAML 1.1 reads 1e-6, without a dot, as a text
         with contextlib.suppress(ValueError):
             value = float(value)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -_LARGEST <= value <= _LARGEST:
         raise CheckpointConfigError(f"{path}: {name} is {value!r}; accepted: a number")
     return value
+
+
+def _count(path: Path, fields: dict[str, Any], name: str) -> int:
+    value = _number(path, fields, name)
+    if value != int(value) or value < 1:
+        raise CheckpointConfigError(f"{path}: {name} is {value!r}; accepted: an integer, 1 or more")
+    return int(value)
 
 
 def _pattern(path: Path, fields: dict[str, Any]) -> str:
     letters: dict[int, str] = {}
     for name, letter in _LAYERS.items():
-        for index in fields.get(name) or ():
+        indices = fields.get(name) or []
+        if not isinstance(indices, list) or not all(type(index) is int for index in indices):
+            raise CheckpointConfigError(f"{path}: {name} is {indices!r}; accepted: a list of the numbers of layers")
+        for index in indices:
             if index in letters:
                 raise CheckpointConfigError(f"{path}: layer {index} is in {name} and in another list")
             letters[index] = letter
-    count = _number(path, fields, "num_layers")
-    if sorted(letters) != list(range(count)):
+    count = _count(path, fields, "num_layers")
+    if len(letters) != count or sorted(letters) != list(range(count)):
         raise CheckpointConfigError(f"{path}: the layer lists name {sorted(letters)}, num_layers is {count}")
     return "".join(letters[index] for index in range(count))
 
@@ -115,7 +132,8 @@ def _pattern(path: Path, fields: dict[str, Any]) -> str:
 def _inner_size(path: Path, fields: dict[str, Any]) -> int:
     """The size that is given, else two thirds of four times the width, rounded up to a multiple."""
     if fields.get("inner_mlp_size") is not None:
-        return int(_number(path, fields, "inner_mlp_size"))
-    multiple = int(fields.get("inner_size_multiple_of", 64)) * int(fields.get("model_parallel_size", 1))
-    size = int(2 * fields["hidden_size"] * 4 / 3)
+        return _count(path, fields, "inner_mlp_size")
+    given = {"inner_size_multiple_of": 64, "model_parallel_size": 1, **fields}
+    multiple = _count(path, given, "inner_size_multiple_of") * _count(path, given, "model_parallel_size")
+    size = int(2 * _count(path, fields, "hidden_size") * 4 / 3)
     return -(-size // multiple) * multiple

@@ -10,6 +10,7 @@ import numpy as np
 
 from subquad.inference.errors import InputFileError, RequestTooLarge
 from subquad.inference.lineage_tags import upper_bases
+from subquad.inference.result_journal import digest_of
 from subquad.inference.seen_ids import SeenIds
 from subquad.inference.sequence_files import NonDNA, Record, dna_only
 
@@ -124,13 +125,13 @@ def survey(
 
 
 def remaining(
-    records: Iterable[Record], kept: Iterable[str], where: str, skipped: Callable[[Record], None]
+    records: Iterable[Record], kept: Iterable[tuple[str, bytes]], where: str, skipped: Callable[[Record], None]
 ) -> Iterator[Record]:
     """Yields the records that an earlier run did not do.
 
     Args:
       records: What the input holds now.
-      kept: Ids of the results of the earlier run, which are the first ones.
+      kept: Ids of the results of the earlier run, which are the first ones, and digests of the sequences.
       where: Name of the input, for errors.
       skipped: Told each record that is done.
 
@@ -142,13 +143,16 @@ def remaining(
         earlier = next(done, None)
         if earlier is None:
             yield record
-        elif earlier == record.id:
+        elif earlier == (record.id, digest_of(record.sequence)):
             skipped(record)
-        else:
-            problem = f"record {record.id!r} comes where the results to resume have {earlier!r}; the input has changed"
+        elif earlier[0] == record.id:
+            problem = f"record {record.id!r} has another sequence than in the job to resume; the input has changed"
             raise InputFileError(where, problem, line=record.line)
+        else:
+            found = f"record {record.id!r} comes where the results to resume have {earlier[0]!r}"
+            raise InputFileError(where, f"{found}; the input has changed", line=record.line)
     if (left := next(done, None)) is not None:
-        raise InputFileError(where, f"ends before record {left!r} of the results to resume; the input has changed")
+        raise InputFileError(where, f"ends before record {left[0]!r} of the results to resume; the input has changed")
 
 
 def groups(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

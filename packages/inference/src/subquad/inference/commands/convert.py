@@ -82,9 +82,9 @@ def convert(
     with one_line_errors(traceback=traceback):
         from subquad.inference.checkpoint import convert_checkpoint, fetch_checkpoint, hub_address, source_config
         from subquad.inference.checkpoint.conversion import check_conversion
-        from subquad.inference.checkpoint.files import replaced_file
         from subquad.inference.errors import InvalidOption
         from subquad.inference.result_files import check_output
+        from subquad.inference.unfinished import replaced_file
 
         path, origin = Path(source), {}
         if tokenizer is not None and write != "native":
@@ -132,9 +132,9 @@ def _print_summary(mapped: Sequence["MappedTensor"], *, every: bool) -> None:
 
 def _print_table(mapped: Sequence["MappedTensor"]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    rows = Table("from", "to", "how")
+    rows = Table(*(Column(title, overflow="fold") for title in ("from", "to", "how")))
     for row in mapped:
         rows.add_row(row.source, row.target or "-", row.how)
     Console().print(rows, markup=False)

@@ -1,8 +1,10 @@
 """How a command ends by an error: one line on stderr and an exit status; a traceback only where asked for."""
 
+import io
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -13,6 +15,8 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 @contextmanager
 def one_line_errors(*, traceback: bool) -> Iterator[None]:
     """Ends the command with ``error: …``: status 2 for bad input (every ValueError of ours), 130 for Ctrl-C, else 1."""
+    _hold_standard_streams()
+    escape_what_the_locale_lacks()
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -36,9 +40,40 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
 
 
+def run_program(program: Callable[[], object]) -> None:
+    """Runs a program to its exit, which further presses of Ctrl-C do not disturb once it was interrupted."""
+    escape_what_the_locale_lacks()
+    try:
+        program()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
+
+
+def escape_what_the_locale_lacks() -> None:
+    """Lets a character that the encoding of the standard output lacks be shown as ``\\u…`` instead of ending a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _give_up_output() -> None:
     """Drops what cannot be written: Python tries it once more at its end, and would add a text and the status 120."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hold_standard_streams() -> None:
+    """Takes the places of standard streams that the caller has closed, so that no file of ours comes to be one of them.
+
+    Reading and writing fail there; what is told on stderr is dropped.
+    """
+    for number, name, way in ((0, "stdin", os.O_WRONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_RDWR)):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, way)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115

@@ -10,6 +10,7 @@ import typer
 from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.option_groups import chosen_flags, with_options
 from subquad.inference.commands.settings import (
+    MOST_ROWS,
     Checkpoint,
     EngineOptions,
     InputFormat,
@@ -47,7 +48,9 @@ class GenerateOptions:
         bool, typer.Option("--ignore-eod", help="Go on after the end-of-document token instead of ending there.")
     ] = False
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Add the log-probability of each token.")] = False
-    max_running: Annotated[int, typer.Option(min=1, help="Prompts that are extended together, at most.")] = 8
+    max_running: Annotated[
+        int, typer.Option(min=1, max=MOST_ROWS, help="Prompts that are extended together, at most.")
+    ] = 8
 
     def checked(self) -> "GenerationOptions":
         """Returns what the engine is asked for.
@@ -115,7 +118,7 @@ def generate(
             Reading(where, reading.non_dna.value, reading.uppercase, tags=True, prefix=prefix),
             EngineChoice(checkpoint, engine_options, max_running=rows),
             Destination(results, _columns(logprobs=options.logprobs), chosen_flags(options, reading), inputs),
-            Load(group=16 * rows, rows=rows, room=1, extra=options.max_new_tokens, weight=0),
+            Load(group=16 * rows, rows=rows, all_rows=True, room=1, extra=options.max_new_tokens, weight=0),
             work,
             show=progress,
         )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".bedgraph")
 WINDOW = 25
+LAST_POSITION = 10**12
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class PlotOptions:
         int | None, typer.Option(min=1, help=f"Bases in the running mean of a picture; default: {WINDOW}.")
     ] = None
     first_position: Annotated[
-        int, typer.Option(min=0, help="Position of the first base of each record, 0-based; bedGraph counts from it.")
+        int,
+        typer.Option(
+            min=0, max=LAST_POSITION, help="Position of the first base of each record, 0-based; bedGraph counts from it."
+        ),
     ] = 0
     strand: Strand = StrandChoice.forward
 
@@ -68,7 +72,12 @@ def plot(
     with one_line_errors(traceback=traceback):
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import EngineChoice
-        from subquad.inference.likelihood_track import check_pictures, draw_tracks, write_bedgraph
+        from subquad.inference.likelihood_track import (
+            check_bedgraph,
+            check_pictures,
+            draw_tracks,
+            write_bedgraph,
+        )
         from subquad.inference.sequence_files import input_name
 
         _check_outputs(options, input_file)
@@ -77,6 +86,8 @@ def plot(
         records = _chosen_records(input_file, reading.file_format, chosen, options.record or [], choice.token_limit())
         if any(path.suffix != ".bedgraph" for path in options.output):
             check_pictures(len(records))
+        if any(path.suffix == ".bedgraph" for path in options.output):
+            check_bedgraph(record.id for record in records)
         tracks = _tracks(records, choice, options, show=progress)
         for path in options.output:
             if path.suffix == ".bedgraph":

@@ -48,10 +48,11 @@ class EngineChoice:
 
     def settings(self) -> dict[str, Any]:
         """Returns what results depend on."""
-        from subquad.inference.checkpoint.summary import read_summary
+        from subquad.inference.checkpoint.summary import CONFIG_FILE, read_summary
 
-        digest = read_summary(self.checkpoint).metadata["weights_sha256"]
-        return {"weights": digest, **chosen_flags(self.options)}
+        metadata = read_summary(self.checkpoint).metadata
+        config = metadata["files"][CONFIG_FILE]["sha256"]
+        return {"weights": metadata["weights_sha256"], "config": config, **chosen_flags(self.options)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Load:
 
     Attributes:
       group: Records of a group.
-      rows: Sequences at once.
+      rows: Sequences at once, at most.
+      all_rows: Whether memory is taken for so many even where there are fewer records.
       room: Tokens that come on top of each record.
       weight: Tokens that are counted for each token of a record, 2 where both strands are read.
       extra: Tokens that are counted for each record on top.
@@ -86,6 +88,7 @@ class Load:
 
     group: int
     rows: int
+    all_rows: bool = False
     room: int = 0
     weight: int = 1
     extra: int = 0
@@ -143,17 +146,18 @@ def run_batches(
         engine = engine_choice.load()
         if found is not None and found.records:
             length = min(found.longest + load.room + load.extra, limit)
-            require_memory(engine.network, engine.device, rows=load.rows, length=length, field=found.name)
+            rows = load.rows if load.all_rows else min(load.rows, found.records)
+            require_memory(engine.network, engine.device, rows=rows, length=length, field=found.name)
         with shown_progress(title, show=show, total=total) as advance:
 
             def skipped(record: Record) -> None:
                 tokens = load.weight * len(record.sequence) + load.extra
                 advance(records=1, tokens=tokens, done_before=True)
 
-            left = remaining(chosen, results.kept_ids(), reading.where, skipped)
+            left = remaining(chosen, results.kept_rows(), reading.where, skipped)
             for group in groups(left, load.group):
-                for row, tokens in work(engine, group):
-                    results.write(row)
+                for record, (row, tokens) in zip(group, work(engine, group), strict=True):
+                    results.write(row, read=record.sequence)
                     advance(records=1, tokens=tokens)
 
 

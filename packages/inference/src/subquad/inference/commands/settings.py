@@ -70,10 +70,14 @@ SequenceInput = Annotated[
 Strand = Annotated[
     StrandChoice, typer.Option("--strand", help="both averages log-probabilities with the reverse complement.")
 ]
+MOST_ROWS = 1 << 16  # side by side; far more than any memory holds
 BatchSize = Annotated[
     int,
     typer.Option(
-        "--batch-size", min=1, help="Sequences read side by side; 1 makes results bitwise independent of each other."
+        "--batch-size",
+        min=1,
+        max=MOST_ROWS,
+        help="Sequences read side by side; 1 makes results bitwise independent of each other.",
     ),
 ]
 PrependEOD = Annotated[
@@ -137,7 +141,7 @@ class ReadingOptions:
         NonDNAPolicy,
         typer.Option(
             "--non-dna",
-            help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;…|): error refuses the input, "
+            help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;...|): error refuses the input, "
             "mask reads N there, skip leaves the record out, keep reads them as they are.",
         ),
     ] = NonDNAPolicy.error

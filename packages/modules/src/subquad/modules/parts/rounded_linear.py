@@ -1,5 +1,8 @@
 """Linear layers of a trained network with weights of one byte, for inference in half the memory."""
 
+from collections.abc import Callable
+from typing import Any, Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +14,8 @@ from subquad.ops import RoundedRows, fp8_linear, round_to_e4m3, row_scales
 class RoundedLinear(nn.Module):
     """``y = fp8_linear(x, weight) + bias`` with a weight in E4M3, a scale for each of its rows and for each row of x.
 
-    It is made of a trained layer and is not trained itself.
+    It is made of a trained layer and is not trained itself. A cast of the network, such as ``.to(torch.bfloat16)``, casts
+    the bias and leaves weight and scales as they are.
 
     Args:
       linear: The layer; it is not changed.
@@ -19,6 +23,7 @@ class RoundedLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    weight_inverse: Tensor  # one over the scales
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -27,6 +32,7 @@ class RoundedLinear(nn.Module):
         scales = row_scales(linear.weight.detach())
         self.register_buffer("weight", round_to_e4m3(linear.weight.detach(), scales))
         self.register_buffer("weight_scale", scales[:, 0].contiguous())
+        self.register_buffer("weight_inverse", scales[:, 0].reciprocal(), persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         self.requires_grad_(False)
 
@@ -34,13 +40,31 @@ class RoundedLinear(nn.Module):
         self, input: Float[Tensor, "... channel"] | RoundedRows, *, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "... row"]:
         """Multiplies rows of input, each by itself; ``dtype`` is that of the result for rows that are rounded."""
-        return fp8_linear(input, self.weight, weight_scale=self.weight_scale, bias=self.bias, dtype=dtype)
+        return self._product(input, "BLH", dtype)
 
     def channels_first(
         self, input: Float[Tensor, "batch length channel"] | RoundedRows, *, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "batch row length"]:
         """Returns ``forward(input).transpose(1, 2)`` with unit stride along the length where that costs nothing."""
-        return fp8_linear(input, self.weight, weight_scale=self.weight_scale, bias=self.bias, layout="BHL", dtype=dtype)
+        return self._product(input, "BHL", dtype)
+
+    def _product(self, input: Tensor | RoundedRows, layout: Literal["BLH", "BHL"], dtype: torch.dtype | None) -> Tensor:
+        scales = {"weight_scale": self.weight_scale, "weight_inverse": self.weight_inverse}
+        return fp8_linear(input, self.weight, **scales, bias=self.bias, layout=layout, dtype=dtype)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.weight_inverse = self.weight_scale.reciprocal()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RoundedLinear":
+        def placed(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if tensor is self.bias or moved.dtype == tensor.dtype:
+                return moved
+            return tensor.to(moved.device)
+
+        super()._apply(placed, recurse)
+        return self
 
     def extra_repr(self) -> str:
         """Names sizes as ``nn.Linear`` does."""
