@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from packages.inference.tests.conftest import tiny_network
-from packages.inference.tests.reading import Reader
-from subquad.inference import ByteTokenizer, Engine, Scheduler, SchedulerLimits, Scored, ScoreJob
+from packages.inference.tests.reading import Reader, until
+from subquad.inference import (
+    ByteTokenizer,
+    Embedded,
+    EmbedJob,
+    Engine,
+    Scheduler,
+    SchedulerLimits,
+    Scored,
+    ScoreJob,
+)
 from subquad.inference.errors import NonFiniteActivations, NonFiniteLogits, StepFailed
 from subquad.inference.host_copy import HostCopy
 from subquad.inference.network import require_alive
@@ -169,6 +178,22 @@ def test_a_scheduler_too_has_the_next_chunk_under_way_when_it_reads(watched, str
     assert watched.events == passes.split()
     assert [event.index for event in found] == [0, 1, 2]
     assert [event.log_likelihood for event in found] == watched.engine.score(sequences, strand=strand)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_a_scheduler_embeds_one_behind_the_other_too(watched, pooling):
+    texts = ["ACGT", "TTAGG", "C" * 20]
+    job = EmbedJob([list(text.encode()) for text in texts], ["blocks.2"], pooling=pooling)
+    limits = SchedulerLimits(max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
+    with Scheduler(watched.engine, limits, poison_freed=True) as scheduler:
+        ticket = scheduler.embed(job)
+        until(lambda: ticket.done)
+    chunks = "launch read launch read read" if pooling == "none" else "launch read launch read"
+    assert watched.events == ["launch", *f"launch read {chunks}".split()]
+    found = [event for event in ticket.take() if isinstance(event, Embedded)]
+    assert [event.index for event in found] == [0, 1, 2]
+    for event, alone in zip(found, watched.engine.embed(texts, ["blocks.2"], pooling=pooling), strict=True):
+        assert torch.equal(event.values["blocks.2"], alone["blocks.2"])
 
 
 def test_a_state_is_used_again_where_it_is_large_enough(network):
