@@ -210,6 +210,18 @@ def test_bad_input_is_one_clear_error_before_any_work(engine, call, error, text)
         call(engine)
 
 
+def test_ids_are_looked_at_once_and_those_of_texts_never(engine, monkeypatch):
+    looked_at = []
+    for module in ("engine", "checks"):
+        monkeypatch.setattr(f"subquad.inference.{module}.check_ids", lambda ids, *_, **__: looked_at.append(list(ids)))
+    for call in (engine.generate, engine.score, lambda texts: engine.embed(texts, ["blocks.0"])):
+        call(["ACGT", "GATTACA"])
+    assert looked_at == []
+    engine.generate([[65, 67]])
+    engine.score([[65, 67, 71]])
+    assert looked_at == [[65, 67], [65, 67, 71]]
+
+
 def test_an_empty_list_gives_an_empty_list(engine):
     assert engine.generate([]) == []
     assert engine.score([]) == []

@@ -8,9 +8,18 @@ import pytest
 import torch
 
 from packages.inference.tests.conftest import tiny_network
-from packages.inference.tests.reading import Reader
-from subquad.inference import ByteTokenizer, Engine, Scheduler, SchedulerLimits, Scored, ScoreJob
-from subquad.inference.errors import NonFiniteActivations, NonFiniteLogits
+from packages.inference.tests.reading import Reader, until
+from subquad.inference import (
+    ByteTokenizer,
+    Embedded,
+    EmbedJob,
+    Engine,
+    Scheduler,
+    SchedulerLimits,
+    Scored,
+    ScoreJob,
+)
+from subquad.inference.errors import NonFiniteActivations, NonFiniteLogits, StepFailed
 from subquad.inference.host_copy import HostCopy
 from subquad.inference.network import require_alive
 from subquad.inference.passes import StatesInTurn
@@ -109,6 +118,29 @@ def test_of_two_that_failed_the_first_is_told(watched):
         watched.engine.score(["ACGTNACGT", "ACGTNACGTACGT", "AC"])
 
 
+def test_a_launch_that_fails_hides_nothing_of_the_sequence_before(watched, monkeypatch):
+    encode = watched.network.encode
+
+    def failing(ids, *arguments, **keywords):
+        if ord("X") in ids:
+            raise MemoryError("no room")
+        return encode(ids, *arguments, **keywords)
+
+    monkeypatch.setattr(watched.network, "encode", failing)
+    with pytest.raises(NonFiniteLogits, match="the tokens 0 to 5 are not finite"):
+        watched.engine.score(["ACNTACG", "ACXA"])
+    with pytest.raises(MemoryError):
+        watched.engine.score(["ACGTACG", "ACXA"])
+    limits = SchedulerLimits(max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
+    with Scheduler(watched.engine, limits) as scheduler:
+        reader = Reader(scheduler, ScoreJob([list(b"ACGT"), list(b"ACG"), list(b"ACXA")])).finish()
+        assert [event.index for event in reader.of(Scored)] == [0, 1]
+        assert isinstance(reader.error, StepFailed)
+        reader = Reader(scheduler, ScoreJob([list(b"ACGT"), list(b"NACG"), list(b"ACXA")])).finish()
+        assert [event.index for event in reader.of(Scored)] == [0]
+        assert isinstance(reader.error, NonFiniteLogits)
+
+
 def test_vectors_of_a_sequence_that_failed_are_not_returned(watched):
     for bad in range(3):
         texts = ["ACGT" * 6, "GATTA" * 4, "CC"]
@@ -130,6 +162,38 @@ def test_a_scheduler_returns_the_sequences_before_one_that_failed_and_nothing_of
         assert f"the tokens {start} to {min(start + CHUNK, 40) - 1} " in str(reader.error)
         good = Reader(scheduler, ScoreJob(sequences[::2])).finish()
         assert [e.log_likelihood for e in good.of(Scored)] == watched.engine.score(sequences[::2])
+
+
+@pytest.mark.parametrize("strand", ["forward", "both"])
+def test_a_scheduler_too_has_the_next_chunk_under_way_when_it_reads(watched, strand):
+    sequences = [list(text.encode()) for text in ("ACGT", "TTAGG", "C" * 20)]
+    limits = SchedulerLimits(max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
+    with Scheduler(watched.engine, limits) as scheduler:
+        found = Reader(scheduler, ScoreJob(sequences, strand=strand)).finish().of(Scored)
+    passes = (
+        "launch launch read launch read launch read read"
+        if strand == "forward"
+        else ("launch launch read launch read launch read launch read launch read launch read launch read read")
+    )
+    assert watched.events == passes.split()
+    assert [event.index for event in found] == [0, 1, 2]
+    assert [event.log_likelihood for event in found] == watched.engine.score(sequences, strand=strand)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_a_scheduler_embeds_one_behind_the_other_too(watched, pooling):
+    texts = ["ACGT", "TTAGG", "C" * 20]
+    job = EmbedJob([list(text.encode()) for text in texts], ["blocks.2"], pooling=pooling)
+    limits = SchedulerLimits(max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
+    with Scheduler(watched.engine, limits, poison_freed=True) as scheduler:
+        ticket = scheduler.embed(job)
+        until(lambda: ticket.done)
+    chunks = "launch read launch read read" if pooling == "none" else "launch read launch read"
+    assert watched.events == ["launch", *f"launch read {chunks}".split()]
+    found = [event for event in ticket.take() if isinstance(event, Embedded)]
+    assert [event.index for event in found] == [0, 1, 2]
+    for event, alone in zip(found, watched.engine.embed(texts, ["blocks.2"], pooling=pooling), strict=True):
+        assert torch.equal(event.values["blocks.2"], alone["blocks.2"])
 
 
 def test_a_state_is_used_again_where_it_is_large_enough(network):

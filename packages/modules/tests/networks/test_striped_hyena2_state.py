@@ -1,11 +1,15 @@
 """Reading in chunks, token by token, from any position, in any row: always the full forward."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from packages.modules.tests.support import golden_model, lively_model, random_ids
 from subquad.modules import InputMismatch, StateCapacityExceeded, StripedHyena2, StripedHyena2State, round_linears
+from subquad.modules.mixers.paged_key_values import PagedKeyValueState
 from subquad.ops.fp8_linear.fp8_linear import values_of
 from tools.testing.oracle import assert_close, relative_error
 
@@ -170,6 +174,64 @@ def test_views_share_storage_and_a_reset_row_starts_anew() -> None:
     assert state.position.tolist() == [0, 20, 0, 0]
     got = model.unembed(model.encode(ids[2:3], state.row(2)))
     assert_close(got, model(ids[2:3]), relative=1e-12)
+
+
+class _Calls(TorchDispatchMode):
+    """Notes the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _recurrent(state: StripedHyena2State) -> list[Tensor]:
+    layers = [layer for layer in state.layers if not isinstance(layer, PagedKeyValueState)]
+    return [state.position, *(tensor for layer in layers for tensor in layer.tensors().values())]
+
+
+@pytest.mark.parametrize("by", ["row", "slice", "tensor", "all"])
+def test_a_reset_empties_the_rows_that_are_meant_and_no_other(by: str) -> None:
+    model, ids = lively_model(), random_ids(3, 20)
+    state = model.init_state(3, max_length=40)
+    read(model, ids, state, [20])
+    before = [tensor.clone() for tensor in _recurrent(state)]
+    assert all(tensor[row].any() for tensor in before for row in range(3))
+    match by:
+        case "row":
+            state.row(1).reset()
+        case "slice":
+            state.reset(slice(1, 2))
+        case "tensor":
+            state.reset(torch.tensor([1]))
+        case _:
+            state.reset()
+    for tensor, old in zip(_recurrent(state), before, strict=True):
+        assert not tensor[1].any()
+        assert torch.equal(tensor[::2], torch.zeros_like(old[::2]) if by == "all" else old[::2])
+
+
+def test_a_row_is_reset_by_one_operation_for_each_type() -> None:
+    row = lively_model().to(torch.bfloat16).init_state(2, max_length=40).row(1)
+    assert {tensor.dtype for tensor in _recurrent(row)} == {torch.bfloat16, torch.float32, torch.int64}
+    with _Calls() as calls:
+        row.reset()
+    assert calls.names == ["_foreach_zero_"] * 3
+
+
+def test_the_first_blocks_ask_nobody_where_they_are_if_they_are_told() -> None:
+    model, ids = lively_model(), random_ids(2, 30)
+    told, asked = (model.init_state(2, max_length=40) for _ in range(2))
+    with torch.inference_mode():
+        for start in (0, 16):
+            part = ids[:, start : start + 16]
+            with _Calls() as calls:
+                x = model.encode_blocks(part, 3, told, starts=[start] * 2)
+            assert "_local_scalar_dense" not in calls.names
+            assert torch.equal(x, model.encode_blocks(part, 3, asked))
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ ever runs out half-way. This class has no thread and no lock: the offline calls 
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,17 +84,21 @@ class _Generation(_Request):
 @dataclass(eq=False)
 class _Scoring(_Request):
     job: ScoreJob  # type: ignore[assignment]
-    next_sequence: int = 0
+    begun: int = 0
     passes: deque[ScoringPass] = field(default_factory=deque)
+    unread: ScoringPass | None = None
     strands: list[Score] = field(default_factory=list)
+    answered: int = 0
 
 
 @dataclass(eq=False)
 class _Embedding(_Request):
     job: EmbedJob  # type: ignore[assignment]
-    next_sequence: int = 0
+    begun: int = 0
     names: dict[str, str] = field(default_factory=dict)
     reading: EmbeddingPass | None = None
+    unread: EmbeddingPass | None = None
+    answered: int = 0
 
 
 class _Draw(NamedTuple):
@@ -369,22 +373,36 @@ class ContinuousBatch:
                 self._accept(request, slot, Token(token_id, logprob))
 
     def _read_sequence(self, request: _Scoring) -> bool:
-        job, index = request.job, request.next_sequence
+        """Launches a chunk, then takes the score of the pass before; that of the last is waited for."""
+        job, index = request.job, request.begun
         if not request.passes:
             prepend = self._tokenizer.eod_id if job.prepend_eod else None
             name = f"sequences[{index}]"
             for ids in strand_inputs(job.sequences[index], prepend=prepend, strand=job.strand, field=name):
                 request.passes.append(self._scoring_pass(request, ids))
+            request.begun += 1
             self.pool.reset(request.slots)
         current = request.passes[0]
-        current.advance()
+        try:
+            current.advance()
+        finally:  # where the launch failed, too: what came before is told before
+            self._take_score(request)
         if current.done:
-            request.strands += current.results()
-            request.passes.popleft()
-            self.pool.reset(request.slots)
-            if not request.passes:
-                self._put_score(request, average_strands(request.strands))
+            request.unread = request.passes.popleft()
+            if request.passes:
+                self.pool.reset(request.slots)
+            elif request.begun == len(job.sequences):
+                self._take_score(request)
         return not request.ended
+
+    def _take_score(self, request: _Scoring) -> None:
+        """Reads the score of the pass that was launched before, if there is one; two strands make one score."""
+        if request.unread is None:
+            return
+        before, request.unread = request.unread, None
+        request.strands += before.results()
+        if len(request.strands) == (2 if request.job.strand == "both" else 1):
+            self._put_score(request, average_strands(request.strands))
 
     def _scoring_pass(self, request: _Scoring, ids: list[int]) -> ScoringPass:
         return ScoringPass(
@@ -398,9 +416,9 @@ class ContinuousBatch:
         )
 
     def _put_score(self, request: _Scoring, score: Score) -> None:
-        index = request.next_sequence
-        request.next_sequence, request.strands = index + 1, []
-        last = request.next_sequence == len(request.job.sequences)
+        index = request.answered
+        request.answered, request.strands = index + 1, []
+        last = request.answered == len(request.job.sequences)
         timing = None
         if last:
             now = self._clock()
@@ -411,32 +429,49 @@ class ContinuousBatch:
             self._release(request)
 
     def _read_embedded(self, request: _Embedding) -> bool:
-        job, index = request.job, request.next_sequence
+        """Launches a chunk, then takes the vectors of the sequence before; those of the last are waited for."""
+        job = request.job
         if request.reading is None:
-            self.pool.reset(request.slots)
-            assert isinstance(self._network, torch.nn.Module)
-            full = {layer: resolve_layer(layer, self._network) for layer in job.layers}
-            request.names = full
-            request.reading = EmbeddingPass(
-                self._network,
-                [job.sequences[index]],
-                sorted(set(full.values())),
-                pooling=job.pooling,
-                first=0,
-                chunk=self._chunk,
-                device=self._device,
-                pad_id=self._tokenizer.pad_id,
-                state=self.pool.row(request.slots[0]),
-            )
-        request.reading.advance()
-        if request.reading.done:
-            (found,) = request.reading.results()
-            request.reading, request.next_sequence = None, index + 1
-            request.ticket.put(Embedded(index, {layer: found[full] for layer, full in request.names.items()}))
-            self._touch(request)
-            if request.next_sequence == len(job.sequences):
-                self._release(request)
+            request.reading = self._embedding_pass(request, job.sequences[request.begun])
+            request.begun += 1
+        current = request.reading
+        try:
+            current.advance()
+        finally:  # as for scores
+            self._take_embedding(request)
+        if current.done:
+            request.reading, request.unread = None, current
+            if request.begun == len(job.sequences):
+                self._take_embedding(request)
         return not request.ended
+
+    def _embedding_pass(self, request: _Embedding, sequence: Sequence[int]) -> EmbeddingPass:
+        self.pool.reset(request.slots)
+        assert isinstance(self._network, torch.nn.Module)
+        request.names = {layer: resolve_layer(layer, self._network) for layer in request.job.layers}
+        return EmbeddingPass(
+            self._network,
+            [sequence],
+            sorted(set(request.names.values())),
+            pooling=request.job.pooling,
+            first=0,
+            chunk=self._chunk,
+            device=self._device,
+            pad_id=self._tokenizer.pad_id,
+            state=self.pool.row(request.slots[0]),
+        )
+
+    def _take_embedding(self, request: _Embedding) -> None:
+        """Reads the vectors of the sequence that was launched before, if there is one."""
+        if request.unread is None:
+            return
+        before, request.unread = request.unread, None
+        (found,) = before.results()
+        request.ticket.put(Embedded(request.answered, {layer: found[full] for layer, full in request.names.items()}))
+        request.answered += 1
+        self._touch(request)
+        if request.answered == len(request.job.sequences):
+            self._release(request)
 
     def _decode(self) -> bool:
         slots = self._rows.ready()

@@ -158,8 +158,7 @@ def weight_addresses(module: torch.nn.Module) -> list[int]:
     while waiting:
         part = waiting.pop()
         if part is not None:
-            for weight in part._parameters.values():
-                if weight is not None:
-                    found.append(weight.data_ptr())
+            if part._parameters:
+                found += [weight.data_ptr() for weight in part._parameters.values() if weight is not None]
             waiting += part._modules.values()
     return found

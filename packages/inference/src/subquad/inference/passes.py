@@ -30,11 +30,16 @@ def results_in_turn(passes: Iterable[Pass[Result_co]]) -> Iterator[Result_co]:
     """Yields the results of each pass, which are read once the first chunk of the next has been launched.
 
     So a device always has work. Each pass is taken when the one before has launched its last chunk, and holds small
-    results alone from then on. Errors come in the order of the sequences.
+    results alone from then on. Errors come in the order of the passes.
     """
     before: Pass[Result_co] | None = None
     for current in passes:
-        current.advance()
+        try:
+            current.advance()
+        except Exception:
+            if before is not None:
+                before.results()
+            raise
         if before is not None:
             yield before.results()
         while not current.done:

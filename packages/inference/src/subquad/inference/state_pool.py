@@ -80,7 +80,7 @@ class StatePool:
         for row in rows:
             self._free_pages += self._pages.pop(row)
         self._free_pages.sort()
-        self._free.extend(rows)
+        self._free = sorted([*self._free, *rows])  # the first rows are those whose views exist
 
     def row(self, slot: int) -> RecurrentState:
         """Returns one row as a batch of one that shares its storage."""

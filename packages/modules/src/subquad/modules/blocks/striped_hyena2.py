@@ -139,17 +139,16 @@ class StripedHyena2Block(nn.Module, ABC):
         Raises:
           InputMismatch: ``x`` has another number of channels or axes.
         """
-        require_grid("x", x, self.pre_norm.channels, axes=1)
+        pre_norm, post_norm, mlp, shards = self.pre_norm, self.post_norm, self.mlp, self.shards
+        require_grid("x", x, pre_norm.channels, axes=1)
         if self._is_rounded(x):
-            rows, _ = self.pre_norm.rounded(x)
-            mixed = self.shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted, padding))
-            rows, total = self.post_norm.rounded(last_positions(x, 1, wanted), mixed)
-            return total + self.shards.total(self.mlp.of_rounded(rows, dtype=x.dtype))
-        mixed = self.shards.total(self.mix(self.pre_norm(x), state, starts, wanted, padding))
-        normed, total = self.post_norm.of_sum(last_positions(x, 1, wanted), mixed)
-        if self.shards.size > 1:
-            return total + self.shards.total(self.mlp(normed))
-        return self.mlp.add_to(total, normed)
+            rows, _ = pre_norm.rounded(x)
+            mixed = shards.total(self.mix_rounded(rows, x.dtype, state, starts, wanted, padding))
+            rows, total = post_norm.rounded(last_positions(x, 1, wanted), mixed)
+            return total + shards.total(mlp.of_rounded(rows, dtype=x.dtype))
+        mixed = shards.total(self.mix(pre_norm(x), state, starts, wanted, padding))
+        normed, total = post_norm.of_sum(last_positions(x, 1, wanted), mixed)
+        return mlp.add_to(total, normed) if shards.size == 1 else total + shards.total(mlp(normed))
 
     def step(
         self,
@@ -199,10 +198,10 @@ class StripedHyena2Block(nn.Module, ABC):
 
     def _is_rounded(self, x: Tensor) -> bool:
         """Says whether every linear of this block has weights of one byte, so that norms and gates round for them."""
-        linears = (self.inward, self.outward, self.mlp.l1, self.mlp.l2, self.mlp.l3)
-        return all(type(linear) is RoundedLinear for linear in linears) and not (
-            torch.is_grad_enabled() and x.requires_grad
-        )
+        if type(self.inward) is not RoundedLinear or (torch.is_grad_enabled() and x.requires_grad):
+            return False
+        mlp = self.mlp
+        return all(type(linear) is RoundedLinear for linear in (self.outward, mlp.l1, mlp.l2, mlp.l3))
 
     def reset_linears(
         self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None
@@ -251,8 +250,9 @@ class HyenaBlock(StripedHyena2Block):
     @property
     def projection_taps(self) -> Float[Tensor, "rows tap"]:
         """The taps of the short convolution behind the projection."""
-        assert self.filter.projection_taps is not None
-        return self.filter.projection_taps
+        taps = self.filter.projection_taps
+        assert taps is not None
+        return taps
 
     def mix(
         self,
@@ -292,12 +292,13 @@ class HyenaBlock(StripedHyena2Block):
     ) -> Float[Tensor, "batch channel length"]:
         """Convolves, gates and filters."""
         assert state is None or isinstance(state, FIRState | ModalState)
+        mixer, taps = self.filter, self.projection_taps
         if self.use_subquadratic_ops is False:
-            return mix_one_by_one(self.filter, z, self.projection_taps, state)
+            return mix_one_by_one(mixer, z, taps, state)
         if self.use_subquadratic_ops:
             self.require_subquadratic_ops(z)
         fresh = padding is not None or (starts is not None and not any(starts))
-        y, _ = self.filter.forward_projected(z, self.projection_taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
+        y, _ = mixer.forward_projected(z, taps, state=state, fresh=fresh)  # pyright: ignore[reportArgumentType]
         return y
 
     def require_subquadratic_ops(self, z: Float[Tensor, "batch rows length"]) -> None:
@@ -425,8 +426,9 @@ class AttentionBlock(StripedHyena2Block):
         padding: Bool[Tensor, "batch length"] | None,
     ) -> Float[Tensor, "batch wanted channel"]:
         """Projects, attends and projects back."""
-        y = self._attended(self.inner_mha_cls.project(x), state, starts, wanted, padding)
-        return self.inner_mha_cls.out_proj(y.flatten(2))
+        attention = self.inner_mha_cls
+        y = self._attended(attention.project(x), state, starts, wanted, padding)
+        return attention.out_proj(y.flatten(2))
 
     def mix_rounded(
         self,

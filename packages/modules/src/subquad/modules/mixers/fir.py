@@ -114,7 +114,8 @@ class HyenaFIR(Gated, FullPrecisionModule):
 
     def filter_taps(self) -> Float[Tensor, "group tap"]:
         """Returns the filters as they act: ``taps``, under their envelope in the training form."""
-        return self.taps if self.decay is None else self.taps * self.decay
+        taps, decay = self.taps, self.decay
+        return taps if decay is None else taps * decay
 
     def forward(
         self,

@@ -160,7 +160,7 @@ def paged_state(
     numbers = torch.zeros(batch_size, width, dtype=torch.int32, device=device)
     table = PageTable(numbers, [[] for _ in range(batch_size)], size)
     if page_count is None:
-        numbers.copy_(torch.arange(batch_size, dtype=torch.int32)[:, None])
+        numbers.copy_(torch.arange(batch_size, dtype=torch.int32, device=device)[:, None])
         table.held = [[row] for row in range(batch_size)]
     shape = (count * size, *heads)
     return PagedKeyValueState(

@@ -304,9 +304,9 @@ class StripedHyena2(nn.Module):
         """Continues the sequences of a state; returns the last ``wanted`` positions of the stream, all for None."""
         self._refuse_split()
         starts = state.require_room(ids.shape[0], ids.shape[1], starts=starts)
-        x = self.embedding_layer(ids)
+        x, last = self.embedding_layer(ids), len(self.blocks) - 1
         for index, (block, layer) in enumerate(zip(self._blocks(), state.layers, strict=True)):
-            x = block(x, layer, starts, wanted if index == len(self.blocks) - 1 else None)
+            x = block(x, layer, starts, wanted if index == last else None)
         state.advance(ids.shape[1])
         return self.norm(x)
 

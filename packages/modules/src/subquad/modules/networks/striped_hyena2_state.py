@@ -195,4 +195,4 @@ def _zero(tensors: list[Tensor]) -> None:
     for tensor in tensors:
         of_type.setdefault(tensor.dtype, []).append(tensor)
     for group in of_type.values():
-        torch._foreach_zero_(group)
+        torch._foreach_zero_(group)  # pyright: ignore[reportPrivateImportUsage]

@@ -62,7 +62,8 @@ class GatedMLP(nn.Module):
         return "gelu" if self.activation == "gelu" else None
 
     def _gated(self, x: Tensor) -> Tensor:
-        gate, value = self.l1(x), self.l2(x)
-        if self.activation == "identity" and x.device.type == "cpu" and owns_output(self.l1, x):
+        first = self.l1
+        gate, value = first(x), self.l2(x)
+        if self.activation == "identity" and x.device.type == "cpu" and owns_output(first, x):
             return gate.mul_(value)  # new memory costs more than the product
         return gated_product(gate, value, activation=self._gate_activation)

@@ -1,7 +1,5 @@
 """The product of a plain linear in the layouts and sums that its own call cannot make without a pass over memory."""
 
-from typing import TypeGuard
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,15 +10,22 @@ _SHORT = 64  # tokens below which a transposing pass costs nothing
 _LONG = 1024  # tokens from which a product per sequence costs no more than one for the batch
 
 
-def _is_plain(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
-    """Says whether a module is a linear of torch and nothing more, so that its call is the product of its weight.
+def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """Returns weight and bias of a linear of torch and nothing more, whose call is their product; None of any other.
 
     No subclass, no parametrisation, no hook, no autocast between.
     """
-    hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
-    if type(linear) is not nn.Linear or any(hooks) or torch.is_autocast_enabled(x.device.type):
-        return False
-    return linear.weight.dtype == x.dtype
+    if (
+        type(linear) is not nn.Linear
+        or linear._forward_hooks
+        or linear._forward_pre_hooks
+        or linear._backward_hooks
+        or linear._backward_pre_hooks
+        or torch.is_autocast_enabled(x.device.type)
+    ):
+        return None
+    weight = linear.weight
+    return (weight, linear.bias) if weight.dtype == x.dtype else None
 
 
 def _aligned(x: Tensor, axis: int) -> Tensor:
@@ -33,7 +38,7 @@ def _aligned(x: Tensor, axis: int) -> Tensor:
 
 def owns_output(linear: nn.Module, x: Tensor) -> bool:
     """Says whether nobody else sees what ``linear(x)`` returns, so that it may be overwritten."""
-    return _is_plain(linear, x) and not torch.is_grad_enabled()
+    return not torch.is_grad_enabled() and _plain_parts(linear, x) is not None
 
 
 def product_channels_first(
@@ -41,13 +46,14 @@ def product_channels_first(
 ) -> Float[Tensor, "batch rows length"]:
     """Computes ``linear(x).transpose(1, 2)`` with unit stride along the length where the linear is plain."""
     length = x.shape[1]
-    if length < _SHORT or not _is_plain(linear, x) or linear.bias is not None:
+    plain = None if length < _SHORT else _plain_parts(linear, x)
+    if plain is None or plain[1] is not None:
         return linear(x).transpose(1, 2)
-    x = _aligned(x, 1)
+    x, weight = _aligned(x, 1), plain[0]
     if x.shape[0] == 1:
-        product = torch.mm(linear.weight, x[0].t()).unsqueeze(0)
+        product = torch.mm(weight, x[0].t()).unsqueeze(0)
     else:
-        product = torch.bmm(linear.weight.expand(x.shape[0], -1, -1), x.transpose(1, 2))
+        product = torch.bmm(weight.expand(x.shape[0], -1, -1), x.transpose(1, 2))
     return product[:, :, :length]
 
 
@@ -56,20 +62,21 @@ def product_of_channels_first(
 ) -> Float[Tensor, "batch length rows"]:
     """Computes ``linear(x.transpose(1, 2))`` without making the transposed input where the linear is plain."""
     length = x.shape[2]
-    if length < _SHORT or not _is_plain(linear, x):
+    plain = None if length < _SHORT else _plain_parts(linear, x)
+    if plain is None:
         return linear(x.transpose(1, 2))
     x = _aligned(x, 2)
-    weight = linear.weight.t()
-    if linear.bias is None:
+    weight, bias = plain[0].t(), plain[1]
+    if bias is None:
         product = x.transpose(1, 2) @ weight
     elif x.shape[0] == 1:
-        product = torch.addmm(linear.bias, x[0].t(), weight).unsqueeze(0)
+        product = torch.addmm(bias, x[0].t(), weight).unsqueeze(0)
     elif x.is_cuda and length >= _LONG and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         product = torch.empty(x.shape[0], x.shape[2], weight.shape[1], dtype=x.dtype, device=x.device)
         for row, out in zip(x, product, strict=True):
-            torch.addmm(linear.bias, row.t(), weight, out=out)
+            torch.addmm(bias, row.t(), weight, out=out)
     else:
-        product = torch.baddbmm(linear.bias, x.transpose(1, 2), weight.expand(x.shape[0], -1, -1))
+        product = torch.baddbmm(bias, x.transpose(1, 2), weight.expand(x.shape[0], -1, -1))
     return product[:, :length]
 
 
@@ -80,13 +87,8 @@ def add_product(
 
     The caller owns ``residual`` and does not use it afterwards.
     """
-    if (
-        torch.is_grad_enabled()
-        or not _is_plain(linear, x)
-        or linear.bias is not None
-        or residual.dtype != x.dtype
-        or not residual.is_contiguous()
-    ):
+    plain = None if torch.is_grad_enabled() else _plain_parts(linear, x)
+    if plain is None or plain[1] is not None or residual.dtype != x.dtype or not residual.is_contiguous():
         return linear(x) + residual
-    residual.view(-1, residual.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), linear.weight.t())
+    residual.view(-1, residual.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), plain[0].t())
     return residual
