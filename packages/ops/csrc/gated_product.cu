@@ -19,24 +19,26 @@ __global__ void __launch_bounds__(kThreads) kernel(const Arguments a) {
   const T* gates = static_cast<const T*>(given.x) + row * given.x_stride;
   const T* values = static_cast<const T*>(given.other) + row * given.other_stride;
   T* output = static_cast<T*>(given.output) + row * given.channels;
-  float gate[kPieces][kWidth], value[kPieces][kWidth];
+  rows::Piece<T, kWidth> gates_read[kPieces] = {}, values_read[kPieces] = {};
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece) {
     const int64_t channel = start + (piece * kThreads + threadIdx.x) * kWidth;
-    if (channel >= given.channels) continue;
-    rows::load<kWidth>(gates + channel, gate[piece]);
-    rows::load<kWidth>(values + channel, value[piece]);
+    if (channel < given.channels) {
+      gates_read[piece] = rows::read<kWidth>(gates + channel);
+      values_read[piece] = rows::read<kWidth>(values + channel);
+    }
   }
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece) {
     const int64_t channel = start + (piece * kThreads + threadIdx.x) * kWidth;
     if (channel >= given.channels) continue;
+    float product[kWidth];
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      if (given.activation == SUBQUAD_OPS_GELU) gate[piece][i] = rows::gelu(gate[piece][i]);
-      gate[piece][i] *= value[piece][i];
+      const float gate = to_float(gates_read[piece].values[i]);
+      product[i] = (given.activation == SUBQUAD_OPS_GELU ? rows::gelu(gate) : gate) * to_float(values_read[piece].values[i]);
     }
-    rows::store(output + channel, gate[piece]);
+    rows::store(output + channel, product);
   }
 }
 

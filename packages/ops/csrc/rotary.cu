@@ -9,6 +9,7 @@ constexpr int kThreads = 256;
 constexpr int kMostTokens = 8;   // of a block
 constexpr int kMostPairs = 512;  // of a block; further pairs of a head are another block's
 constexpr int64_t kMostGrid = 65535;
+constexpr int64_t kMostHeads = 1 << 21;  // so that a block counts its work in 32 bits
 
 struct Arguments {
   SubquadOpsRotary given;
@@ -61,11 +62,11 @@ __global__ void __launch_bounds__(kThreads) kernel(const Arguments a) {
   __syncthreads();
 
   const int pieces = pairs / kWidth;
-  const int64_t items = tokens * given.heads * pieces;
-  for (int64_t item = threadIdx.x; item < items; item += kThreads) {
-    const int pair = static_cast<int>(item % pieces) * kWidth;
-    const int64_t head = item / pieces % given.heads;
-    const int token = static_cast<int>(item / pieces / given.heads);
+  const int heads = static_cast<int>(given.heads), items = tokens * heads * pieces;
+  for (int item = threadIdx.x; item < items; item += kThreads) {
+    const int pair = item % pieces * kWidth, row = item / pieces;
+    const int token = row / heads;
+    const int64_t head = row % heads;
     const int64_t time = first_time + token, channel = first_pair + pair;
     const float* cosine = cosines + token * pairs + pair;
     const float* sine = sines + token * pairs + pair;
@@ -126,7 +127,7 @@ int32_t check(const SubquadOpsRotary& given) {
   if (into && !(rows::is_known(given.key_dtype) && rows::is_known(given.value_dtype))) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   if (given.position_bytes != 4 && given.position_bytes != 8) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   if (given.batch < 0 || given.batch > kMostGrid || given.length < 0 || given.length > INT32_MAX || given.heads < 0 ||
-      given.heads > INT32_MAX || given.half < 0) {
+      given.heads > kMostHeads || given.half < 0) {
     return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
   }
   if (given.batch == 0 || given.length == 0 || given.heads == 0 || given.half == 0) return SUBQUAD_OPS_OK;
