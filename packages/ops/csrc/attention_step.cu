@@ -193,8 +193,8 @@ struct Row {
     if (group != 0) return;
     if (write) {
       const int64_t here = place(time);
-      *reinterpret_cast<uint4*>(a.keys + here) = packed(key);
-      *reinterpret_cast<uint4*>(a.values + here) = value;
+      __stwb(reinterpret_cast<uint4*>(a.keys + here), packed(key));
+      __stwb(reinterpret_cast<uint4*>(a.values + here), value);
     }
     partial.top = score;
     partial.norm = 1.0f;

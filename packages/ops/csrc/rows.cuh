@@ -58,12 +58,28 @@ __device__ __forceinline__ void load(const void* base, int64_t index, int32_t dt
   }
 }
 
+// Stores a piece by words of 16 bytes, or by one where it is smaller; the compiler would take its numbers one by one.
+template <typename T, int kWidth>
+__device__ __forceinline__ void write(T* to, const Piece<T, kWidth>& piece) {
+  constexpr int kBytes = kWidth * sizeof(T);
+  if constexpr (kBytes % 16 == 0) {
+#pragma unroll
+    for (int word = 0; word < kBytes / 16; ++word) {
+      __stwb(reinterpret_cast<uint4*>(to) + word, reinterpret_cast<const uint4*>(piece.values)[word]);
+    }
+  } else if constexpr (kBytes == 8) {
+    __stwb(reinterpret_cast<uint2*>(to), *reinterpret_cast<const uint2*>(piece.values));
+  } else {
+    *reinterpret_cast<Piece<T, kWidth>*>(to) = piece;
+  }
+}
+
 template <typename T, int kWidth>
 __device__ __forceinline__ void store(T* to, const float (&values)[kWidth]) {
   Piece<T, kWidth> piece;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) piece.values[i] = from_float<T>(values[i]);
-  *reinterpret_cast<Piece<T, kWidth>*>(to) = piece;
+  write(to, piece);
 }
 
 template <int kWidth>
