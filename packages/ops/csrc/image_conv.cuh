@@ -88,24 +88,24 @@ __device__ __forceinline__ BlockImages images_of_block(const ImageCall& call) {
 
 // Stores the samples of a pair of rows in the type T of the input, plus skip times the input's.
 template <class P, typename T>
-__device__ __forceinline__ void store_row(const ImageCall& call, const float2 (&v)[P::kFirst], int j, int64_t image,
-                                          int upper, int lower, float scale, float skip) {
+__device__ __forceinline__ void store_row(const ImageCall& call, float2 (&v)[P::kFirst], int j, int64_t image, int upper,
+                                          int lower, float skip) {
   const int64_t start = image * call.other_height.size * call.other_width.size;
   const int a = call.other_height.sample(upper), b = call.other_height.sample(lower);
-  const int64_t first = a < 0 ? -1 : start + static_cast<int64_t>(a) * call.other_width.size;
-  const int64_t second = b < 0 ? -1 : start + static_cast<int64_t>(b) * call.other_width.size;
-  float2 skipped[P::kFirst] = {};
+  const int64_t first = start + static_cast<int64_t>(a) * call.other_width.size;
+  const int64_t second = start + static_cast<int64_t>(b) * call.other_width.size;
   if (skip != 0.f) {
     unroll<P::kFirst>([&](auto q) {
       const int column = call.other_width.sample(j + q * P::kSecond);
-      skipped[q] = make_float2(sample_of<T>(call.input, first, column), sample_of<T>(call.input, second, column));
+      v[q].x = fmaf(skip, sample_of<T>(call.input, a < 0 ? -1 : first, column), v[q].x);
+      v[q].y = fmaf(skip, sample_of<T>(call.input, b < 0 ? -1 : second, column), v[q].y);
     });
   }
   T* output = static_cast<T*>(call.output);
   unroll<P::kFirst>([&](auto q) {
     const int column = call.other_width.sample(j + q * P::kSecond);
-    if (column >= 0 && first >= 0) output[first + column] = from_float<T>(fmaf(skip, skipped[q].x, v[q].x * scale));
-    if (column >= 0 && second >= 0) output[second + column] = from_float<T>(fmaf(skip, skipped[q].y, v[q].y * scale));
+    if (column >= 0 && a >= 0) output[first + column] = from_float<T>(v[q].x);
+    if (column >= 0 && b >= 0) output[second + column] = from_float<T>(v[q].y);
   });
 }
 
@@ -122,8 +122,9 @@ __device__ void store_pairs(const float2* rows, const ImageCall& call, float sca
     float2 v[P::kFirst];
     unroll<P::kFirst>([&](auto q) { v[q] = rows[pair * P::kRow + q * P::kStep + j]; });
     dft<P::kFirst, true>(v);
+    unroll<P::kFirst>([&](auto q) { v[q] = make_float2(v[q].x * scale, v[q].y * scale); });
     with_type(call.input.dtype, [&](auto kind) {
-      store_row<P, decltype(kind)>(call, v, j, image, upper, lower, scale, skip);
+      store_row<P, decltype(kind)>(call, v, j, image, upper, lower, skip);
     });
   }
 }

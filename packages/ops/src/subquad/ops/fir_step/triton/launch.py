@@ -9,7 +9,8 @@ from torch import Tensor
 
 from subquad.ops.fir_step.triton.kernels import fir_step_kernel
 
-_FEWEST, _MOST = 512, 4096  # ring samples of a program: many are loaded at once, few leave work for all
+_TILE, _LARGEST_TILE = 512, 4096  # ring samples of a program; the larger where a ring is short and rows are many
+_SHORT = 16
 _PROGRAMS = 1056  # eight on each of 132 multiprocessors
 
 
@@ -27,8 +28,9 @@ def fir_step_triton(
     batch, channels = x.shape
     past = taps.shape[1] - 1
     slots = triton.next_power_of_2(past) if past else 0
-    tile = triton.next_power_of_2(batch * channels * max(slots, 1) // _PROGRAMS + 1)
-    tile = max(_FEWEST, min(tile, _MOST))
+    tile = _TILE
+    if slots <= _SHORT:
+        tile = max(tile, min(triton.next_power_of_2(batch * channels * max(slots, 1) // _PROGRAMS + 1), _LARGEST_TILE))
     width = max(1, min(tile // max(slots, 1), triton.next_power_of_2(channels), 512))
     y = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
     fir_step_kernel[(triton.cdiv(channels, width), batch)](
