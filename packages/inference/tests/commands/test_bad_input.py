@@ -108,6 +108,15 @@ def test_a_base_without_complement_is_found_before_any_work(checkpoint, tmp_path
     assert "record 'b' has" in result.stderr
 
 
+@pytest.mark.usefixtures("no_network")
+def test_a_window_of_one_base_is_found_before_any_work(checkpoint, tmp_path):
+    (tmp_path / "g.fa").write_text(">c\nAC\n")
+    (tmp_path / "in.csv").write_text("chrom,pos,ref,alt\nc,1,AC,AA\nc,1,AC,A\n")
+    result = run("variants", checkpoint, tmp_path / "in.csv", "-r", tmp_path / "g.fa")
+    assert result.exit_code == 2
+    assert "in.csv, line 3: the alternate window of c:1:AC:A has 1 token, and the first one is not" in result.stderr
+
+
 def test_windows_line_ends_and_lower_case_are_no_errors(checkpoint, tmp_path):
     (tmp_path / "windows.fa").write_bytes(b"\xef\xbb\xbf>a b\r\nACGT\r\nACG\r\n\r\n")
     (tmp_path / "unix.fa").write_bytes(b">a\nACGTACG\n")
