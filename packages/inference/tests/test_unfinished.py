@@ -51,7 +51,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_holds_stay
         kill(running)
 
 
-@pytest.mark.parametrize("name", [".out.abcdefgh.partial", ".out.pt.short.partial", ".out.pt.abcdefgh.part", "x.partial"])
+@pytest.mark.parametrize(
+    "name", [".out.abcdefgh.partial", ".out.pt.short.partial", ".out.pt.abcdefgh.part", "x.partial"]
+)
 def test_what_has_another_name_stays(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with replaced_file(tmp_path / "out.pt") as partial:
@@ -71,6 +73,9 @@ def test_a_file_has_the_permissions_that_the_umask_leaves(tmp_path: Path) -> Non
 
 
 def test_a_name_that_leaves_no_room_for_another_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot be written: File name too long"), replaced_file(tmp_path / ("a" * 250)):
+    with (
+        pytest.raises(OutputError, match=r"cannot be written: File name too long"),
+        replaced_file(tmp_path / ("a" * 250)),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -319,9 +319,8 @@ def test_a_copied_directory_loads_from_its_new_place(saved, tmp_path):
 KILLED = """
 import os, signal, sys
 from subquad.inference.checkpoint import convert_checkpoint
-convert_checkpoint(
-    sys.argv[1], sys.argv[2], read="native", write=sys.argv[3], on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-)
+end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+convert_checkpoint(sys.argv[1], sys.argv[2], read="native", write=sys.argv[3], on_progress=end)
 """
 
 
@@ -358,5 +357,7 @@ def test_a_config_of_a_network_that_reads_no_tokens_is_refused(network, tmp_path
 def test_a_type_that_the_format_does_not_hold_is_refused(tmp_path):
     model = StripedHyena2(**TINY)
     model.embedding_layer.weight.data = model.embedding_layer.weight.data.to(torch.float8_e4m3fn)
-    with pytest.raises(InvalidOption, match=r"model\.dtype is 'float8_e4m3fn'; accepted: float32, bfloat16, float16 or"):
+    with pytest.raises(
+        InvalidOption, match=r"model\.dtype is 'float8_e4m3fn'; accepted: float32, bfloat16, float16 or"
+    ):
         save_checkpoint(tmp_path / "x", model, config())

@@ -51,7 +51,9 @@ def check_bedgraph(names: Iterable[str]) -> None:
     """
     for name in names:
         if not name.isprintable() or len(name.split()) != 1 or name.strip() != name:
-            raise InvalidOption("the name of a track", name, "for a bedGraph one word, without spaces or control characters")
+            raise InvalidOption(
+                "the name of a track", name, "for a bedGraph one word, without spaces or control characters"
+            )
 
 
 def draw_tracks(

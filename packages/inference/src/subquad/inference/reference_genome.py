@@ -92,7 +92,7 @@ class ReferenceGenome:
 def _describes(index: Path, genome: Path) -> bool:
     """Says whether an index is as new as a genome and its last contig ends where the genome does.
 
-    Source of the format: http://www.htslib.org/doc/faidx.html: name, bases, first byte, bases of a line, bytes of a line.
+    Source of the format (name, bases, first byte, bases and bytes of a line): http://www.htslib.org/doc/faidx.html.
     """
     try:
         if index.stat().st_mtime < genome.stat().st_mtime:

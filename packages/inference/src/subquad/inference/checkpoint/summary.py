@@ -165,7 +165,9 @@ def check_counts(where: str, metadata: Mapping[str, Any]) -> None:
     for field in _COUNTS:
         value = metadata.get(field, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointConfigError(f"{where}: {field} is {value!r}; accepted: an integer, 1 or more, or no such field")
+            raise CheckpointConfigError(
+                f"{where}: {field} is {value!r}; accepted: an integer, 1 or more, or no such field"
+            )
 
 
 def _check_file_entry(path: Path, name: str, described: object) -> None:

@@ -52,7 +52,7 @@ def run_program(program: Callable[[], object]) -> None:
 
 
 def escape_what_the_locale_lacks() -> None:
-    """Lets a character that the encoding of the standard output lacks be shown as ``\\u…`` instead of ending a command."""
+    """Shows a character that the encoding of the standard output lacks as its number, instead of ending by an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

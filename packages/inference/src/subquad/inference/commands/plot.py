@@ -49,7 +49,9 @@ class PlotOptions:
     first_position: Annotated[
         int,
         typer.Option(
-            min=0, max=LAST_POSITION, help="Position of the first base of each record, 0-based; bedGraph counts from it."
+            min=0,
+            max=LAST_POSITION,
+            help="Position of the first base of each record, 0-based; bedGraph counts from it.",
         ),
     ] = 0
     strand: Strand = StrandChoice.forward
