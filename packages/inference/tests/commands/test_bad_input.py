@@ -230,6 +230,28 @@ def test_a_locale_without_a_character_is_no_error(checkpoint, tmp_path):
         assert "Error" not in found.stderr
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("command", [["score"], ["plot"]])
+def test_an_output_whose_name_is_too_long_is_refused_before_any_work(checkpoint, tmp_path, command):
+    (tmp_path / "in.fa").write_text(">a\nACGT\n")
+    for letters in (234, 300):
+        result = run(*command, checkpoint, tmp_path / "in.fa", "-o", tmp_path / ("n" * letters + ".svg"))
+        assert result.exit_code == 2
+        assert result.stderr.endswith(".svg'; accepted: a name of at most 237 bytes\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.fa"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_error_about_a_very_long_name_is_a_short_line_with_the_problem_at_its_end(checkpoint, tmp_path):
+    (tmp_path / "in.fa").write_text(f">{'x' * 100_000}\nACRT\n")
+    result = run("score", checkpoint, tmp_path / "in.fa")
+    assert result.exit_code == 2
+    assert len(result.stderr) < 2100
+    assert result.stderr.endswith(
+        "at position 2; accepted: A C G T N of either case, or --non-dna mask, skip or keep\n"
+    )
+
+
 def test_a_report_in_the_place_of_the_target_is_refused(checkpoint, tmp_path):
     flags = ["--from", "native", "--to", "vortex", "--report", tmp_path / "a.pt"]
     result = run("convert", checkpoint, tmp_path / "a.pt", *flags)
