@@ -14,6 +14,7 @@ from packages.inference.tests.conftest import TINY, tiny_network
 from subquad.inference import Engine, GenerationOptions, save_checkpoint
 from subquad.inference.infer_evo2 import DEFAULT_PROMPT, infer_evo2
 from subquad.inference.predict_evo2 import predict_evo2
+from subquad.inference.unfinished import held
 from subquad.lazy_config import LazyConfig
 from subquad.modules import StripedHyena2
 from tools.testing.oracle import assert_close
@@ -305,6 +306,45 @@ def test_a_second_run_does_not_mix_its_predictions_with_those_of_the_first(check
     assert len(list((tmp_path / "out").rglob("*.pt"))) == 1
     assert json.loads((tmp_path / "out" / "seq_idx_map.json").read_text()) == {"z": 0}
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_one_run_at_a_time_writes_to_a_folder(checkpoint, fasta, tmp_path):
+    (tmp_path / "out").mkdir()
+    flags = ["--ckpt-dir", checkpoint, "--fasta", fasta, "--output-dir", tmp_path / "out"]
+    with held(tmp_path / "out"):  # as another run does
+        for more in ([], ["--overwrite"]):
+            result = run(predict_evo2, *flags, *more)
+            assert result.exit_code == 2
+            assert "out'; accepted: another folder, as long as the run that writes to it goes on" in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    left = tmp_path / "out" / ".predictions__rank_0__dp_rank_0__batch_9.pt.partial"
+    left.write_text("killed")
+    assert run(predict_evo2, *flags).exit_code == 0
+    assert not left.exists()
+
+
+def test_what_cannot_be_predicted_is_told_before_the_network_is_loaded(checkpoint, fasta, tmp_path, monkeypatch):
+    def load(*_arguments, **_options):
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr(Engine, "from_checkpoint", load)
+    (tmp_path / "one.fa").write_text(">a\nACGT\n>b\nA\n")
+    flags = ["--ckpt-dir", checkpoint, "--fasta", tmp_path / "one.fa", "--output-dir"]
+    result = run(predict_evo2, *flags, tmp_path / "out", "--output-log-prob-seqs")
+    assert result.exit_code == 2
+    assert "one.fa: record 'b' has 1 token, and the first one is not scored" in result.stderr
+    result = run(predict_evo2, *flags, fasta / "out")
+    assert result.exit_code == 2
+    assert f"in.fa/out'; accepted: a folder that can be written; {fasta} cannot" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", ["", "²", "9" * 5000, "1"])
+def test_a_limit_in_the_environment_is_checked_under_its_own_name(checkpoint, monkeypatch, value):
+    monkeypatch.setenv("EVO2_MAX_SEQ_LEN", value)
+    result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt", "ACGT")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: EVO2_MAX_SEQ_LEN is ")
 
 
 def test_predict_refuses_what_it_cannot_read_twice(checkpoint, tmp_path):

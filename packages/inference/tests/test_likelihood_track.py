@@ -70,7 +70,7 @@ def size_of(path):
 
 @pytest.mark.parametrize("name", ["two words", "", "tab\tin", "line\n", "\u2003"])
 def test_a_name_that_would_break_the_fields_of_a_bedgraph_is_refused(tmp_path, name):
-    with pytest.raises(InvalidOption, match="the name of a track is .*; accepted: for a bedGraph one word, without"):
+    with pytest.raises(InvalidOption, match=r"the name of a track is .*; accepted: for a bedGraph one word, without"):
         write_bedgraph([track(name=name)], tmp_path / "x.bedgraph")
     assert not list(tmp_path.iterdir())
 

@@ -144,6 +144,7 @@ def test_a_reference_that_cannot_be_indexed_is_refused(tmp_path):
         (b"ACGT\n", "FASTA begins with '>'"),
         (b"", "the file is empty"),
         (b">a\nACGT\nAC\nACGT\n", "cannot be indexed"),
+        (b">a\nACGT\n\n\n", "cannot be indexed: its lines are not of one length; accepted: such lines"),
     ]:
         path.write_bytes(content)
         with pytest.raises(InputFileError, match=problem):
@@ -159,3 +160,39 @@ def test_in_a_folder_that_cannot_be_written_the_index_is_made_elsewhere(tmp_path
     assert opened.bases("a", 2, 2) == ""
     opened.close()
     assert [p.name for p in tmp_path.iterdir()] == ["genome.fa"]
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["one\t25\t12\t10\t11\n", "garbage", "", "one\t9999\t12\t10\t11\ntwo\t4\t45\t4\t5\n", "one\t25\t12\n"],
+    ids=["cut", "garbage", "empty", "of another genome", "cut in a line"],
+)
+def test_an_index_that_does_not_describe_the_whole_genome_is_made_anew(tmp_path, genome, left):
+    index = genome.path.with_name("genome.fa.fai")
+    whole = index.read_text()
+    index.write_text(left)
+    opened = ReferenceGenome(genome.path)
+    assert (opened.length("one"), opened.length("two"), opened.bases("two", 1, 3)) == (25, 4, "GG")
+    opened.close()
+    assert index.read_text() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
+
+
+def test_a_good_index_is_used_as_it_is(genome):
+    index = genome.path.with_name("genome.fa.fai")
+    index.write_text(index.read_text().replace("two", "zwei"))
+    opened = ReferenceGenome(genome.path)
+    assert opened.contigs == ["one", "zwei"]
+    opened.close()
+
+
+def test_a_genome_from_the_future_is_indexed_once(tmp_path):
+    path = tmp_path / "genome.fa"
+    path.write_text(">a\nACGT\n\n")
+    os.utime(path, (4e9, 4e9))
+    for _ in range(2):
+        opened = ReferenceGenome(path)
+        assert opened.bases("a", 0, 4) == "ACGT"
+        opened.close()
+        made = path.with_name("genome.fa.fai").stat()
+        assert made.st_mtime == 4e9

@@ -4,8 +4,10 @@ import dataclasses
 import gc
 import json
 import pickle
+import random
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -306,6 +308,30 @@ def test_a_distributed_checkpoint_that_is_not_whole_is_refused(mbridge, tmp_path
         convert(mbridge, tmp_path / "native", "mbridge", "native")
     with pytest.raises(CheckpointNotFound, match="is no directory"):
         convert(tmp_path / "nowhere", tmp_path / "native", "mbridge", "native")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_description_is_an_error_of_ours_or_none(mbridge, tmp_path, seed):
+    described, draw = mbridge / "iter_0000001" / ".metadata", random.Random(seed)
+    whole = described.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(whole)
+        at = draw.randrange(len(whole))
+        damaged[at : at + draw.choice([0, 1, 8])] = draw.randbytes(draw.choice([0, 1, 4]))
+        described.write_bytes(damaged)
+        with suppress(CheckpointError):
+            convert(mbridge, tmp_path / "native", "mbridge", "native", overwrite=True)
+
+
+def test_a_damaged_list_of_tensors_is_an_error_of_ours_or_none(savanna, tmp_path):
+    whole, draw = savanna.read_bytes(), random.Random(0)
+    end = whole.index(b"archive/byteorder") if b"archive/byteorder" in whole else 8_000
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(end)] = draw.randrange(256)
+        savanna.write_bytes(damaged)
+        with suppress(CheckpointError):
+            convert(savanna, tmp_path / "native", "savanna", "native", overwrite=True)
 
 
 def test_progress_ends_with_everything_written(savanna, tmp_path):

@@ -319,9 +319,8 @@ def test_a_copied_directory_loads_from_its_new_place(saved, tmp_path):
 KILLED = """
 import os, signal, sys
 from subquad.inference.checkpoint import convert_checkpoint
-convert_checkpoint(
-    sys.argv[1], sys.argv[2], read="native", write=sys.argv[3], on_progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-)
+end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+convert_checkpoint(sys.argv[1], sys.argv[2], read="native", write=sys.argv[3], on_progress=end)
 """
 
 

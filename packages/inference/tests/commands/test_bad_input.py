@@ -108,6 +108,15 @@ def test_a_base_without_complement_is_found_before_any_work(checkpoint, tmp_path
     assert "record 'b' has" in result.stderr
 
 
+@pytest.mark.usefixtures("no_network")
+def test_a_window_of_one_base_is_found_before_any_work(checkpoint, tmp_path):
+    (tmp_path / "g.fa").write_text(">c\nAC\n")
+    (tmp_path / "in.csv").write_text("chrom,pos,ref,alt\nc,1,AC,AA\nc,1,AC,A\n")
+    result = run("variants", checkpoint, tmp_path / "in.csv", "-r", tmp_path / "g.fa")
+    assert result.exit_code == 2
+    assert "in.csv, line 3: the alternate window of c:1:AC:A has 1 token, and the first one is not" in result.stderr
+
+
 def test_windows_line_ends_and_lower_case_are_no_errors(checkpoint, tmp_path):
     (tmp_path / "windows.fa").write_bytes(b"\xef\xbb\xbf>a b\r\nACGT\r\nACG\r\n\r\n")
     (tmp_path / "unix.fa").write_bytes(b">a\nACGTACG\n")
@@ -219,6 +228,28 @@ def test_a_locale_without_a_character_is_no_error(checkpoint, tmp_path):
         found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
         assert found.returncode == 0, found.stderr
         assert "Error" not in found.stderr
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("command", [["score"], ["plot"]])
+def test_an_output_whose_name_is_too_long_is_refused_before_any_work(checkpoint, tmp_path, command):
+    (tmp_path / "in.fa").write_text(">a\nACGT\n")
+    for letters in (234, 300):
+        result = run(*command, checkpoint, tmp_path / "in.fa", "-o", tmp_path / ("n" * letters + ".svg"))
+        assert result.exit_code == 2
+        assert result.stderr.endswith(".svg'; accepted: a name of at most 237 bytes\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.fa"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_error_about_a_very_long_name_is_a_short_line_with_the_problem_at_its_end(checkpoint, tmp_path):
+    (tmp_path / "in.fa").write_text(f">{'x' * 100_000}\nACRT\n")
+    result = run("score", checkpoint, tmp_path / "in.fa")
+    assert result.exit_code == 2
+    assert len(result.stderr) < 2100
+    assert result.stderr.endswith(
+        "at position 2; accepted: A C G T N of either case, or --non-dna mask, skip or keep\n"
+    )
 
 
 def test_a_report_in_the_place_of_the_target_is_refused(checkpoint, tmp_path):

@@ -118,6 +118,11 @@ def earlier_predictions(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def half_done_predictions(folder: Path) -> list[Path]:
+    """Returns what a killed run has left in a folder."""
+    return [path for start in ("", "subdir_*/") for path in folder.glob(f"{start}.{NAME}*.pt.partial")]
+
+
 def _save(batch: dict[str, Tensor], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -4,6 +4,7 @@ See `subquad generate` for what else there is.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,13 +168,14 @@ def _chunk(threshold: int | None, budget: int | None) -> int | None:
 
 
 def _limit(given: int | None, of_the_network: int) -> int:
-    text = os.environ.get("EVO2_MAX_SEQ_LEN")
+    text, field = os.environ.get("EVO2_MAX_SEQ_LEN"), "--max-seq-length"
     if given is None and text is not None:
-        if not text.isdigit():
-            raise InvalidOption("EVO2_MAX_SEQ_LEN", text, "an integer")
+        field = "EVO2_MAX_SEQ_LEN"
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            raise InvalidOption(field, text[:40], "an integer")
         given = int(text)
     if given is not None and not 2 <= given <= of_the_network:
-        raise InvalidOption("--max-seq-length", given, f"2 to {of_the_network}, what the network takes")
+        raise InvalidOption(field, given, f"2 to {of_the_network}, what the network takes")
     return of_the_network if given is None else given
 
 

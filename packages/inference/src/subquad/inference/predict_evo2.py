@@ -4,7 +4,9 @@ Each flag works or is refused with a reason. See `subquad score` and `subquad em
 """
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -159,7 +161,8 @@ def predict_evo2(
         choice = EngineChoice(ckpt_dir, options)
         reading = Reading(str(fasta), "error", uppercase=True)
         opened = partial(read_records, fasta, file_format="fasta")
-        found = survey(opened, reading, limit=choice.token_limit(), room=int(prepend_bos))
+        check = partial(_check_scored, where=str(fasta), kind=kind, prepend_bos=prepend_bos)
+        found = survey(opened, reading, limit=choice.token_limit(), room=int(prepend_bos), check=check)
         check_shortest(found, min_length, choice.token_limit() - prepend_bos)
         engine = choice.load()
         require_fp8(engine.model, vortex_style_fp8=vortex_style_fp8)
@@ -169,24 +172,41 @@ def predict_evo2(
         predictor = Predictor(
             engine, kind, embedding_layer=embedding_layer, prepend_bos=prepend_bos, min_length=min_length or 0
         )
-        _clear(output_dir)
-        files = PredictionFiles(output_dir, by_batch=write_interval is WriteInterval.batch, per_folder=files_per_subdir)
-        records = reading.chosen(opened())
-        _write_index(output_dir, _predict(records, predictor, files, rows=micro_batch_size))
+        by_batch = write_interval is WriteInterval.batch
+        with _held(output_dir, overwrite=overwrite):
+            files = PredictionFiles(output_dir, by_batch=by_batch, per_folder=files_per_subdir)
+            records = reading.chosen(opened())
+            _write_index(output_dir, _predict(records, predictor, files, rows=micro_batch_size))
 
 
 def _check_paths(fasta: Path, folder: Path, *, overwrite: bool) -> None:
     """Refuses what cannot be read twice, a file as a folder, and predictions that would be mixed with new ones."""
-    from subquad.inference.evo2_predictions import earlier_predictions
     from subquad.inference.sequence_files import read_once_only
 
     if read_once_only(fasta):
         raise InvalidOption("--fasta", str(fasta), "a file, which is read twice; no pipe and no standard input")
+    _refuse_earlier(folder, overwrite=overwrite)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidOption("--output-dir", str(folder), "a folder, which is made where it is missing")
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise InvalidOption("--output-dir", str(folder), f"a folder that can be written; {place} cannot")
+
+
+def _refuse_earlier(folder: Path, *, overwrite: bool) -> None:
+    from subquad.inference.evo2_predictions import earlier_predictions
+
     if not overwrite and (found := earlier_predictions(folder)):
         accepted = f"a folder without predictions, or --overwrite; this one has {found[0].name}"
         raise InvalidOption("--output-dir", str(folder), accepted)
-    if folder.exists() and not folder.is_dir():
-        raise InvalidOption("--output-dir", str(folder), "a folder, which is made where it is missing")
+
+
+def _check_scored(record: "Record", *, where: str, kind: str, prepend_bos: bool) -> None:
+    from subquad.inference.scoring import strand_inputs
+
+    if kind != "logits":
+        field, prepend = f"{where}: record {record.id!r}", 0 if prepend_bos else None
+        strand_inputs(record.sequence.encode(), prepend=prepend, strand="forward", field=field)
 
 
 def _kind(embedding_layer: int | None, collapse: Collapse | None, *, log_probs: bool) -> "Kind":
@@ -205,15 +225,32 @@ def _kind(embedding_layer: int | None, collapse: Collapse | None, *, log_probs: 
     return (collapse or Collapse.mean).value  # type: ignore[return-value]
 
 
-def _clear(folder: Path) -> None:
-    """Makes the folder, without predictions of an earlier run."""
-    from subquad.inference.evo2_predictions import earlier_predictions
+@contextmanager
+def _held(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Keeps other runs away from the folder, and removes the predictions of an earlier one and what it left half-done.
+
+    Raises:
+      InvalidOption: Another run writes to it, or has done so meanwhile.
+    """
+    from subquad.inference.evo2_predictions import earlier_predictions, half_done_predictions
+    from subquad.inference.unfinished import held
     from subquad.inference.writing import writing
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in earlier_predictions(folder):
-            path.unlink()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder))
+        except BlockingIOError:
+            accepted = "another folder, as long as the run that writes to it goes on"
+            raise InvalidOption("--output-dir", str(folder), accepted) from None
+        except OSError:  # a file system without locks
+            pass
+        _refuse_earlier(folder, overwrite=overwrite)
+        with writing(folder):
+            for path in (*earlier_predictions(folder), *half_done_predictions(folder)):
+                path.unlink()
+        yield
 
 
 def _write_index(folder: Path, order: dict[str, int]) -> None:

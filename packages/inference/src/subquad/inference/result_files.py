@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from subquad.inference.errors import InvalidOption, OutputError
 from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_line, write_results
 from subquad.inference.result_journal import Journal, held_folder, holds_rows
-from subquad.inference.unfinished import names_stream
+from subquad.inference.unfinished import LONGEST_NAME, names_stream
 from subquad.inference.writing import writing
 
 
@@ -128,6 +128,8 @@ def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), fl
     """
     if str(path) == "-":
         raise InvalidOption(flag, "-", "the name of a file, or no such flag for the standard output")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise InvalidOption(flag, str(path), f"a name of at most {LONGEST_NAME} bytes")
     if path.is_dir():
         raise InvalidOption(flag, str(path), "a file; this is a folder")
     if names_stream(path):

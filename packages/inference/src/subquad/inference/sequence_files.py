@@ -117,8 +117,8 @@ def dna_only(record: Record, policy: NonDNA, where: str, *, allow_tags: bool = F
       The record, changed or not; None where it is to be skipped.
 
     Raises:
-      InputFileError: The policy is ``"error"`` and there is such a character, or one stays, kept or in a tag, that is no
-        byte of ASCII, so that there is no token for it.
+      InputFileError: The policy is ``"error"`` and there is such a character, or one stays, kept or in a tag, that is
+        no byte of ASCII, so that there is no token for it.
     """
     checked = without_tags(record.sequence) if allow_tags else record.sequence
     found = [] if policy == "keep" else [match.start() for match in _OTHER_THAN_DNA.finditer(checked)]

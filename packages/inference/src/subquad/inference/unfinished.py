@@ -11,6 +11,7 @@ from pathlib import Path
 
 from subquad.inference.writing import writing
 
+LONGEST_NAME = 255 - len(".") - len(".abcdefgh.partial")  # bytes of a name that leaves room for one of these
 _RANDOM = r"[a-z0-9_]{8}"  # what tempfile puts between prefix and suffix
 
 

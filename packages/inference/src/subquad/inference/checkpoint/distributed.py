@@ -8,7 +8,6 @@ Source: the documentation of ``torch.distributed.checkpoint`` (metadata classes,
 """
 
 import io
-import pickle
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,9 +100,18 @@ def read_distributed(folder: Path) -> DistributedCheckpoint:
         raise CheckpointNotFound(f"{path} is missing; a distributed checkpoint has {METADATA} and .distcp files")
     loaded = load_inert(path.read_bytes(), str(path), records=_ACCEPTED)
     described, places = _field(path, loaded, "state_dict_metadata"), _field(path, loaded, "storage_data")
+    try:
+        return _described(path, described, places)
+    except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: is damaged: {type(error).__name__}: {error}") from None
+
+
+def _described(path: Path, described: dict[Any, Any], places: dict[Any, Any]) -> DistributedCheckpoint:
     pieces: dict[str, list[Piece]] = {}
     for index, info in places.items():
-        pieces.setdefault(str(index.fqn), []).append(_piece(path, folder, index, info))
+        pieces.setdefault(str(index.fqn), []).append(_piece(path, path.parent, index, info))
     tensors, objects = {}, {}
     for name, record in described.items():
         found = pieces.get(name, [])
@@ -164,14 +172,19 @@ def _assembled(
     whole = torch.empty(shape, dtype=dtype)
     for offset, piece in pieces.items():
         part = _loaded(name, torch.Size(sizes[offset]), dtype, piece)
-        whole[tuple(slice(start, start + size) for start, size in zip(offset, part.shape, strict=True))] = part
+        place = whole[tuple(slice(start, start + size) for start, size in zip(offset, part.shape, strict=True))]
+        if place.shape != part.shape:
+            raise CheckpointError(f"{piece.file}: the piece of {name} at {list(offset)} reaches beyond {list(shape)}")
+        place.copy_(part)
     return whole
 
 
 def _loaded(name: str, shape: torch.Size, dtype: torch.dtype, piece: Piece) -> Tensor:
     try:
         tensor = torch.load(io.BytesIO(piece.read()), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{piece.file}: the piece of {name} at byte {piece.start} is no tensor: {str(error).partition('. ')[0]}"
         ) from None

@@ -82,8 +82,8 @@ def save_checkpoint(
       CheckpointExists: ``path`` exists and may not be replaced.
       CheckpointConfigError: The config cannot be written or built, or ``metadata`` uses a reserved field.
       CheckpointTensorError: The config describes another network.
-      InvalidOption: ``model`` or what the config builds reads no tokens, its type is none of the format, or the tokenizer
-        is unknown or needs more rows of the embedding than there are.
+      InvalidOption: ``model`` or what the config builds reads no tokens, its type is none of the format, or the
+        tokenizer is unknown or needs more rows of the embedding than there are.
     """
     dtype = str(embedding_of("model", model).weight.dtype).removeprefix("torch.")
     if dtype not in DTYPES:

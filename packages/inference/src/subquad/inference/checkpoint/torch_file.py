@@ -54,7 +54,7 @@ def read_torch_file(source: Path, scratch: Path) -> Iterator[dict[str, Any]]:
             raise CheckpointError(
                 f"{source}: holds more than tensors and is not read, since that would run its code. {reason.strip()}"
             ) from None
-        except (RuntimeError, EOFError, ValueError) as error:
+        except Exception as error:  # a damaged pickle can raise anything
             problem = f"is no file of torch tensors, or damaged: {str(error).partition('. ')[0]}"
             raise CheckpointError(f"{source}: {problem}{_parts_text(source)}") from None
         if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import typer
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+LONGEST_TEXT = 2000
 
 
 @contextmanager
@@ -35,9 +36,14 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
             raise
         ours = type(error).__module__.startswith("subquad.")
         text = str(error) if ours or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {_shortened(' '.join(text.split()))}", file=sys.stderr)
         _give_up_output()
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
+
+
+def _shortened(text: str) -> str:
+    """Leaves out the middle of a text with a name of thousands of letters; what is wrong stands at its end."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} ... {text[-LONGEST_TEXT // 2 :]}"
 
 
 def run_program(program: Callable[[], object]) -> None:
@@ -52,7 +58,7 @@ def run_program(program: Callable[[], object]) -> None:
 
 
 def escape_what_the_locale_lacks() -> None:
-    """Lets a character that the encoding of the standard output lacks be shown as ``\\u…`` instead of ending a command."""
+    """Shows a character that the encoding of the standard output lacks as its number, instead of ending by an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

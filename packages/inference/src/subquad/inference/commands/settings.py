@@ -141,8 +141,8 @@ class ReadingOptions:
         NonDNAPolicy,
         typer.Option(
             "--non-dna",
-            help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;...|): error refuses the input, "
-            "mask reads N there, skip leaves the record out, keep reads them as they are.",
+            help="On characters other than ACGTN (in a prompt, outside tags |d__Bacteria;...|): error refuses the "
+            "input, mask reads N there, skip leaves the record out, keep reads them as they are.",
         ),
     ] = NonDNAPolicy.error
     uppercase: Annotated[bool, typer.Option("--uppercase", help="Change bases to upper case.")] = False

@@ -101,6 +101,7 @@ def variants(
         from subquad.inference.commands.batches import Reading
         from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, group_size, run_batches
         from subquad.inference.reference_genome import ReferenceGenome
+        from subquad.inference.scoring import strand_inputs
         from subquad.inference.sequence_files import input_name, read_once_only
         from subquad.inference.variant_files import VariantWindows, read_variants
 
@@ -113,6 +114,12 @@ def variants(
         def records() -> "Iterator[VariantRecord]":
             kind, symbolic = options.variant_format.value, options.symbolic.value
             return cut.records(read_variants(variant_file, file_format=kind, symbolic=symbolic))
+
+        def check(record: "VariantRecord") -> None:
+            strand = options.strand.value if options.non_dna == "keep" else "forward"  # all else has a complement
+            for what, text in (("reference", record.windows.reference), ("alternate", record.windows.alternate)):
+                field = f"{where}, line {record.line}: the {what} window of {record.id[:60]}"
+                strand_inputs(text.encode(), prepend=0 if options.prepend_eod else None, strand=strand, field=field)
 
         def work(engine: "Engine", group: "list[VariantRecord]") -> "Iterator[tuple[dict[str, Any], int]]":
             for each, pair in zip(group, _likelihoods(engine, group, options), strict=True):
@@ -129,6 +136,7 @@ def variants(
                 Destination(results, _columns(), chosen_flags(options), [variant_file, options.reference]),
                 Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=weight),
                 work,  # type: ignore[arg-type]
+                check=check,  # type: ignore[arg-type]
                 show=progress,
             )
         finally:

@@ -14,8 +14,8 @@ from subquad.ops import RoundedRows, fp8_linear, round_to_e4m3, row_scales
 class RoundedLinear(nn.Module):
     """``y = fp8_linear(x, weight) + bias`` with a weight in E4M3, a scale for each of its rows and for each row of x.
 
-    It is made of a trained layer and is not trained itself. A cast of the network, such as ``.to(torch.bfloat16)``, casts
-    the bias and leaves weight and scales as they are.
+    It is made of a trained layer and is not trained itself. A cast of the network, such as ``.to(torch.bfloat16)``,
+    casts the bias and leaves weight and scales as they are.
 
     Args:
       linear: The layer; it is not changed.
