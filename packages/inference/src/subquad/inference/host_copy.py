@@ -18,7 +18,7 @@ class HostCopy:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(values.device))  # which may not be the current device
 
     def read(self) -> Tensor:
         """Waits and returns the values; who keeps them long should copy them out of pinned memory."""
