@@ -22,7 +22,7 @@ from subquad.inference import (
 from subquad.inference.errors import NonFiniteActivations, NonFiniteLogits, StepFailed
 from subquad.inference.host_copy import HostCopy
 from subquad.inference.network import require_alive
-from subquad.inference.passes import StatesInTurn
+from subquad.inference.passes import StatesInTurn, side_by_side
 
 BAD = ord("N")
 CHUNK = 16
@@ -223,7 +223,7 @@ def test_no_two_states_are_alive_at_once(monkeypatch):
     texts = ["ACGT" * 10, "GATTACA" * 5, "C" * 33]
     assert len(engine.score(texts, batch_size=2)) == 3
     assert len(engine.embed(texts, ["blocks.0"], batch_size=2)) == 3
-    assert len(alive) == 4
+    assert len(alive) == 2  # one after the other reads all of them
 
 
 def test_what_a_lost_process_gave_is_refused_before_it_is_judged(watched, monkeypatch):
@@ -236,3 +236,26 @@ def test_what_a_lost_process_gave_is_refused_before_it_is_judged(watched, monkey
     for call in (lambda: watched.engine.score(["NNN"]), lambda: watched.engine.embed(["NNN"], ["blocks.0"])):
         with pytest.raises(ConnectionError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "batches"),
+    [
+        ([5, 9, 7], 1, [[1], [2], [0]]),
+        ([5, 9, 7, 8], 2, [[1], [3, 2], [0]]),
+        ([16, 16, 16], 8, [[0], [1], [2]]),
+        ([100, 8, 8, 8, 4, 4, 4, 4, 4], 8, [[0], [1, 2], [3, 4], [5, 6, 7, 8]]),
+        ([0, 0], 8, [[0, 1]]),
+        ([], 8, []),
+    ],
+)
+def test_sequences_are_read_side_by_side_up_to_a_chunk_of_tokens(
+    lengths: list[int], batch_size: int, batches: list[list[int]]
+) -> None:
+    assert side_by_side(lengths, batch_size, 16) == batches
+
+
+def test_long_sequences_of_a_batch_are_scored_as_alone(network: torch.nn.Module) -> None:
+    engine = Engine(network, ByteTokenizer(network.vocab_size), prefill_chunk=64)
+    texts = ["ACGT" * 16, "GATTACAG" * 9, "CC" * 32]
+    assert engine.score(texts, batch_size=3) == [engine.score([text])[0] for text in texts]

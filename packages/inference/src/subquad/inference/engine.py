@@ -337,8 +337,9 @@ class Engine:
           reduce: ``"sum"``; ``"mean"``, over the scored tokens; or ``"none"``, one value for each scored token.
           prepend_eod: Start from the end-of-document token, so that the first token is scored too.
           strand: ``"both"`` averages with the reverse complement.
-          batch_size: Sequences read side by side. 1 makes each score bitwise independent of the others; more is faster
-            for short sequences and moves a score by rounding only.
+          batch_size: Sequences read side by side, at most as many as make a chunk of ``prefill_chunk`` tokens. 1 makes
+            each score bitwise independent of the others; more is faster for short sequences and moves a score by
+            rounding only.
 
         Raises:
           InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.

@@ -1,6 +1,6 @@
 """Passes over a network, one behind the other: what one gave is read once the next is under way."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 from subquad.inference.network import Network, RecurrentState
@@ -47,6 +47,21 @@ def results_in_turn(passes: Iterable[Pass[Result_co]]) -> Iterator[Result_co]:
         before = current
     if before is not None:
         yield before.results()
+
+
+def side_by_side(lengths: Sequence[int], batch_size: int, chunk: int) -> list[list[int]]:
+    """Returns which sequences are read together: numbers of such of like length, the longest first.
+
+    At most ``batch_size``, and at most as many as make a chunk of so many tokens: more of them take the memory of more
+    chunks, and no less time.
+    """
+    order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
+    batches: list[list[int]] = []
+    while order:
+        count = max(1, min(batch_size, chunk // max(1, lengths[order[0]])))
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
 
 
 class StatesInTurn:

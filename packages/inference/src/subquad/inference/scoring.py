@@ -13,7 +13,7 @@ from subquad.inference.host_copy import HostCopy
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Strand
 from subquad.inference.network import Network, RecurrentState, require_alive
-from subquad.inference.passes import StatesInTurn, results_in_turn
+from subquad.inference.passes import StatesInTurn, results_in_turn, side_by_side
 
 _BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
 _ALIGNED = 64
@@ -235,10 +235,10 @@ def score_rows(
 ) -> list[Score]:
     """Returns the score of each row; see `ScoringPass` for arguments and errors.
 
-    ``batch_size`` rows of like length are read side by side. What one pass gave is read once the next was launched.
+    Up to ``batch_size`` rows of like length, as many as make a chunk, are read side by side. What one pass gave is read
+    once the next was launched.
     """
-    order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = side_by_side([len(row) - 1 for row in rows], batch_size, chunk)
     states = StatesInTurn(network, chunk)
 
     def passes() -> Iterator[ScoringPass]:
