@@ -51,8 +51,7 @@ def attention_split_kernel(
     Writes the unnormalised sum of values ``[size]``, and the maximum and the sum of the weights.
     """
     SIZE: tl.constexpr = 2 * HALF
-    head = tl.program_id(0)
-    split, batch = tl.program_id(1), tl.program_id(2)
+    head, split, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, SIZE)
     frequency = tl.load(inv_freq + lane % HALF).to(tl.float32)
     time = tl.load(position + batch).to(tl.int32)
