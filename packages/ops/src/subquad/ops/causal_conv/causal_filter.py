@@ -3,10 +3,10 @@
 Measured on an AVX-512 Xeon with oneDNN and MKL. One core, 64 channels of 8,192 samples, million samples a second: 7
 taps: direct 740; 64: direct 390, Toeplitz 230, FFT 170; 128: overlap-save 230-250, direct 170, Toeplitz 160, FFT
 150-170; 512: overlap-save 186, FFT 143, direct 43. Two cores, 256 channels, milliseconds: 128 taps over 2,048
-samples: direct 1.3, FFT 1.5, overlap-save 1.1-1.3; over 8,192: overlap-save 3.3, FFT 7.5. The gradient of the taps is a Toeplitz
-product up to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). On two cores of a
-Zen 5, 256 channels, 128 taps: over 2,048 samples direct 1.3, FFT 2.0; over 8,192 overlap-save in blocks of channels
-5.8, direct 12.7, one FFT 24. CUDA follows the operation counts: a Toeplitz product costs ``2 (tap + block)``
+samples: direct 1.3, FFT 1.5, overlap-save 1.1-1.3; over 8,192: overlap-save 3.3, FFT 7.5. The gradient of the taps is
+a Toeplitz product up to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). On two
+cores of a Zen 5, 256 channels, 128 taps: over 2,048 samples direct 1.3, FFT 2.0; over 8,192 overlap-save in blocks of
+channels 5.8, direct 12.7, one FFT 24. CUDA follows the operation counts: a Toeplitz product costs ``2 (tap + block)``
 multiplications a sample and needs no FFT passes over memory.
 """
 
