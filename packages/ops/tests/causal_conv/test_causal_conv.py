@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.functional import pad
 
 from subquad.ops import causal_conv, causal_conv_with_state
-from subquad.ops.causal_conv.causal_filter import convolve
+from subquad.ops.causal_conv.causal_filter import Form, convolve
 from subquad.ops.causal_conv.reference import causal_conv_at, causal_conv_reference
 from subquad.ops.causal_conv.windows import convolve_in_windows
 from tools.testing.oracle import assert_close, assert_matches_oracle
@@ -37,7 +38,7 @@ def test_every_tap_count_up_to_twice_the_length_equals_the_direct_sum(length: in
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("taps", [1, 2, 7, 8, 65, 128, 300])
+@pytest.mark.parametrize("taps", [1, 2, 7, 8, 65, 128, 256, 300])
 def test_output_and_gradients_match_the_oracle(dtype: torch.dtype, taps: int) -> None:
     for length in (1, 63, 100, 1000):
         x, w = torch.randn(2, 4, length).to(dtype), (torch.randn(2, taps) / taps**0.5).to(dtype)
@@ -46,11 +47,20 @@ def test_output_and_gradients_match_the_oracle(dtype: torch.dtype, taps: int) ->
 
 @pytest.mark.parametrize("form", ["direct", "toeplitz", "overlap_save", "fft"])
 @pytest.mark.parametrize("taps", [1, 3, 33, 200])
-def test_all_forms_compute_the_same(form: str, taps: int) -> None:
-    stream = torch.randn(2, 3, taps - 1 + 611, dtype=torch.float64)
-    rows = torch.randn(3, taps, dtype=torch.float64)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_all_forms_compute_the_same(form: Form, taps: int, recorded: bool) -> None:
+    stream = torch.randn(2, 3, taps - 1 + 2048, dtype=torch.float64)
+    rows = torch.randn(3, taps, dtype=torch.float64, requires_grad=recorded)
     expected = causal_conv_reference(stream, rows)[..., taps - 1 :]
-    assert_close(convolve(stream, rows, form), expected, 1e-12)  # type: ignore[arg-type]
+    assert_close(convolve(stream, rows, form), expected, 1e-12)
+
+
+@pytest.mark.parametrize("form", ["direct", "toeplitz", "overlap_save", "fft"])
+@pytest.mark.parametrize("length", [1, 2, 17, 64])
+def test_every_tap_count_up_to_twice_the_length_suits_every_form(form: Form, length: int) -> None:
+    for taps in range(1, 2 * length + 1):
+        x, w = torch.randn(2, 3, length, dtype=torch.float64), torch.randn(3, taps, dtype=torch.float64)
+        assert_close(convolve(pad(x, (taps - 1, 0)), w, form), causal_conv_reference(x, w), 1e-12)
 
 
 @pytest.mark.parametrize("taps", [3, 40, 100, 300])
