@@ -9,10 +9,13 @@ from tools.testing.oracle import assert_close
 SPACES = {1: (11,), 2: (6, 7), 3: (4, 5, 3)}
 
 
+@pytest.mark.parametrize("kernels", [0, 1, 2])
 @pytest.mark.parametrize("name", sorted(convention_names.CONVENTION_NAMES))
-def test_the_alias_equals_the_operator(name: str) -> None:
+def test_the_alias_equals_the_operator(name: str, kernels: int) -> None:
     rank = int(name.split("fftconv")[1][0])
     x, w = torch.randn(2, 3, *SPACES[rank]).double(), torch.randn(3, *[4] * rank).double()
+    if kernels:
+        w = torch.randn(kernels, *w.shape).double()
     shortcut = torch.randn(3).double()
     periodic = tuple(axis % 2 == 0 for axis in range(rank))
     boundary = ("circular" if name.startswith("circular") else "zero",) * rank
@@ -21,7 +24,7 @@ def test_the_alias_equals_the_operator(name: str) -> None:
         boundary, extra = tuple("circular" if wraps else "zero" for wraps in periodic), (periodic,)
     expected = fft_conv(x, w, boundary=boundary, causal=name.startswith("causal"), skip=shortcut)  # type: ignore[arg-type]
     last = "_blh" in name or "w_reshape" in name
-    kernel = w.movedim(0, -1) if "_blh" in name else w
+    kernel = w.movedim(-rank - 1, -1) if "_blh" in name else w
     y = getattr(convention_names, name)(x.movedim(1, -1) if last else x, kernel, *extra, shortcut)
     assert_close(y.movedim(-1, 1) if last else y, expected, 1e-12)
 

@@ -21,6 +21,34 @@ from subquad.ops.dispatch import (
     third_party_backends,
 )
 
+ARGUMENTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "causal_conv": {"x": (2, 4, 9), "taps": (4, 3), "bias": (4,), "skip": (4,), "initial_state": (2, 4, 2)},
+    "fft_conv": {"x": (2, 4, 9), "taps": (4, 3), "skip": (4,)},
+    "gated_conv": {"z": (2, 6, 9), "projection_taps": (6, 3), "mixer_taps": (2, 5), "skip": (2,)},
+    "modal_conv": {
+        "x": (2, 4, 9),
+        "log_poles": (4, 3),
+        "residues": (4, 3),
+        "skip": (4,),
+        "initial_state": (2, 4, 3),
+    },
+    "gated_modal_conv": {
+        "z": (2, 6, 9),
+        "projection_taps": (6, 3),
+        "log_poles": (2, 4),
+        "residues": (2, 4),
+        "skip": (2,),
+    },
+    "selective_scan": {
+        "x": (2, 4, 9),
+        "step_size": (2, 4, 9),
+        "decay": (4, 3),
+        "input_weights": (2, 1, 3, 9),
+        "output_weights": (2, 1, 3, 9),
+        "skip": (4,),
+        "initial_state": (2, 4, 3),
+    },
+}
 PLUGIN = """
 from subquad.ops.dispatch import Implementation
 
@@ -100,6 +128,21 @@ def test_doctor_lists_a_third_party_backend() -> None:
     assert "backend answer: usable (causal_conv)" in list(diagnose())
 
 
+@pytest.mark.usefixtures("plugin")
+def test_a_name_that_no_third_party_has_is_refused_with_the_names_they_have() -> None:
+    with pytest.raises(ArgumentOutOfRange, match=r"backend is 'question'; accepted: auto, torch, .*, answer$"):
+        causal_conv(torch.randn(1, 2, 9), torch.randn(2, 2), backend="question")
+
+
+def test_doctor_says_which_library_of_a_usable_backend_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = dispatch.Implementation("vendor", "fft_conv", lambda _: None, lambda *_: None)
+    monkeypatch.setattr("subquad.ops.diagnosis.load_backend", lambda _: (None, (offered,)))
+    monkeypatch.setattr("subquad.ops._vendor_backend.missing", lambda: ("cuDNN is not installed",))
+    lines = list(diagnose())
+    assert "backend vendor: usable (fft_conv); cuDNN is not installed" in lines
+    assert "backend triton: usable (fft_conv)" in lines
+
+
 def test_doctor_survives_a_third_party_backend_that_does_not_import(
     plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +169,38 @@ def test_a_third_party_backend_refuses_what_it_cannot_do() -> None:
         gated_modal_conv(
             torch.randn(1, 6, 9), torch.randn(6, 3), torch.randn(2, 4), torch.randn(2, 4), backend="answer"
         )
+
+
+def test_auto_leaves_a_call_that_nobody_measured_and_still_takes_it_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offer(name: str) -> dispatch.Implementation:
+        return dispatch.Implementation(
+            name, "causal_conv", lambda _: None, lambda *_: None, unmeasured=lambda _: f"{name} is not measured here"
+        )
+
+    offers = {name: offer(name) for name in ("cuda", "triton", "vendor")}
+    monkeypatch.setattr(dispatch, "load_backend", lambda name: (None, (offers[name],)))
+    call = Call("causal_conv", torch.float32, "cuda", batch=1, channels=2, length=9, taps=3)
+    chosen, explanation = dispatch.choose(call, "auto")
+    assert chosen is None
+    assert explanation.reason.startswith("cuda: cuda is not measured here; triton: triton is not measured here")
+    assert dispatch.choose(call, "triton")[0] is offers["triton"]
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_a_call_says_that_a_graph_is_captured_and_which_argument_wants_a_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = importlib.import_module(f"subquad.ops.{name}.{name}").describe
+    arguments = {key: torch.randn(shape) for key, shape in ARGUMENTS[name].items()}
+    assert not describe(**arguments).gradient
+    assert not describe(**arguments).capturing
+    for key in arguments:
+        wanting = {**arguments, key: arguments[key].clone().requires_grad_()}
+        assert describe(**wanting).gradient, key
+        with torch.no_grad():
+            assert not describe(**wanting).gradient
+    monkeypatch.setattr(dispatch, "capturing", lambda x: True)
+    assert describe(**arguments).capturing
 
 
 @pytest.mark.parametrize("name", ["gated_conv", "gated_modal_conv"])

@@ -36,6 +36,18 @@ def test_low_precision_streams_are_rounded_once(name: str, dtype: torch.dtype) -
     assert_close(case.operator(*inputs).double(), exact, 2e-3 if dtype == torch.bfloat16 else 2.5e-4)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name != "rearrange"])
+def test_filters_of_float32_on_a_stream_of_bfloat16_are_not_rounded(name: str) -> None:
+    case = CASES[name]
+    stream, *filters = case.inputs(BATCH, 101)
+    stream = stream.bfloat16()
+    y = case.operator(stream, *filters)
+    assert y.dtype == torch.bfloat16
+    exact = case.reference(stream.double(), *(x.double() for x in filters))
+    assert_close(y.double(), exact, 2e-3)
+    assert torch.equal(y, case.operator(stream.float(), *filters).bfloat16())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_any_strides_give_the_same(name: str) -> None:
     case = CASES[name]
@@ -97,6 +109,30 @@ def test_gradcheck_passes_in_float64(name: str) -> None:
     case = CASES[name]
     inputs = [x.double().requires_grad_() for x in case.inputs(BATCH, 7)]
     assert gradcheck(case.operator, inputs, fast_mode=True)
+
+
+FACTORS: dict[str, tuple[str, ...]] = {
+    "causal_conv, direct": ("skip", "bias"),
+    "causal_conv, FFT": ("skip", "bias"),
+    "fft_conv": ("skip",),
+    "gated_conv": ("skip",),
+    "modal_conv": ("skip",),
+    "gated_modal_conv": ("skip",),
+    "selective_scan": ("skip",),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_gradients_reach_the_factors_of_each_channel(name: str) -> None:
+    case = CASES[name]
+    factors = [torch.randn(CHANNELS, dtype=torch.float64) for _ in FACTORS[name]]
+    leaves = [x.double().requires_grad_() for x in (*factors, *case.inputs(BATCH, 7))]
+
+    def call(*values: Tensor) -> Tensor:
+        options = dict(zip(FACTORS[name], values, strict=False))
+        return case.operator(*values[len(options) :], **options)
+
+    assert gradcheck(call, leaves, fast_mode=True)
 
 
 STATEFUL: dict[str, Callable[..., tuple[Tensor, ...]]] = {

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.functional import pad
 
 from subquad.ops import causal_conv, causal_conv_with_state
-from subquad.ops.causal_conv.causal_filter import convolve
+from subquad.ops.causal_conv.causal_filter import Form, convolve
 from subquad.ops.causal_conv.reference import causal_conv_at, causal_conv_reference
+from subquad.ops.causal_conv.windows import convolve_in_windows
 from tools.testing.oracle import assert_close, assert_matches_oracle
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -36,7 +38,7 @@ def test_every_tap_count_up_to_twice_the_length_equals_the_direct_sum(length: in
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("taps", [1, 2, 7, 8, 65, 128, 300])
+@pytest.mark.parametrize("taps", [1, 2, 7, 8, 65, 128, 256, 300])
 def test_output_and_gradients_match_the_oracle(dtype: torch.dtype, taps: int) -> None:
     for length in (1, 63, 100, 1000):
         x, w = torch.randn(2, 4, length).to(dtype), (torch.randn(2, taps) / taps**0.5).to(dtype)
@@ -45,11 +47,20 @@ def test_output_and_gradients_match_the_oracle(dtype: torch.dtype, taps: int) ->
 
 @pytest.mark.parametrize("form", ["direct", "toeplitz", "overlap_save", "fft"])
 @pytest.mark.parametrize("taps", [1, 3, 33, 200])
-def test_all_forms_compute_the_same(form: str, taps: int) -> None:
-    stream = torch.randn(2, 3, taps - 1 + 611, dtype=torch.float64)
-    rows = torch.randn(3, taps, dtype=torch.float64)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_all_forms_compute_the_same(form: Form, taps: int, recorded: bool) -> None:
+    stream = torch.randn(2, 3, taps - 1 + 2048, dtype=torch.float64)
+    rows = torch.randn(3, taps, dtype=torch.float64, requires_grad=recorded)
     expected = causal_conv_reference(stream, rows)[..., taps - 1 :]
-    assert_close(convolve(stream, rows, form), expected, 1e-12)  # type: ignore[arg-type]
+    assert_close(convolve(stream, rows, form), expected, 1e-12)
+
+
+@pytest.mark.parametrize("form", ["direct", "toeplitz", "overlap_save", "fft"])
+@pytest.mark.parametrize("length", [1, 2, 17, 64])
+def test_every_tap_count_up_to_twice_the_length_suits_every_form(form: Form, length: int) -> None:
+    for taps in range(1, 2 * length + 1):
+        x, w = torch.randn(2, 3, length, dtype=torch.float64), torch.randn(3, taps, dtype=torch.float64)
+        assert_close(convolve(pad(x, (taps - 1, 0)), w, form), causal_conv_reference(x, w), 1e-12)
 
 
 @pytest.mark.parametrize("taps", [3, 40, 100, 300])
@@ -126,7 +137,7 @@ def test_poisoned_memory_never_reaches_the_result(taps: int, monkeypatch: pytest
     real = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: real(*a, **k).fill_(float("nan")))
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, shape: torch.full(shape, float("nan"), dtype=t.dtype))
-    for length in (333, 4200, 8192):
+    for length in (333, 2048, 4200, 8192):
         assert torch.isfinite(causal_conv(torch.randn(2, 3, length), torch.randn(3, taps))).all()
 
 
@@ -148,3 +159,22 @@ def test_windows_written_into_the_result_give_what_autograd_records(length: int,
     assert_close(y, causal_conv(x.clone().requires_grad_(), w, initial_state=before), 1e-13)
     assert_close(y[..., :9], causal_conv_reference(x[..., :9], w, before), 1e-12)
     assert_close(causal_conv(x[:, ::2, 7:], w), causal_conv(x[:, ::2, 7:].contiguous(), w), 1e-13)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 2048), (3, 5, 2560), (2, 5, 4999)])
+@pytest.mark.parametrize("taps", [100, 128, 129, 200, 257])
+@pytest.mark.parametrize("rows_at_once", [1, 3, 5, 11])
+def test_windows_read_nothing_outside_their_own_channel(
+    shape: tuple[int, int, int], taps: int, rows_at_once: int
+) -> None:
+    batch, channels, length = shape
+    memory = torch.full((2000 + batch * channels * length,), float("nan"), dtype=torch.float64)
+    x = memory[1000:-1000].view(shape).normal_()
+    w, before = torch.randn(channels, taps).double(), torch.randn(batch, channels, taps - 1).double()
+    assert_close(convolve_in_windows(x, w, None, rows_at_once), causal_conv_reference(x, w), 1e-12)
+    assert_close(convolve_in_windows(x, w, before, rows_at_once), causal_conv_reference(x, w, before), 1e-12)
+    spoilt = x.clone()
+    spoilt[-1, 2] = float("nan")
+    y = convolve_in_windows(spoilt, w, None, rows_at_once)
+    others = [c for c in range(channels) if c != 2]
+    assert torch.isfinite(y[-1, others]).all()

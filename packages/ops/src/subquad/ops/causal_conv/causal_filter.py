@@ -3,10 +3,10 @@
 Measured on an AVX-512 Xeon with oneDNN and MKL. One core, 64 channels of 8,192 samples, million samples a second: 7
 taps: direct 740; 64: direct 390, Toeplitz 230, FFT 170; 128: overlap-save 230-250, direct 170, Toeplitz 160, FFT
 150-170; 512: overlap-save 186, FFT 143, direct 43. Two cores, 256 channels, milliseconds: 128 taps over 2,048
-samples: FFT 1.6, overlap-save 1.6-1.9; over 8,192: overlap-save 6.4, FFT 7.5. The gradient of the taps is a Toeplitz
-product up to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). On two cores of a
-Zen 5, 256 channels, 128 taps: over 2,048 samples direct 1.3, FFT 2.0; over 8,192 overlap-save in blocks of channels
-5.8, direct 12.7, one FFT 24. CUDA follows the operation counts: a Toeplitz product costs ``2 (tap + block)``
+samples: direct 1.3, FFT 1.5, overlap-save 1.1-1.3; over 8,192: overlap-save 3.3, FFT 7.5. The gradient of the taps is
+a Toeplitz product up to 256 taps (53 against 17 for oneDNN's own at 64 taps, forward and backward together). On two
+cores of a Zen 5, 256 channels, 128 taps: over 2,048 samples direct 1.3, FFT 2.0; over 8,192 overlap-save in blocks of
+channels 5.8, direct 12.7, one FFT 24. CUDA follows the operation counts: a Toeplitz product costs ``2 (tap + block)``
 multiplications a sample and needs no FFT passes over memory.
 """
 
@@ -22,6 +22,7 @@ from subquad.ops._blocks import channels_at_once
 from subquad.ops.causal_conv.direct import convolve_direct, convolve_padded, correlate_direct
 from subquad.ops.causal_conv.fft import convolve_fft, convolve_overlap_save, correlate_fft
 from subquad.ops.causal_conv.toeplitz import convolve_toeplitz, correlate_toeplitz
+from subquad.ops.causal_conv.windows import convolve_in_windows, copied_window, hop_of
 
 Form = Literal["direct", "toeplitz", "overlap_save", "fft"]
 
@@ -32,12 +33,8 @@ _TOEPLITZ_BLOCK = 32
 _PADDED_TAPS = 8  # so many taps are memory-bound: the convolution's own padding saves the copy of the stream
 _DIRECT_GRADIENT_TAPS = 4
 _TOEPLITZ_GRADIENT_TAPS = 256
-_WINDOW_PER_TAP = 4  # overlap-save windows are the power of two at or above 4 taps, 1024 at least
-_SMALLEST_WINDOW = 1024
-
-
-def _window(taps: int) -> int:
-    return max(_SMALLEST_WINDOW, 1 << (_WINDOW_PER_TAP * taps - 1).bit_length())
+_FEWEST_WINDOWS = 4  # of overlap-save; twice as many below 96 taps, where direct is faster over short streams
+_TAPS_OF_FEW_WINDOWS = 96
 
 
 def choose_form(device: str, taps: int, length: int) -> Form:
@@ -46,7 +43,8 @@ def choose_form(device: str, taps: int, length: int) -> Form:
         return "direct"
     if taps <= _TOEPLITZ_TAPS.get(device, 64):
         return "toeplitz"
-    if device == "cpu" and length >= 4 * _window(taps):
+    fewest = _FEWEST_WINDOWS if taps > _TAPS_OF_FEW_WINDOWS else 2 * _FEWEST_WINDOWS
+    if device == "cpu" and length >= fewest * hop_of(taps):
         return "overlap_save"
     return "direct" if device == "cpu" and taps <= _DIRECT_TAPS_OF_SHORT_STREAMS else "fft"
 
@@ -54,7 +52,9 @@ def choose_form(device: str, taps: int, length: int) -> Form:
 @without_autocast
 def convolve(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
     """Convolves ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]`` in one form; returns the last length."""
-    width = _width(stream, form)
+    width, past = _width(stream, form), rows.shape[1] - 1
+    if form == "overlap_save" and _in_windows(stream, rows):
+        return convolve_in_windows(stream[..., past:], rows, stream[..., :past], _rows_at_once(stream))
     if width < stream.shape[1]:
         blocks = zip(stream.split(width, dim=1), rows.split(width), strict=True)
         return torch.cat([_convolve(part, own, form) for part, own in blocks], dim=1)
@@ -66,13 +66,23 @@ def _width(stream: Tensor, form: Form) -> int:
     return stream.shape[1] if form == "direct" else channels_at_once(stream)
 
 
+def _in_windows(stream: Tensor, *others: Tensor | None) -> bool:
+    """Says whether overlap-save may read its windows from memory and write over its spectra."""
+    return stream.device.type == "cpu" and dispatch.runs_plainly(stream, *others)
+
+
+def _rows_at_once(stream: Tensor) -> int:
+    """Returns how many channels of a sequence overlap-save takes at a time; a window and its spectrum count as two."""
+    return max(1, channels_at_once(stream) * stream.shape[0] // 2)
+
+
 def _convolve(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
     if form == "direct":
         return convolve_direct(stream, rows)
     if form == "toeplitz":
         return convolve_toeplitz(stream, rows, _TOEPLITZ_BLOCK)
     if form == "overlap_save":
-        return convolve_overlap_save(stream, rows, _window(rows.shape[1]))
+        return convolve_overlap_save(stream, rows, copied_window(rows.shape[1]))
     return convolve_fft(stream, rows)
 
 
@@ -144,8 +154,8 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
     if recorded:
         return CausalFilter.apply(join_history(samples, past, before), rows, form)  # type: ignore[return-value]
     width = _width(samples, form)
-    if form == "overlap_save" and dispatch.runs_plainly(samples, rows, before):
-        return _overlap_save(samples, rows, before, max(1, width // 2))
+    if form == "overlap_save" and _in_windows(samples, rows, before):
+        return convolve_in_windows(samples, rows, before, _rows_at_once(samples))
     parts = [
         _convolve(join_history(part, past, None if before is None else before[:, first : first + width]), own, form)
         for first, part, own in zip(
@@ -153,25 +163,3 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
         )
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _overlap_save(stream: Tensor, rows: Tensor, before: Tensor | None, width: int) -> Tensor:
-    """Does filter_stream by overlap-save where nothing looks on: products in place, windows straight into the result.
-
-    The result is a view. Measured on one busy core of an AVX-512 Xeon, 256 channels, 128 taps, against the form that
-    autograd records, milliseconds: over 8,192 samples 15.6 against 22.1, over 65,536 154 against 225.
-    """
-    batch, channels, length = stream.shape
-    past = rows.shape[1] - 1
-    n = _window(past + 1)
-    hop = n - past
-    windows = -(-length // hop)
-    y = stream.new_empty((batch, channels, windows, hop))
-    for first in range(0, channels, width):
-        own = slice(first, first + width)
-        history = (past, windows * hop - length) if before is None else (0, windows * hop - length)
-        part = stream[:, own] if before is None else join_history(stream[:, own], past, before[:, own])
-        spectrum = torch.fft.rfft(pad(part, history).unfold(-1, n, hop))
-        spectrum.mul_(torch.fft.rfft(rows[own], n=n)[:, None])
-        y[:, own] = torch.fft.irfft(spectrum, n=n)[..., past:]
-    return y.flatten(2)[..., :length]
