@@ -14,12 +14,9 @@ namespace subquad::attention_step {
 
 constexpr int kLanes = 32;
 constexpr int kWarps = 8;
-constexpr int kLoads = 8;  // tokens of a tile that one lane takes
 constexpr int kPack = 8;   // numbers in 16 bytes
 constexpr int kMostBlocks = 8;  // of a cluster
 constexpr int kTokensOfPage = 32;  // a page holds a multiple of these, so that no tile lies in two pages
-constexpr unsigned kAll = 0xffffffffu;
-constexpr float kLog2E = 1.4426950408889634f;
 
 struct Arguments {
   const __nv_bfloat16* qkv;
@@ -60,6 +57,10 @@ __device__ __forceinline__ uint4 packed(const float (&numbers)[kPack]) {
 __device__ __forceinline__ uint4 load(const __nv_bfloat16* place) { return *reinterpret_cast<const uint4*>(place); }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+constexpr int kLoads = 8;  // tokens of a tile that one lane takes
+constexpr unsigned kAll = 0xffffffffu;
+constexpr float kLog2E = 1.4426950408889634f;
 
 __device__ __forceinline__ void meet_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");

@@ -45,9 +45,13 @@ def run(
     active: Tensor | None,
 ) -> Tensor:
     """Does what attention_step's torch form does; the backend refuses keys and values with gaps."""
-    integers = [x if x.dtype == torch.int32 else x.long() for x in (pages, position)]
+    pages, position = _integers(pages), _integers(position)
     plain = runs_plainly(qkv, keys, values, inv_freq)
     return (_launch if plain else torch.ops.subquad.attention_step_cuda)(
-        qkv.contiguous(), keys, values, *(x.contiguous() for x in integers), inv_freq,
+        qkv.contiguous(), keys, values, pages, position, inv_freq,
         page_size, position_scale, None if active is None else active.contiguous(),
     )  # fmt: skip
+
+
+def _integers(x: Tensor) -> Tensor:
+    return (x if x.dtype == torch.int32 else x.long()).contiguous()
