@@ -9,8 +9,6 @@ window of a channel, which would begin in the channel before, is made apart. Mea
 transforms and the product are 1.2.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -46,20 +44,16 @@ def convolve_in_windows(stream: Tensor, rows: Tensor, before: Tensor | None, row
     batch, channels, length = stream.shape
     lead, hop = lead_and_hop(rows.shape[1], length)
     y = stream.new_empty((batch, channels, -(-length // hop), hop))
-    response = torch.fft.rfft(rows, n=lead + hop)[:, None]
-    for one, own in _blocks(batch, channels, rows_at_once):
-        spectrum = _spectra(stream[one, own], None if before is None else before[one, own], lead, hop)
-        y[one, own] = torch.fft.irfft(spectrum.mul_(response[own]), n=lead + hop)[..., lead:]
+    # A block is contiguous wherever the stream is: all channels of some sequences, or some channels of one.
+    width, sequences = min(channels, rows_at_once), max(1, rows_at_once // channels)
+    for channel in range(0, channels, width):
+        own = slice(channel, channel + width)
+        response = torch.fft.rfft(rows[own], n=lead + hop)[:, None]
+        for first in range(0, batch, sequences):
+            some = slice(first, first + sequences)
+            spectrum = _spectra(stream[some, own], None if before is None else before[some, own], lead, hop)
+            y[some, own] = torch.fft.irfft(spectrum.mul_(response), n=lead + hop)[..., lead:]
     return y.flatten(2)[..., :length]
-
-
-def _blocks(batch: int, channels: int, rows_at_once: int) -> Iterator[tuple[slice, slice]]:
-    """Cuts batch and channels so that a block is contiguous wherever the whole is."""
-    width = max(1, min(channels, rows_at_once))
-    sequences = max(1, rows_at_once // channels)
-    for first in range(0, batch, sequences):
-        for channel in range(0, channels, width):
-            yield slice(first, first + sequences), slice(channel, channel + width)
 
 
 def _spectra(part: Tensor, before: Tensor | None, lead: int, hop: int) -> Tensor:
