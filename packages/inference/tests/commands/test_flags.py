@@ -56,7 +56,7 @@ FLAGS = {
         "--tag": ("d__Bacteria", CHANGES),
         "--max-new-tokens": ("3", CHANGES),
         "--temperature": ("1.5", CHANGES),
-        "--top-k": ("513", "top_k is 513; accepted: an integer from 0 to 512, the size of the vocabulary"),
+        "--top-k": ("3", "--top-k is 3; accepted: 0 with greedy tokens; others need a --temperature above 0"),
         "--top-p": ("1.5", "top_p is 1.5; accepted"),
         "--seed": ("-1", "seed is -1; accepted"),
         "--stop": ("é", "stop[0] is 'é'; accepted"),

@@ -42,6 +42,20 @@ def test_every_sampling_flag_does_what_the_option_does(checkpoint, flags, option
     assert row["ids"] == expected.ids
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--top-p", 0.5], "--top-p is 0.5; accepted: 1.0 with greedy tokens; others need a --temperature above 0"),
+        (["--temperature", 0, "--top-k", 4], "--top-k is 4; accepted: 0 with greedy tokens"),
+        (["--temperature", 1, "--top-k", 513], "top_k is 513; accepted: an integer from 0 to 512, the size of the"),
+    ],
+)
+def test_what_would_change_nothing_and_what_is_too_much_are_refused(checkpoint, flags, message):
+    result = run("generate", checkpoint, "-p", "ACGT", *flags)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_each_prompt_has_a_reason_of_its_own(checkpoint):
     plain = lines(done("generate", checkpoint, "-p", "ACGT", "-p", "A" * 250, "--max-new-tokens", 10).stdout)
     assert [row["finish_reason"] for row in plain] == ["max_new_tokens", "context_length"]

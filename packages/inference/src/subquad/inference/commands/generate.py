@@ -56,11 +56,12 @@ class GenerateOptions:
         """Returns what the engine is asked for.
 
         Raises:
-          InvalidOption: A value lies outside its range.
+          InvalidOption: A value lies outside its range, or has no effect on greedy tokens.
         """
+        from subquad.inference.errors import InvalidOption
         from subquad.inference.options import GenerationOptions
 
-        return GenerationOptions(
+        asked = GenerationOptions(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k,
@@ -69,6 +70,11 @@ class GenerateOptions:
             stop=tuple(self.stop or ()),
             return_logprobs=self.logprobs,
         )
+        if not asked.temperature:
+            for flag, value, idle in (("--top-k", self.top_k, 0), ("--top-p", self.top_p, 1.0)):
+                if value != idle:
+                    raise InvalidOption(flag, value, f"{idle} with greedy tokens; others need a --temperature above 0")
+        return asked
 
 
 @with_options
