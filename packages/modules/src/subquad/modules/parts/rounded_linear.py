@@ -1,7 +1,7 @@
 """Linear layers of a trained network with weights of one byte, for inference in half the memory."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ class RoundedLinear(nn.Module):
         self.register_buffer("weight_inverse", scales[:, 0].reciprocal(), persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         self.requires_grad_(False)
+        self.register_load_state_dict_post_hook(_renew_inverse)
 
     def forward(
         self, input: Float[Tensor, "... channel"] | RoundedRows, *, dtype: torch.dtype | None = None
@@ -49,12 +50,15 @@ class RoundedLinear(nn.Module):
         return self._product(input, "BHL", dtype)
 
     def _product(self, input: Tensor | RoundedRows, layout: Literal["BLH", "BHL"], dtype: torch.dtype | None) -> Tensor:
-        scales = {"weight_scale": self.weight_scale, "weight_inverse": self.weight_inverse}
-        return fp8_linear(input, self.weight, **scales, bias=self.bias, layout=layout, dtype=dtype)
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
-        self.weight_inverse = self.weight_scale.reciprocal()
+        return fp8_linear(
+            input,
+            self.weight,
+            weight_scale=self.weight_scale,
+            weight_inverse=self.weight_inverse,
+            bias=self.bias,
+            layout=layout,
+            dtype=dtype,
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RoundedLinear":
         def placed(tensor: Tensor) -> Tensor:
@@ -89,3 +93,8 @@ def round_linears(network: nn.Module) -> int:
     for parent, name, child in found:
         setattr(parent, name, RoundedLinear(child))
     return len(found)
+
+
+def _renew_inverse(layer: nn.Module, _: object) -> None:
+    assert isinstance(layer, RoundedLinear)
+    layer.weight_inverse = layer.weight_scale.reciprocal()
