@@ -12,7 +12,6 @@ using weight_stream::kLanes;
 using weight_stream::Product;
 
 constexpr int kMostProjectionPast = 7;
-constexpr int kRowLanes = 8;  // lanes that filter one projected row: one a past sample, the last for the current one
 constexpr int kMostSize = 4 * kLanes;
 
 struct Filters {
@@ -39,6 +38,8 @@ __device__ __forceinline__ float rounded(float value) { return to_float(from_flo
 __device__ __forceinline__ float wide(uint16_t bfloat16) { return __uint_as_float(static_cast<uint32_t>(bfloat16) << 16); }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+constexpr int kRowLanes = 8;  // lanes that filter one projected row: one a past sample, the last for the current one
 
 template <bool kModal>
 struct Finish {
