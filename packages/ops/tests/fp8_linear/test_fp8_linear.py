@@ -168,6 +168,7 @@ def test_an_argument_that_does_not_fit_is_named(change: dict[str, Tensor], error
         fp8_linear(x, **arguments)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_inverse_that_is_kept_is_used_and_must_fit() -> None:
     x, weight = torch.randn(5, 32), torch.randn(6, 32)
     scale = row_scales(weight)[:, 0]
