@@ -32,9 +32,11 @@ class Case:
     in_place: bool = False  # changes its inputs, so that its error is taken on copies
     differentiable: bool = True
     backward_bytes: int | None = None  # the fewest that a backward pass moves
+    flops: int = 0  # of its matrix products, which are on the tensor cores
     part: Callable[..., tuple[Tensor, ...]] | None = None  # part(*inputs): those of the last few channels alone
 
 
+FLOPS_PER_SECOND = 790e12  # of bfloat16 matrix products on an H100
 _CHECKED_CHANNELS = 32  # enough to measure an error by, few enough for float64
 
 
@@ -110,7 +112,7 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
         yield Case("length taps", (x, w), _fft, 2 * elements * size + w.numel() * size, part=_last_rows)
     elif op == "fft_conv2d":
         yield from _image_cases(dtype, device)
-    elif op in ("rms_norm", "gated_product", "rotary"):
+    elif op in ("rms_norm", "gated_product", "gated_linear", "rotary"):
         yield from _pointwise_cases(op, shape, dtype, device)
     elif op in ("fir_step", "modal_step"):
         yield from _step_cases(op, channels, dtype, device)
@@ -178,7 +180,14 @@ def _pointwise_cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, d
                 lambda x, backend, activation=activation: ops.gated_product(x, activation=activation, backend=backend),
                 3 * batch * length * inner * size,
             )
-    elif channels % 128 == 0:
+    elif op == "gated_linear" and size == 2:
+        inner = -(-channels * 8 // 3 // 256) * 256
+        x = _random(batch, length, channels, dtype=dtype, device=device, mean=0.0)
+        weights = [_random(inner, channels, dtype=dtype, device=device, mean=0.0) * channels**-0.5 for _ in range(2)]
+        moved = (x.numel() + 2 * weights[0].numel() + batch * length * inner) * size
+        flops = 4 * batch * length * channels * inner
+        yield Case("bilinear", (x, *weights), _gated_linear, moved, flops=flops)
+    elif op == "rotary" and channels % 128 == 0:
         qkv = _random(batch, length, channels // 128, 3, 128, dtype=dtype, device=device)
         position = torch.arange(length, device=device)[None] % 1024  # so far float32 angles agree with float64 ones
         frequencies = 1e4 ** -(torch.arange(0, 128, 2, device=device) / 128)
@@ -199,6 +208,7 @@ OPERATORS = (
     "modal_step",
     "rms_norm",
     "gated_product",
+    "gated_linear",
     "rotary",
 )
 
@@ -217,6 +227,10 @@ def _gated_modal(z: Tensor, p: Tensor, poles: Tensor, residues: Tensor, skip: Te
 
 def _modal(x: Tensor, poles: Tensor, residues: Tensor, backend: str) -> Tensor:
     return ops.modal_conv(x, poles, residues, backend=backend)
+
+
+def _gated_linear(x: Tensor, gate: Tensor, value: Tensor, backend: str) -> Tensor:
+    return ops.gated_linear(x, gate, value, backend=backend)
 
 
 def _fft(x: Tensor, w: Tensor, backend: str) -> Tensor:

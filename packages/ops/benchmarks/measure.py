@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from cases import Case
+from cases import FLOPS_PER_SECOND, Case
 from rivals import Rival
 from timing import captured, graph_microseconds, host_microseconds, median_microseconds
 from torch import Tensor
@@ -69,7 +69,7 @@ def errors_of(case: Case, backend: str, backward: bool, own: Case | None = None)
 def measure(row: Row, case: Case, bandwidth: float, backward: bool, rival: Rival | None = None) -> Row:
     """Checks, then times one case on the row's backend, or as a competitor does it."""
     device, dtype = case.inputs[0].device.type, case.inputs[0].dtype
-    row.floor = case.bytes / bandwidth * 1e6
+    row.floor = (case.bytes / bandwidth + case.flops / FLOPS_PER_SECOND) * 1e6
     backward = backward and case.differentiable
     if backward and case.backward_bytes is not None:
         row.backward_floor = case.backward_bytes / bandwidth * 1e6

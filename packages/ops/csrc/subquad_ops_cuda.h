@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 6
+#define SUBQUAD_OPS_ABI_VERSION 7
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
@@ -264,6 +264,19 @@ SUBQUAD_OPS_EXPORT int32_t subquad_ops_row_norm(const SubquadOpsRows* rows, void
 
 // output = activation(x) * other in dtype, which is that of both; any number of channels.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_product(const SubquadOpsRows* rows, void* stream);
+
+// Rows against two matrices: x [rows, inputs] with x_stride between rows, gate and value [outputs, inputs], all bfloat16 and
+// 16-byte aligned, sizes and stride multiples of 8. Needs compute capability 9.0.
+typedef struct SubquadOpsGatedLinear {
+  const void* x;
+  const void* gate;
+  const void* value;
+  int64_t rows, inputs, outputs, x_stride;
+  int32_t activation;  // identity or gelu
+} SubquadOpsGatedLinear;
+
+// output [rows, outputs] = activation(x gate^T) * (x value^T), summed in float32 and rounded once.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_linear(const SubquadOpsGatedLinear* given, void* output, void* stream);
 
 // output = e4m3(w * s), inverse = 1 / s, with w = v, or v behind a norm, and s = 448 / max(|w|) of a row, 1 for a row of
 // zeros; numbers beyond 448 become 448. Up to 24,576 channels.

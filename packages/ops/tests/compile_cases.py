@@ -34,6 +34,7 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "rearrange": ops.rearrange,
     "rms_norm": lambda x: ops.rms_norm(x, torch.ones(50), form="vortex"),
     "rms_norm_of_sum": lambda x: torch.cat(ops.rms_norm_of_sum(x, x.flip(0), torch.ones(50))),
+    "gated_linear": lambda x: ops.gated_linear(x, torch.ones(7, 50), torch.ones(7, 50), activation="gelu"),
     "gated_product": lambda x: ops.gated_product(x, activation="gelu"),
     "rotary": lambda x: ops.rotary(x.unflatten(-1, (5, 10)), torch.arange(12)[None], torch.ones(5)),
     "fir_step": lambda x: ops.fir_step(x[..., 0], torch.ones(12, 3), torch.zeros(2, 12, 2), torch.tensor([0, 1])),

@@ -20,6 +20,7 @@ NAMES = (
     "rearrange",
     "rms_norm",
     "rms_norm_of_sum",
+    "gated_linear",
     "gated_product",
     "rotary",
     "fir_step",

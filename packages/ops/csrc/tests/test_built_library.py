@@ -10,6 +10,7 @@ import pytest
 from subquad.ops._cuda_interface import (
     ABI_VERSION,
     E4M3_CODE,
+    GatedLinearArguments,
     ProductArguments,
     RotaryArguments,
     RowsArguments,
@@ -253,6 +254,28 @@ def test_a_norm_and_a_gate_need_what_they_are_made_of(library: ctypes.CDLL) -> N
     rows.other = rows.inverse = None
     assert library.subquad_ops_gated_product(ctypes.byref(rows), None) == NULL_POINTER
     assert library.subquad_ops_rounded_rows(ctypes.byref(rows), None) == NULL_POINTER
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"gate": None}, NULL_POINTER),
+        ({"activation": 1}, UNKNOWN_ACTIVATION),
+        ({"rows": 0}, SIZE),
+        ({"inputs": 60}, SIZE),
+        ({"outputs": 4}, SIZE),
+        ({"x_stride": 56}, SIZE),
+        ({"rows": 1 << 30, "outputs": 1 << 30}, SIZE),
+        ({"x_stride": 68}, UNALIGNED),
+        ({"value": 24}, UNALIGNED),
+    ],
+)
+def test_a_gated_linear_that_no_kernel_serves_is_refused(
+    library: ctypes.CDLL, changes: dict[str, int | None], status: int
+) -> None:
+    sizes = {"rows": 3, "inputs": 64, "outputs": 32, "x_stride": 64}
+    given = GatedLinearArguments(**{"x": 16, "gate": 16, "value": 16} | sizes | changes)
+    assert library.subquad_ops_gated_linear(ctypes.byref(given), ctypes.c_void_p(16), None) == status
 
 
 def test_columns_rotations_and_turns_that_no_kernel_serves_are_refused(library: ctypes.CDLL) -> None:

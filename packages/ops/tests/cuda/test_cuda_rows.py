@@ -17,6 +17,7 @@ from subquad.ops.fir_step import ring as rings
 
 NORM = Call("rms_norm", torch.bfloat16, "cuda", batch=1, channels=4096, length=8000, taps=0)
 ROTARY = replace(NORM, operator="rotary", batch=2)
+GATED = replace(NORM, operator="gated_linear", inputs=4096, channels=11_264)
 OPERATORS = ("rms_norm", "gated_product", "rotary", "rounded_rows")
 
 
@@ -54,6 +55,12 @@ def test_rows_are_taken_before_triton_takes_them(
         (replace(NORM, channels=8193), "8193 channels; accepted: beyond 8192 multiples of 8"),
         (replace(NORM, operator="rounded_rows", channels=8193), "accepted: beyond 8192 multiples of 8"),
         (replace(ROTARY, batch=65_536), "batch 65536"),
+        (replace(GATED, dtype=torch.float16), "dtype float16; accepted: bfloat16"),
+        (replace(GATED, inputs=4097), "4097 inputs, 11264 outputs; accepted: multiples of 8"),
+        (replace(GATED, channels=4), "4096 inputs, 4 outputs; accepted: multiples of 8"),
+        (replace(GATED, inputs=0), "the call is empty"),
+        (replace(GATED, gradient=True), "a gradient is wanted; accepted: calls without"),
+        (replace(GATED, device="cpu"), "the tensors are on cpu; accepted: cuda"),
     ],
 )
 def test_what_no_kernel_takes_is_refused_with_what_is_accepted(call: Call, text: str) -> None:

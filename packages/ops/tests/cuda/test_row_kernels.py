@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from subquad import ops
-from subquad.ops import _cuda_rows
+from subquad.ops import _cuda_backend, _cuda_rows
 from tools.testing.oracle import assert_as_exact_as, assert_close
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("unchecked")]
@@ -145,6 +145,49 @@ def test_gated_product(dtype: torch.dtype, channels: int) -> None:
         hold(ops.gated_product, among_nan(gate), among_nan(value), activation=activation)
         hold(ops.gated_product, shifted(gate), value, activation=activation)
         hold(ops.gated_product, gate.transpose(0, 1), value.transpose(0, 1), activation=activation)
+
+
+# One tile and parts of it in every direction, one row, more tiles than blocks, sizes of 1B and 7B.
+GATED_LINEARS = ((1, 64, 128), (127, 8, 8), (129, 72, 136), (300, 200, 264), (1000, 512, 3000), (2304, 1920, 5120))
+
+
+@pytest.mark.parametrize("activation", [None, "gelu"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), GATED_LINEARS, ids=str)
+def test_gated_linear(rows: int, inputs: int, outputs: int, activation: str | None) -> None:
+    x = random(rows, inputs, dtype=torch.bfloat16)
+    weights = [random(outputs, inputs, dtype=torch.bfloat16) * inputs**-0.5 for _ in range(2)]
+    hold(ops.gated_linear, x, *weights, activation=activation)
+    hold(ops.gated_linear, among_nan(x), *weights, activation=activation)
+    hold(ops.gated_linear, shifted(x), *map(shifted, weights), activation=activation)
+    hold(ops.gated_linear, x[None], *(among_nan(w) for w in weights), activation=activation)
+
+
+def test_gated_linear_of_many_tiles_gives_the_same_bits_each_time_and_for_each_row_alone() -> None:
+    x = random(8000, 1024, dtype=torch.bfloat16)
+    weights = [random(5120, 1024, dtype=torch.bfloat16) / 32 for _ in range(2)]
+    y = ops.gated_linear(x, *weights, backend="cuda")
+    for _ in range(20):
+        assert torch.equal(y, ops.gated_linear(x, *weights, backend="cuda"))
+    assert torch.equal(y[4321:7000], ops.gated_linear(x[4321:7000], *weights, backend="cuda"))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ops.gated_linear(x, *weights, backend="cuda")
+    graph.replay()
+    assert torch.equal(captured, y)
+
+
+def test_auto_takes_gated_linear_from_many_rows_on() -> None:
+    few, many = _cuda_backend.FEWEST_ROWS - 1, _cuda_backend.FEWEST_ROWS
+    weights = [random(64, 64, dtype=torch.bfloat16) for _ in range(2)]
+    explained = ops.explain("gated_linear", random(few, 64, dtype=torch.bfloat16), *weights)
+    assert explained.backend == "torch"
+    assert f"cuda: {few} rows; two products were faster below" in explained.reason
+    x = random(many, 64, dtype=torch.bfloat16)
+    assert ops.explain("gated_linear", x, *weights).backend == "cuda"
+    compiled = torch.compile(lambda *arguments: ops.gated_linear(*arguments), fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(x, *weights), ops.gated_linear(x, *weights, backend="cuda"))
+    assert ops.explain("gated_linear", x.requires_grad_(), *weights).backend == "torch"
 
 
 def frequencies(size: int) -> Tensor:

@@ -27,6 +27,7 @@ from subquad.ops.gated_conv import gated_conv as gated_conv
 from subquad.ops.gated_conv import gated_conv_with_state as gated_conv_with_state
 from subquad.ops.gated_conv_step import StepProjection as StepProjection
 from subquad.ops.gated_conv_step import gated_conv_step as gated_conv_step
+from subquad.ops.gated_linear import gated_linear as gated_linear
 from subquad.ops.gated_linear_step import gated_linear_step as gated_linear_step
 from subquad.ops.gated_modal_conv import GatedModalState as GatedModalState
 from subquad.ops.gated_modal_conv import gated_modal_conv as gated_modal_conv

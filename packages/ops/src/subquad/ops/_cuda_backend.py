@@ -20,6 +20,7 @@ from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
 _MOST_ROWS = 2**31 - 1
+FEWEST_ROWS = 1024  # of a gated pair of linear layers
 
 
 @torch.compiler.assume_constant_result
@@ -97,6 +98,24 @@ def _product_refusal(call: Call) -> str | None:
     return _refusal(replace(call, projection_taps=0))
 
 
+def _gated_linear_refusal(call: Call) -> str | None:
+    if call.dtype != torch.bfloat16:
+        return f"dtype {str(call.dtype)[6:]}; accepted: bfloat16"
+    if call.inputs % PACK or call.channels % PACK:
+        return f"{call.inputs} inputs, {call.channels} outputs; accepted: multiples of {PACK}"
+    refusal = _row_refusal(replace(call, batch=min(call.batch, call.inputs)))  # no input: empty
+    if refusal is None and torch.cuda.get_device_capability() < (9, 0):
+        return "the GPU has no tensor-core products of a warpgroup; accepted: compute capability 9.0"
+    return refusal
+
+
+def _few_rows(call: Call) -> str | None:
+    """Says why "auto" leaves a gated pair to two products of cuBLAS."""
+    if call.length < FEWEST_ROWS:
+        return f"{call.length} rows; two products were faster below {FEWEST_ROWS}"
+    return None
+
+
 def _step_refusal(call: Call) -> str | None:
     if "projection" not in call.options:
         return "the rows are projected already; accepted: a step with its projection"
@@ -155,6 +174,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.fft_conv.cuda.launch import run as fft_conv
     from subquad.ops.gated_conv.cuda.launch import run as gated_conv
     from subquad.ops.gated_conv_step.cuda.launch import run as gated_conv_step
+    from subquad.ops.gated_linear.cuda.launch import run as gated_linear
     from subquad.ops.gated_linear_step.cuda.launch import run as gated_linear_step
     from subquad.ops.gated_modal_conv.cuda.launch import run as gated_modal_conv
     from subquad.ops.gated_modal_step.cuda.launch import run as gated_modal_step
@@ -181,4 +201,5 @@ def implementations() -> tuple[Implementation, ...]:
         ("rotary", _row_refusal, rotary),
         ("rounded_rows", _held_row_refusal, rounded_rows),
     ]
-    return tuple(Implementation("cuda", name, refusal, run) for name, refusal, run in offered)
+    fused = Implementation("cuda", "gated_linear", _gated_linear_refusal, gated_linear, unmeasured=_few_rows)
+    return (fused, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-ABI_VERSION = 6  # SUBQUAD_OPS_ABI_VERSION of the header
+ABI_VERSION = 7  # SUBQUAD_OPS_ABI_VERSION of the header
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 E4M3_CODE = 3  # of weights alone
 ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
@@ -102,6 +102,16 @@ class RowsArguments(ctypes.Structure):
     )
 
 
+class GatedLinearArguments(ctypes.Structure):
+    """``SubquadOpsGatedLinear``: rows against two matrices."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "gate", "value")),
+        *((name, _LONG) for name in ("rows", "inputs", "outputs", "x_stride")),
+        ("activation", _INTEGER),
+    )
+
+
 class RotaryArguments(ctypes.Structure):
     """``SubquadOpsRotary``: one call of rotary position embedding."""
 
@@ -128,6 +138,7 @@ class TurnArguments(ctypes.Structure):
 
 
 _ATTENTION = ctypes.POINTER(AttentionArguments)
+_GATED_LINEAR = ctypes.POINTER(GatedLinearArguments)
 _ROWS, _ROTARY, _TURN = (ctypes.POINTER(each) for each in (RowsArguments, RotaryArguments, TurnArguments))
 _PRODUCT, _STEP_FILTERS = ctypes.POINTER(ProductArguments), ctypes.POINTER(StepFilterArguments)
 _STREAM, _IMAGES = ctypes.POINTER(StreamArguments), ctypes.POINTER(ImagesArguments)
@@ -150,6 +161,7 @@ _SIGNATURES = {
     "subquad_ops_large_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
     "subquad_ops_linear_step": [_PRODUCT, *[_POINTER] * 3, _INTEGER, _POINTER],
+    "subquad_ops_gated_linear": [_GATED_LINEAR, _POINTER, _POINTER],
     "subquad_ops_gated_linear_step": [_PRODUCT, _POINTER, _INTEGER, _POINTER],
     "subquad_ops_row_norm": [_ROWS, _POINTER],
     "subquad_ops_gated_product": [_ROWS, _POINTER],

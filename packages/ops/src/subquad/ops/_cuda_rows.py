@@ -1,4 +1,4 @@
-"""The kernels of the CUDA library over rows: norms, gates, rows of one byte, rotations, rings. They have no gradients.
+"""The kernels of the CUDA library over rows: norms, gates, products, one-byte rows, rotations, rings; no gradients.
 
 Nothing here checks shapes: the operators have done so, and the backend has refused what no kernel takes.
 """
@@ -11,6 +11,7 @@ from torch import Tensor
 from subquad.ops._cuda_interface import (
     ACTIVATION_CODES,
     DTYPE_CODES,
+    GatedLinearArguments,
     RotaryArguments,
     RowsArguments,
     TurnArguments,
@@ -37,8 +38,7 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
         return x, channels
     rows = x.reshape(-1, channels)
     if rows.stride(1) != 1 or not _aligned(rows, rows.stride(0), channels):
-        rows = rows.clone(memory_format=torch.contiguous_format)
-        return rows, channels
+        return _clone(rows), channels
     return rows, rows.stride(0)
 
 
@@ -120,10 +120,35 @@ def product(x: Tensor, other: Tensor | None, activation: str) -> Tensor:
     return y
 
 
+def gated_linear(x: Tensor, gate_weight: Tensor, value_weight: Tensor, activation: str) -> Tensor:
+    """Returns ``activation(x @ gate_weight.T) * (x @ value_weight.T)`` of bfloat16, sizes multiples of PACK."""
+    outputs, inputs = gate_weight.shape
+    rows, stride = _strided(x)
+    if stride % PACK or rows.data_ptr() % 16:
+        rows, stride = _clone(rows), inputs
+    weights = [w if w.is_contiguous() and w.data_ptr() % 16 == 0 else _clone(w) for w in (gate_weight, value_weight)]
+    y = torch.empty((*x.shape[:-1], outputs), dtype=x.dtype, device=x.device)
+    arguments = GatedLinearArguments(
+        rows.data_ptr(),
+        *(weight.data_ptr() for weight in weights),
+        rows.shape[0],
+        inputs,
+        outputs,
+        stride,
+        ACTIVATION_CODES[activation],
+    )
+    enqueue("subquad_ops_gated_linear", x, ctypes.byref(arguments), y.data_ptr())
+    return y
+
+
+def _clone(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 def _strided(x: Tensor) -> tuple[Tensor, int]:
     """Returns ``[row, channel]`` with unit stride along the channels, wherever its rows begin."""
     rows = x.reshape(-1, x.shape[-1])
-    rows = rows if rows.stride(1) == 1 else rows.clone(memory_format=torch.contiguous_format)
+    rows = rows if rows.stride(1) == 1 else _clone(rows)
     return rows, rows.stride(0)
 
 

@@ -30,6 +30,7 @@ OPERATORS = (
     "fp8_linear",
     "gated_conv",
     "gated_conv_step",
+    "gated_linear",
     "gated_linear_step",
     "gated_modal_conv",
     "gated_product",
@@ -56,6 +57,7 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "fp8_linear": ("scaled_mm",),
     "gated_conv": ("cuda", "triton"),
     "gated_conv_step": ("cuda", "triton"),
+    "gated_linear": ("cuda",),
     "gated_linear_step": ("cuda", "triton"),
     "gated_modal_conv": ("cuda", "triton"),
     "gated_product": ("cuda", "triton"),
@@ -91,7 +93,7 @@ class Call:
     length: int
     taps: int  # filter taps, or the state size of a modal filter
     projection_taps: int = 0
-    inputs: int = 0  # of the product of a decode step
+    inputs: int = 0  # of a linear layer's product
     space: tuple[int, ...] = ()  # sizes of the axes of space, where an operator may have several
     space_taps: tuple[int, ...] = ()  # and of the filter along them
     transform: int = 0  # side of the square transform that the image kernels take for two axes; 0 where none holds them

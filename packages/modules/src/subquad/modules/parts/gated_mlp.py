@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
-from subquad.modules.parts.linear_layouts import add_product, owns_output
+from subquad.modules.parts.linear_layouts import add_product, plain_weight
 from subquad.modules.widths import require_positive
-from subquad.ops import RoundedRows, gated_product, rounded_product
+from subquad.ops import RoundedRows, gated_linear, gated_product, rounded_product
 
 
 class GatedMLP(nn.Module):
@@ -62,8 +62,7 @@ class GatedMLP(nn.Module):
         return "gelu" if self.activation == "gelu" else None
 
     def _gated(self, x: Tensor) -> Tensor:
-        first = self.l1
-        gate, value = first(x), self.l2(x)
-        if self.activation == "identity" and x.device.type == "cpu" and owns_output(first, x):
-            return gate.mul_(value)  # new memory costs more than the product
-        return gated_product(gate, value, activation=self._gate_activation)
+        gate_weight, value_weight = plain_weight(self.l1, x), plain_weight(self.l2, x)
+        if gate_weight is None or value_weight is None:
+            return gated_product(self.l1(x), self.l2(x), activation=self._gate_activation)
+        return gated_linear(x, gate_weight, value_weight, activation=self._gate_activation)

@@ -36,9 +36,10 @@ def _aligned(x: Tensor, axis: int) -> Tensor:
     return functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, missing])
 
 
-def owns_output(linear: nn.Module, x: Tensor) -> bool:
-    """Says whether nobody else sees what ``linear(x)`` returns, so that it may be overwritten."""
-    return not torch.is_grad_enabled() and _plain_parts(linear, x) is not None
+def plain_weight(linear: nn.Module, x: Tensor) -> Tensor | None:
+    """Returns the weight of a linear whose call is ``x @ weight.T`` and nothing more; None of any other."""
+    plain = _plain_parts(linear, x)
+    return None if plain is None or plain[1] is not None else plain[0]
 
 
 def product_channels_first(

@@ -1,0 +1,1 @@
+"""gated_linear over the CUDA library."""
