@@ -10,8 +10,8 @@ using rows::Arguments;
 template <typename T, typename Spread>
 __global__ void __launch_bounds__(Spread::kBlockThreads, Spread::kBlocks) kernel(const Arguments a) {
   __shared__ float room[rows::kMostWarps];
-  const int64_t row = Spread::row();
-  if (row >= a.rows) return;  // a whole warp: blocks of more hold one row
+  const int64_t row = a.rows - 1 - Spread::row();  // the last first: of these the cache has what was written just now
+  if (row < 0) return;  // a whole warp: blocks of more hold one row
   rows::Share<Spread> share;
   rows::read_sum<T, Spread>(a, row, share);
   rows::normalise<Spread>(a, room, share);

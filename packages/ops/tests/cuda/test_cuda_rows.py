@@ -43,6 +43,16 @@ def test_rows_are_taken_before_triton_takes_them(
     assert dispatch.choose(call, "auto")[1].backend == "triton"
 
 
+@pytest.mark.parametrize(("inputs", "rows"), [(1920, 128), (2048, 128), (2056, 768), (8192, 768)])
+def test_auto_leaves_few_rows_to_two_products(inputs: int, rows: int) -> None:
+    (fused,) = (offer for offer in implementations() if offer.operator == "gated_linear")
+    assert fused.unmeasured is not None
+    assert fused.unmeasured(replace(GATED, inputs=inputs, length=rows)) is None
+    assert fused.unmeasured(replace(GATED, inputs=inputs, length=rows - 1)) == (
+        f"{rows - 1} rows; two products were faster below {rows}"
+    )
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [

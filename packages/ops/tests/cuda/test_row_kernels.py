@@ -177,13 +177,13 @@ def test_gated_linear_of_many_tiles_gives_the_same_bits_each_time_and_for_each_r
 
 
 def test_auto_takes_gated_linear_from_many_rows_on() -> None:
-    few, many = _cuda_backend.FEWEST_ROWS - 1, _cuda_backend.FEWEST_ROWS
-    weights = [random(64, 64, dtype=torch.bfloat16) for _ in range(2)]
-    explained = ops.explain("gated_linear", random(few, 64, dtype=torch.bfloat16), *weights)
-    assert explained.backend == "torch"
-    assert f"cuda: {few} rows; two products were faster below" in explained.reason
-    x = random(many, 64, dtype=torch.bfloat16)
-    assert ops.explain("gated_linear", x, *weights).backend == "cuda"
+    for inputs, fewest in ((4096, _cuda_backend.FEWEST_ROWS), (64, _cuda_backend.FEWEST_ROWS_OF_FEW_INPUTS)):
+        weights = [random(64, inputs, dtype=torch.bfloat16) for _ in range(2)]
+        x = random(fewest, inputs, dtype=torch.bfloat16)
+        assert ops.explain("gated_linear", x, *weights).backend == "cuda"
+        explained = ops.explain("gated_linear", x[1:], *weights)
+        assert explained.backend == "torch"
+        assert f"cuda: {fewest - 1} rows; two products were faster below {fewest}" in explained.reason
     compiled = torch.compile(lambda *arguments: ops.gated_linear(*arguments), fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(x, *weights), ops.gated_linear(x, *weights, backend="cuda"))

@@ -20,7 +20,8 @@ from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
 _MOST_ROWS = 2**31 - 1
-FEWEST_ROWS = 1024  # of a gated pair of linear layers
+FEWEST_ROWS = 768  # of a gated pair of linear layers
+FEW_INPUTS, FEWEST_ROWS_OF_FEW_INPUTS = 2048, 128
 
 
 @torch.compiler.assume_constant_result
@@ -111,9 +112,8 @@ def _gated_linear_refusal(call: Call) -> str | None:
 
 def _few_rows(call: Call) -> str | None:
     """Says why "auto" leaves a gated pair to two products of cuBLAS."""
-    if call.length < FEWEST_ROWS:
-        return f"{call.length} rows; two products were faster below {FEWEST_ROWS}"
-    return None
+    fewest = FEWEST_ROWS_OF_FEW_INPUTS if call.inputs <= FEW_INPUTS else FEWEST_ROWS
+    return f"{call.length} rows; two products were faster below {fewest}" if call.length < fewest else None
 
 
 def _step_refusal(call: Call) -> str | None:
