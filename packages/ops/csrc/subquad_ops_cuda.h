@@ -307,6 +307,24 @@ typedef struct SubquadOpsRotary {
 // y[j + half] = x[j] * sin(a[j]) + x[j + half] * cos(a[j]); keys get the keys turned so, values the values as they are.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_rotary(const SubquadOpsRotary* rotary, void* stream);
 
+// One decode step of causal filters. x and output [batch, channels] and ring [batch, channels, past], contiguous, in dtype;
+// taps [groups, past + 1] in dtype or float32, tap 0 for the current sample; 1 to 128 samples of past.
+typedef struct SubquadOpsFirStep {
+  const void* x;
+  const void* taps;
+  void* ring;             // the sample of time t lies in slot t % past
+  const void* position;   // [batch] integers of position_bytes, 4 or 8
+  const void* bias;       // [channels] in bias_dtype, or null
+  const void* skip;       // [channels] in skip_dtype, or null
+  const uint8_t* active;  // [batch] flags, or null; a row without one keeps its ring
+  void* output;
+  int64_t batch, channels, groups;
+  int32_t past, dtype, taps_dtype, bias_dtype, skip_dtype, position_bytes;
+} SubquadOpsFirStep;
+
+// output = sum(taps[g, k] * stream[position - k]) + skip * x + bias, with x the stream at position; x is stored in the ring.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_fir_step(const SubquadOpsFirStep* given, void* stream);
+
 // One turn of histories [batch, channels, past], oldest sample first, into rings, or back; strides in elements.
 typedef struct SubquadOpsTurn {
   const void* source;    // in source_dtype

@@ -10,6 +10,7 @@ import pytest
 from subquad.ops._cuda_interface import (
     ABI_VERSION,
     E4M3_CODE,
+    FirStepArguments,
     GatedLinearArguments,
     ProductArguments,
     RotaryArguments,
@@ -276,6 +277,31 @@ def test_a_gated_linear_that_no_kernel_serves_is_refused(
     sizes = {"rows": 3, "inputs": 64, "outputs": 32, "x_stride": 64}
     given = GatedLinearArguments(**{"x": 16, "gate": 16, "value": 16} | sizes | changes)
     assert library.subquad_ops_gated_linear(ctypes.byref(given), ctypes.c_void_p(16), None) == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"ring": None}, NULL_POINTER),
+        ({"output": None}, NULL_POINTER),
+        ({"dtype": 3}, UNKNOWN_DTYPE),
+        ({"taps_dtype": 1}, UNKNOWN_DTYPE),
+        ({"skip_dtype": -1}, UNKNOWN_DTYPE),
+        ({"position_bytes": 2}, UNKNOWN_DTYPE),
+        ({"past": 0}, TAPS),
+        ({"past": 129}, TAPS),
+        ({"batch": 65_536}, SIZE),
+        ({"channels": 0}, SIZE),
+        ({"groups": 5}, GROUPS),
+    ],
+)
+def test_a_filter_step_that_no_kernel_serves_is_refused(
+    library: ctypes.CDLL, changes: dict[str, int | None], status: int
+) -> None:
+    arrays = dict.fromkeys(("x", "taps", "ring", "position", "output"), 16)
+    sizes = {"batch": 2, "channels": 6, "groups": 3, "past": 6, "dtype": 2, "taps_dtype": 0, "position_bytes": 8}
+    given = FirStepArguments(**arrays | sizes | changes)
+    assert library.subquad_ops_fir_step(ctypes.byref(given), None) == status
 
 
 def test_columns_rotations_and_turns_that_no_kernel_serves_are_refused(library: ctypes.CDLL) -> None:

@@ -14,9 +14,11 @@ from subquad.ops._cuda_backend import implementations
 from subquad.ops._cuda_interface import RotaryArguments, RowsArguments, TurnArguments
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.fir_step import ring as rings
+from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 NORM = Call("rms_norm", torch.bfloat16, "cuda", batch=1, channels=4096, length=8000, taps=0)
 ROTARY = replace(NORM, operator="rotary", batch=2)
+FIR = replace(NORM, operator="fir_step", batch=4, taps=7)
 GATED = replace(NORM, operator="gated_linear", inputs=4096, channels=11_264)
 OPERATORS = ("rms_norm", "gated_product", "rotary", "rounded_rows")
 
@@ -65,6 +67,13 @@ def test_auto_leaves_few_rows_to_two_products(inputs: int, rows: int) -> None:
         (replace(NORM, channels=8193), "8193 channels; accepted: beyond 8192 multiples of 8"),
         (replace(NORM, operator="rounded_rows", channels=8193), "accepted: beyond 8192 multiples of 8"),
         (replace(ROTARY, batch=65_536), "batch 65536"),
+        (replace(FIR, taps=1), "1 taps; accepted: 2 to 129"),
+        (replace(FIR, taps=130), "130 taps; accepted: 2 to 129"),
+        (replace(FIR, dtype=torch.float64), "dtype float64; accepted: float32, bfloat16, float16"),
+        (replace(FIR, options=frozenset({OTHER_DTYPE})), "a ring in another dtype than x"),
+        (replace(FIR, batch=0), "the call is empty"),
+        (replace(FIR, batch=65_536), "65536 rows; accepted: up to 65535"),
+        (replace(FIR, device="cpu"), "the tensors are on cpu; accepted: cuda"),
         (replace(GATED, dtype=torch.float16), "dtype float16; accepted: bfloat16"),
         (replace(GATED, inputs=4097), "4097 inputs, 11264 outputs; accepted: multiples of 8"),
         (replace(GATED, channels=4), "4096 inputs, 4 outputs; accepted: multiples of 8"),

@@ -190,6 +190,53 @@ def test_auto_takes_gated_linear_from_many_rows_on() -> None:
     assert ops.explain("gated_linear", x.requires_grad_(), *weights).backend == "torch"
 
 
+def ring_between_nan(batch: int, channels: int, past: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A contiguous ring of normal numbers, and the room of NaN in which it lies."""
+    count = batch * channels * past
+    room = torch.full((count + 2 * GUARD,), math.nan, dtype=dtype, device=DEVICE)
+    return room[GUARD : GUARD + count].view(batch, channels, past).copy_(random(batch, channels, past)), room
+
+
+@pytest.mark.parametrize("taps", [2, 3, 4, 7, 9, 10, 33, 34, 97, 128, 129])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fir_step(dtype: torch.dtype, taps: int) -> None:
+    past = taps - 1
+    for channels, groups, batch in ((1, 1, 1), (33, 11, 7), (1030, 1030, 3)):
+        x, position = random(batch, channels, dtype=dtype), torch.arange(batch, device=DEVICE) * 37 + past - 1
+        extra = {
+            "bias": random(channels, dtype=dtype),
+            "skip": random(channels),
+            "active": torch.arange(batch, device=DEVICE) % 3 != 1,
+        }
+        for weights in (random(groups, taps, dtype=dtype), random(groups, taps)):
+            for index, options in ((torch.int64, extra), (torch.int32, {})):
+                ring, room = ring_between_nan(batch, channels, past, dtype)
+                rings = [ring.clone(), ring.double()]
+                got = ops.fir_step(x, weights, ring, position.to(index), **options, backend="cuda")
+                plain = ops.fir_step(x, weights, rings[0], position, **options, backend="torch")
+                oracle = ops.fir_step(
+                    *map(wide, (x, weights, rings[1], position)),
+                    **{k: wide(v) for k, v in options.items()},
+                    backend="torch",
+                )
+                rows = options.get("active", slice(None))
+                assert_as_exact_as(f"{channels} channels", oracle[rows], plain[rows], got[rows])
+                assert torch.equal(ring, rings[0])
+                assert room[:GUARD].isnan().all()
+                assert room[-GUARD:].isnan().all()
+
+
+def test_fir_step_takes_a_ring_that_is_a_view_and_a_ring_of_another_dtype() -> None:
+    x, taps, position = random(2, 6, dtype=torch.bfloat16), random(6, 7, dtype=torch.bfloat16), torch.tensor([3, 50])
+    room = random(2, 6, 12, dtype=torch.bfloat16)
+    rings = [room.clone()[..., ::2] for _ in range(2)]
+    made = [ops.fir_step(x, taps, r, position.cuda(), backend=b) for r, b in zip(rings, ("cuda", "torch"), strict=True)]
+    assert_close(*made, 1e-2)
+    assert torch.equal(*rings)
+    assert ops.explain("fir_step", x, taps, rings[0], position.cuda()).backend == "cuda"
+    assert ops.explain("fir_step", x, taps, rings[0].float(), position.cuda()).backend == "triton"
+
+
 def frequencies(size: int) -> Tensor:
     """Those of a network's heads."""
     return 1e4 ** -(torch.arange(0, size, 2, device=DEVICE) / size)

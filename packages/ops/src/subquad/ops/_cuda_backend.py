@@ -8,7 +8,7 @@ import torch
 
 from subquad.ops._cuda_interface import DTYPE_CODES
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
-from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_UNALIGNED, PACK
+from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_PAST, MOST_UNALIGNED, PACK
 from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
@@ -99,12 +99,26 @@ def _product_refusal(call: Call) -> str | None:
     return _refusal(replace(call, projection_taps=0))
 
 
+def _fir_step_refusal(call: Call) -> str | None:
+    if call.device != "cuda":
+        return f"the tensors are on {call.device}; accepted: cuda"
+    if call.dtype not in DTYPE_CODES:
+        return f"dtype {str(call.dtype)[6:]}; accepted: float32, bfloat16, float16"
+    if OTHER_DTYPE in call.options:
+        return "a ring in another dtype than x"
+    if not 2 <= call.taps <= MOST_PAST + 1:
+        return f"{call.taps} taps; accepted: 2 to {MOST_PAST + 1}"
+    if call.batch * call.channels == 0:
+        return "the call is empty"
+    return f"{call.batch} rows; accepted: up to {MOST_BATCH}" if call.batch > MOST_BATCH else None
+
+
 def _gated_linear_refusal(call: Call) -> str | None:
     if call.dtype != torch.bfloat16:
         return f"dtype {str(call.dtype)[6:]}; accepted: bfloat16"
     if call.inputs % PACK or call.channels % PACK:
         return f"{call.inputs} inputs, {call.channels} outputs; accepted: multiples of {PACK}"
-    refusal = _row_refusal(replace(call, batch=min(call.batch, call.inputs)))  # no input: empty
+    refusal = _row_refusal(call) if call.inputs else "the call is empty"
     if refusal is None and torch.cuda.get_device_capability() < (9, 0):
         return "the GPU has no tensor-core products of a warpgroup; accepted: compute capability 9.0"
     return refusal
@@ -172,6 +186,7 @@ def implementations() -> tuple[Implementation, ...]:
     from subquad.ops.attention_step.cuda.launch import run as attention_step
     from subquad.ops.causal_conv.cuda.launch import run as causal_conv
     from subquad.ops.fft_conv.cuda.launch import run as fft_conv
+    from subquad.ops.fir_step.cuda.launch import run as fir_step
     from subquad.ops.gated_conv.cuda.launch import run as gated_conv
     from subquad.ops.gated_conv_step.cuda.launch import run as gated_conv_step
     from subquad.ops.gated_linear.cuda.launch import run as gated_linear
@@ -189,6 +204,7 @@ def implementations() -> tuple[Implementation, ...]:
         ("attention_step", _attention_refusal, attention_step),
         ("causal_conv", _causal_refusal, causal_conv),
         ("fft_conv", _image_refusal, fft_conv),
+        ("fir_step", _fir_step_refusal, fir_step),
         ("gated_conv", _filter_refusal, gated_conv),
         ("gated_conv_step", _step_refusal, gated_conv_step),
         ("gated_linear_step", _product_refusal, gated_linear_step),

@@ -125,6 +125,16 @@ class RotaryArguments(ctypes.Structure):
     )
 
 
+class FirStepArguments(ctypes.Structure):
+    """``SubquadOpsFirStep``: a decode step of causal filters."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "taps", "ring", "position", "bias", "skip", "active", "output")),
+        *((name, _LONG) for name in ("batch", "channels", "groups")),
+        *((name, _INTEGER) for name in ("past", "dtype", "taps_dtype", "bias_dtype", "skip_dtype", "position_bytes")),
+    )
+
+
 class TurnArguments(ctypes.Structure):
     """``SubquadOpsTurn``: one turn of histories into rings, or back."""
 
@@ -138,7 +148,7 @@ class TurnArguments(ctypes.Structure):
 
 
 _ATTENTION = ctypes.POINTER(AttentionArguments)
-_GATED_LINEAR = ctypes.POINTER(GatedLinearArguments)
+_GATED_LINEAR, _FIR_STEP = ctypes.POINTER(GatedLinearArguments), ctypes.POINTER(FirStepArguments)
 _ROWS, _ROTARY, _TURN = (ctypes.POINTER(each) for each in (RowsArguments, RotaryArguments, TurnArguments))
 _PRODUCT, _STEP_FILTERS = ctypes.POINTER(ProductArguments), ctypes.POINTER(StepFilterArguments)
 _STREAM, _IMAGES = ctypes.POINTER(StreamArguments), ctypes.POINTER(ImagesArguments)
@@ -146,6 +156,7 @@ _GRADIENTS = ctypes.POINTER(GradientArguments)
 _SIGNATURES = {
     "subquad_ops_attention_step": [_ATTENTION, _POINTER, _POINTER],
     "subquad_ops_causal_fir": [*[_POINTER] * 6, *[_LONG] * 4, *[_INTEGER] * 4, _POINTER],
+    "subquad_ops_fir_step": [_FIR_STEP, _POINTER],
     "subquad_ops_toeplitz": [_STREAM, *[_POINTER] * 3, _LONG, _LONG, _INTEGER, _INTEGER, _POINTER],
     "subquad_ops_toeplitz_backward": [
         *(_STREAM, _GRADIENTS),

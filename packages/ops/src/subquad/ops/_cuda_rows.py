@@ -11,6 +11,7 @@ from torch import Tensor
 from subquad.ops._cuda_interface import (
     ACTIVATION_CODES,
     DTYPE_CODES,
+    FirStepArguments,
     GatedLinearArguments,
     RotaryArguments,
     RowsArguments,
@@ -24,6 +25,7 @@ MOST_CHANNELS = 24_576  # a row lies in the registers of one block
 MOST_UNALIGNED = 8192  # channels of rows that need not begin at multiples of 16 bytes
 PACK = 8  # channels that a longer row must be a multiple of
 MOST_BATCH = 65_535
+MOST_PAST = 128  # samples of a ring that fir_step's lanes hold
 NORM_CODES = {"vortex": 1, "standard": 2}
 
 
@@ -248,6 +250,43 @@ def _target(place: Tensor | None) -> Tensor | None:
     if place is None or place.dtype in DTYPE_CODES:
         return place
     return torch.empty(place.shape, dtype=torch.float32, device=place.device)
+
+
+def fir_step(
+    x: Tensor,
+    taps: Tensor,
+    ring: Tensor,
+    position: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    active: Tensor | None,
+) -> Tensor:
+    """Filters one sample of each row and stores it in a contiguous ring in the dtype of x."""
+    x, position = x.contiguous(), position.contiguous()
+    taps = (taps if taps.dtype == x.dtype else taps.float()).contiguous()
+    bias, skip = (None if each is None else parameter(each) for each in (bias, skip))
+    active = None if active is None else active.contiguous()
+    y = torch.empty_like(x)
+    arguments = FirStepArguments(
+        x.data_ptr(),
+        taps.data_ptr(),
+        ring.data_ptr(),
+        position.data_ptr(),
+        address(bias),
+        address(skip),
+        address(active),
+        y.data_ptr(),
+        *x.shape,
+        taps.shape[0],
+        taps.shape[1] - 1,
+        DTYPE_CODES[x.dtype],
+        DTYPE_CODES[taps.dtype],
+        0 if bias is None else DTYPE_CODES[bias.dtype],
+        0 if skip is None else DTYPE_CODES[skip.dtype],
+        position.element_size(),
+    )
+    enqueue("subquad_ops_fir_step", x, ctypes.byref(arguments))
+    return y
 
 
 def turn_ring(source: Tensor, target: Tensor, position: Tensor, length: int, into_ring: bool) -> None:

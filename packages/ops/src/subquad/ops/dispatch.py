@@ -53,7 +53,7 @@ AUTO_ON_CUDA: dict[str, tuple[str, ...]] = {
     "attention_step": ("cuda", "triton"),
     "causal_conv": ("cuda", "triton"),
     "fft_conv": ("cuda",),
-    "fir_step": ("triton",),
+    "fir_step": ("cuda", "triton"),
     "fp8_linear": ("scaled_mm",),
     "gated_conv": ("cuda", "triton"),
     "gated_conv_step": ("cuda", "triton"),

@@ -11,6 +11,7 @@ from subquad.ops._autocast import without_autocast
 from subquad.ops._rows_on_host import each_row, host_takes_rows
 from subquad.ops.axes import Active, History, PerChannel, Position, Step, Taps
 from subquad.ops.fir_step.filter_of_rows import FilterOfRows
+from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 
 def fir_step(
@@ -84,7 +85,8 @@ def describe(
     active: Tensor | None = None,
 ) -> dispatch.Call:
     """Describes a call to the dispatcher."""
-    named = {"bias": bias, "skip": skip, "active": active}
+    other = ring if ring.dtype != x.dtype else None
+    named = {"bias": bias, "skip": skip, "active": active, OTHER_DTYPE: other}
     return dispatch.Call(
         operator="fir_step",
         dtype=x.dtype,

@@ -1,1 +1,1 @@
-"""The ring of fir_step over the CUDA library."""
+"""fir_step and its ring over the CUDA library."""
