@@ -17,55 +17,81 @@ struct Arguments {
   int32_t channels, channels_of_group;
 };
 
-// `kShare` lanes share a channel, each with `kReads` slots of its ring; a lane takes part in `kEach` channels.
+// Adds up kEach sums over the kShare lanes that have a part of each, halving at each step what a lane still adds up.
+// Returns this lane's one sum; `own` says of which.
+template <int kShare, int kEach>
+__device__ __forceinline__ float sum_of(float (&sums)[kEach], int share, int& own) {
+  int distance = kShare / 2;
+  own = 0;
+#pragma unroll
+  for (int half = kEach / 2; half > 0; half /= 2) {
+    const bool upper = (share & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float sent = __shfl_xor_sync(kAll, upper ? sums[i] : sums[i + half], distance);
+      sums[i] = (upper ? sums[i + half] : sums[i]) + sent;
+    }
+    own += upper ? half : 0;
+    distance /= 2;
+  }
+#pragma unroll
+  for (int rest = kShare / kEach / 2; rest > 0; rest /= 2) sums[0] += __shfl_xor_sync(kAll, sums[0], rest);
+  return sums[0];
+}
+
+// `kShare` lanes share `kEach` channels; each has `kReads` slots of every ring.
 template <typename T, typename W, int kShare, int kReads, int kEach>
 __global__ void __launch_bounds__(kThreads) kernel(const Arguments a) {
-  constexpr int kUnits = kThreads / kShare;
+  static_assert(kEach <= kShare);
   const SubquadOpsFirStep& given = a.given;
   const int64_t batch = blockIdx.y;
   const int share = threadIdx.x % kShare, past = given.past;
-  const int first = static_cast<int>(blockIdx.x) * kUnits * kEach + threadIdx.x / kShare;
+  const int first = (static_cast<int>(blockIdx.x) * (kThreads / kShare) + threadIdx.x / kShare) * kEach;
   const int64_t time = given.position_bytes == 8 ? static_cast<const int64_t*>(given.position)[batch]
                                                  : static_cast<const int32_t*>(given.position)[batch];
-  const int oldest = static_cast<int>(time % past);
-  const bool keeps = given.active != nullptr && given.active[batch] == 0;
+  auto group_of = [&](int channel) { return a.channels_of_group == 1 ? channel : channel / a.channels_of_group; };
 
-  T stored[kEach][kReads], samples[kEach];
-  W weights[kEach][kReads], current[kEach];
+  T stored[kEach][kReads];
 #pragma unroll
   for (int each = 0; each < kEach; ++each) {
-    const int channel = min(first + each * kUnits, a.channels - 1);  // a last one that is taken again is not stored
-    const int64_t row = batch * a.channels + channel;
-    const T* ring = static_cast<const T*>(given.ring) + row * past;
-    const W* taps = static_cast<const W*>(given.taps) + static_cast<int64_t>(channel / a.channels_of_group) * (past + 1);
-    samples[each] = static_cast<const T*>(given.x)[row];
-    current[each] = taps[0];
+    const int channel = min(first + each, a.channels - 1);  // a last one that is taken again is not stored
+    const T* ring = static_cast<const T*>(given.ring) + (batch * a.channels + channel) * past + share;
 #pragma unroll
     for (int read = 0; read < kReads; ++read) {
-      const int slot = share + read * kShare;
-      const bool inside = slot < past;
-      const int lag = slot < oldest ? oldest - slot : oldest - slot + past;
-      stored[each][read] = inside ? ring[slot] : T(0.0f);
-      weights[each][read] = inside ? taps[lag] : W(0.0f);
+      stored[each][read] = share + read * kShare < past ? ring[read * kShare] : T(0.0f);
     }
   }
+  const int oldest = (time >> 31) == 0 ? static_cast<int>(time) % past : static_cast<int>(time % past);
+  int lags[kReads];  // 0, whose slot holds 0, behind the ring
+#pragma unroll
+  for (int read = 0; read < kReads; ++read) {
+    const int slot = share + read * kShare;
+    lags[read] = slot >= past ? 0 : slot < oldest ? oldest - slot : oldest - slot + past;
+  }
+  float sums[kEach];
 #pragma unroll
   for (int each = 0; each < kEach; ++each) {
-    float sum = 0.0f;
+    const int group = group_of(min(first + each, a.channels - 1));
+    const W* taps = static_cast<const W*>(given.taps) + static_cast<int64_t>(group) * (past + 1);
+    sums[each] = 0.0f;
 #pragma unroll
-    for (int read = 0; read < kReads; ++read) sum = fmaf(to_float(stored[each][read]), to_float(weights[each][read]), sum);
-#pragma unroll
-    for (int distance = kShare / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAll, sum, distance);
-    const int channel = first + each * kUnits;
-    if (share != 0 || channel >= a.channels) continue;
-    const int64_t row = batch * a.channels + channel;
-    const float sample = to_float(samples[each]);
-    sum = fmaf(to_float(current[each]), sample, sum);
-    if (given.skip != nullptr) sum = fmaf(load_parameter(given.skip, channel, given.skip_dtype), sample, sum);
-    if (given.bias != nullptr) sum += load_parameter(given.bias, channel, given.bias_dtype);
-    static_cast<T*>(given.output)[row] = from_float<T>(sum);
-    if (!keeps) static_cast<T*>(given.ring)[row * past + oldest] = samples[each];
+    for (int read = 0; read < kReads; ++read) {
+      sums[each] = fmaf(to_float(stored[each][read]), to_float(taps[lags[read]]), sums[each]);
+    }
   }
+  int own;
+  float sum = sum_of<kShare, kEach>(sums, share, own);
+  const int channel = first + own;
+  if (share % (kShare / kEach) != 0 || channel >= a.channels) return;
+  const int64_t row = batch * a.channels + channel;
+  const T current = static_cast<const T*>(given.x)[row];
+  const float sample = to_float(current);
+  sum = fmaf(to_float(static_cast<const W*>(given.taps)[static_cast<int64_t>(group_of(channel)) * (past + 1)]), sample, sum);
+  if (given.skip != nullptr) sum = fmaf(load_parameter(given.skip, channel, given.skip_dtype), sample, sum);
+  if (given.bias != nullptr) sum += load_parameter(given.bias, channel, given.bias_dtype);
+  static_cast<T*>(given.output)[row] = from_float<T>(sum);
+  const bool keeps = given.active != nullptr && given.active[batch] == 0;
+  if (!keeps) static_cast<T*>(given.ring)[row * past + oldest] = current;
 }
 
 template <typename T, typename W, int kShare, int kReads, int kEach>
@@ -78,7 +104,7 @@ int32_t start(const Arguments& a, cudaStream_t stream) {
 
 template <typename T, typename W>
 int32_t start_for(const Arguments& a, cudaStream_t stream) {
-  if (a.given.past <= 2) return start<T, W, 1, 2, 2>(a, stream);
+  if (a.given.past <= 2) return start<T, W, 1, 2, 1>(a, stream);
   if (a.given.past <= 8) return start<T, W, 1, 8, 1>(a, stream);
   if (a.given.past <= 32) return start<T, W, 8, 4, 2>(a, stream);
   return start<T, W, 32, 4, 4>(a, stream);
