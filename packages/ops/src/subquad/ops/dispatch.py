@@ -12,7 +12,7 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
+from subquad.ops._devices import on_its_device
 from subquad.ops.errors import ArgumentOutOfRange, BackendUnavailable, OpsError, ShapeMismatch
 
 OPERATORS = (
@@ -252,7 +253,14 @@ def _usable(
     problem = unavailable()
     if problem is not None:
         raise BackendUnavailable(problem)
-    return implementations()
+    return tuple(_on_the_device_of_its_input(offered) for offered in implementations())
+
+
+def _on_the_device_of_its_input(offered: Implementation) -> Implementation:
+    if offered.backend == "cuda":  # our library is told the device
+        return offered
+    output = None if offered.output is None else on_its_device(offered.output)
+    return replace(offered, run=on_its_device(offered.run), output=output)
 
 
 def _third_party(backend: str) -> tuple[Implementation, ...]:

@@ -13,6 +13,7 @@ from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 from subquad.ops.selective_scan.scan import scan_selective
 
+FAR_WEIGHTS = "weights of a sample that lie 2**31 numbers or more apart"
 Weights = Float[Tensor, "batch _ _ _"]  # [batch, group, state, length], with layout="BLH" [batch, length, group, state]
 
 
@@ -178,6 +179,7 @@ def describe(
         "skip": skip is not None,
         "initial_state": in_chunks or initial_state is not None,
         "final_state": in_chunks,
+        FAR_WEIGHTS: any(_reach(weights) >= 2**31 for weights in (input_weights, output_weights)),
     }
     return dispatch.Call(
         operator="selective_scan",
@@ -191,6 +193,12 @@ def describe(
         gradient=dispatch.gradient_wanted(x, step_size, decay, input_weights, output_weights, skip, initial_state),
         capturing=dispatch.capturing(x),
     )
+
+
+def _reach(weights: Tensor) -> int:
+    """Returns how far the weights of one sample reach, as they lie or as a copy of them would."""
+    apart = sum((size - 1) * stride for size, stride in zip(weights.shape[1:], weights.stride()[1:], strict=True))
+    return max(apart, weights.shape[1:].numel())
 
 
 @without_autocast
