@@ -21,7 +21,7 @@ _PROJECTED = {"CHANNELS": 4, "IN": 512, "NORM": 1, "SCALED": False}
 
 def order(kernel: JITFunction, modal: bool, constants: dict[str, int | bool]) -> str:
     """Returns the order of loads, stores and barriers in the compiled code."""
-    types = {name: "i32" for name in _SIZES} | _TYPES
+    types = dict.fromkeys(_SIZES, "i32") | _TYPES
     types |= {"first": "*fp32", "memory": "*fp32"} if modal else {}
     signature = {name: "constexpr" if name in constants else types.get(name, "*bf16") for name in kernel.arg_names}
     source = ASTSource(kernel, signature=signature, constexprs=constants)

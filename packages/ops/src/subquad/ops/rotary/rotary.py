@@ -76,7 +76,7 @@ def rotary_into(
         raise ShapeMismatch(f"qkv has shape {tuple(qkv.shape)}; accepted: batch, length, head, 3, size")
     _check_angles(qkv, position, inv_freq, scale, "qkv")
     for name, target in (("keys", keys), ("values", values)):
-        _checks.shaped(name, target, (*qkv.shape[:3], qkv.shape[4]), qkv, "qkv")
+        _checks.kept(name, target, (*qkv.shape[:3], qkv.shape[4]), qkv, "qkv")
         if target.stride(-1) != 1:
             raise ShapeMismatch(f"{name} has stride {target.stride(-1)} along its channels; accepted: 1")
     chosen, _ = dispatch.choose(describe(qkv, position, inv_freq, keys, values), backend)
@@ -136,7 +136,7 @@ def _tables(position: Tensor, inv_freq: Tensor, scale: float, dtype: torch.dtype
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates ``[batch, length, head, size]`` by the given tables."""
     low, high = x.to(cos.dtype).chunk(2, dim=-1)
-    if low.requires_grad:
+    if low.requires_grad or cos.requires_grad or dispatch.transformed():
         return torch.cat([low * cos - high * sin, low * sin + high * cos], dim=-1).to(x.dtype)
     y = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
     first, second = y.chunk(2, dim=-1)
