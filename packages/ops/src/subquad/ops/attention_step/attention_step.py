@@ -244,8 +244,8 @@ def _on_all_rows(
 
 
 def host_reads_freely(x: Tensor) -> bool:
-    """Says whether the host can look at values without waiting for a device."""
-    return x.device.type == "cpu"
+    """Says whether the host can look at values without waiting for a device, and nothing traces the call."""
+    return x.device.type == "cpu" and dispatch.runs_plainly(x)
 
 
 def _rotated(x: Tensor, position: Tensor, inv_freq: Tensor, position_scale: float) -> Tensor:
