@@ -43,3 +43,12 @@ def test_rings_are_turned_where_they_are() -> None:
     history, position = torch.randn(3, 4, 6, device="cuda:1"), torch.tensor([1, 8, 30], device="cuda:1")
     ring = ops.ring_from_history(history, position)
     assert torch.equal(ring.cpu(), ops.ring_from_history(history.cpu(), position.cpu()))
+
+
+@pytest.mark.parametrize("input_scale", [None, 8.0])
+def test_rounded_products_run_where_their_tensors_are(input_scale: float | None) -> None:
+    x, weight = torch.randn(17, 64, device="cuda:1").bfloat16(), torch.randn(48, 64, device="cuda:1")
+    scales = {"input_scale": None if input_scale is None else torch.tensor(input_scale, device="cuda:1")}
+    scales["weight_scale"] = torch.tensor(16.0, device="cuda:1") if input_scale else ops.row_scales(weight)[:, 0]
+    y, expected = (ops.fp8_linear(x, weight, **scales, backend=backend) for backend in ("auto", "torch"))
+    assert_close(y, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
