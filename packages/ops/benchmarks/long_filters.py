@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--json", type=Path, help="write the rows and the machine to this file")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device; filters of so many taps are measured on one")
     torch.manual_seed(0)
     rows = []
     for length in LENGTHS:

@@ -117,6 +117,10 @@ def main() -> None:
             torch.cuda.empty_cache()
         if options.json is not None:  # after each step, so that a run that is cut short leaves what it has
             options.json.write_text(json.dumps(_record(machine, bandwidth, rows, options), indent=1) + "\n")
+    for option, names, found in (("--case", options.case, "case"), ("--rival", options.rival, "backend")):
+        unknown = sorted({*(names or ())} - {getattr(row, found) for row in rows})
+        if unknown:
+            parser.error(f"argument {option}: nothing measured here is called {', '.join(map(repr, unknown))}")
     if options.against:
         for ratio in ratios(rows):
             print_ratio(ratio)

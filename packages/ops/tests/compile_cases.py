@@ -17,6 +17,16 @@ def _position(x: torch.Tensor) -> torch.Tensor:
     return x[0, :1, 0].abs().long() + 8
 
 
+def _times(x: torch.Tensor) -> torch.Tensor:
+    """The times of a stream, for all rows alike."""
+    return torch.arange(x.shape[-1])[None]
+
+
+def _pages(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Keys and values of two rows that have three pages each, and the pages."""
+    return x.new_ones(24, 4, 6), x.new_ones(24, 4, 6), torch.arange(6).view(2, 3)
+
+
 CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "causal_conv short": lambda x: ops.causal_conv(x, torch.ones(12, 3), activation="silu"),
     "causal_conv medium": lambda x: ops.causal_conv(x, torch.ones(12, 90)),
@@ -36,6 +46,12 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "rms_norm_of_sum": lambda x: torch.cat(ops.rms_norm_of_sum(x, x.flip(0), torch.ones(50))),
     "gated_linear": lambda x: ops.gated_linear(x, torch.ones(7, 50), torch.ones(7, 50), activation="gelu"),
     "gated_product": lambda x: ops.gated_product(x, activation="gelu"),
+    "fft_conv of a filter a sample, of any length": lambda x: ops.fft_conv(x, torch.ones(2, 12, 9)),
+    "rotary of any length": lambda x: ops.rotary(x.mT.unflatten(-1, (2, 6)), _times(x), torch.ones(3)),
+    "rotary step": lambda x: ops.rotary(x.unflatten(-1, (5, 10)), torch.arange(12)[None], torch.ones(5)),
+    "attention_step": lambda x: ops.attention_step(
+        x[:, :, :6].unflatten(1, (4, 3)), *_pages(x), torch.tensor([3, 9]), torch.ones(3), page_size=4
+    ),
     "rotary": lambda x: ops.rotary(x.unflatten(-1, (5, 10)), torch.arange(12)[None], torch.ones(5)),
     "fir_step": lambda x: ops.fir_step(x[..., 0], torch.ones(12, 3), torch.zeros(2, 12, 2), torch.tensor([0, 1])),
     "fir_step of one row": lambda x: ops.fir_step(x[:1, :, 0], torch.ones(12, 7), torch.zeros(1, 12, 6), _position(x)),

@@ -82,6 +82,23 @@ def test_an_operator_that_does_not_exist_is_refused_with_those_that_do() -> None
     assert "causal_conv" in result.stderr
 
 
+def test_a_case_or_rival_that_does_not_exist_is_named_at_the_end() -> None:
+    result = _run("--op", "causal_conv", "--case", "7 taps", "9 taps", "--rival", "nobody", status=2)
+    assert "argument --case: nothing measured here is called '9 taps'" in result.stderr
+    assert len(result.stdout.splitlines()) == 2
+    result = _run("--op", "causal_conv", "--case", "7 taps", "--against", "--rival", "nobody", status=2)
+    assert "argument --rival: nothing measured here is called 'nobody'" in result.stderr
+
+
+def test_what_is_measured_on_a_gpu_alone_says_so_without_one() -> None:
+    command = [sys.executable, str(BENCHMARKS / "long_filters.py")]
+    path = os.pathsep.join(folder for folder in sys.path if folder)
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "error: there is no CUDA device" in result.stderr
+
+
 def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
     result = _run("--op", "causal_conv", "--backend", "cudnn", status=2)
     assert "error: backend is 'cudnn'; accepted: auto, torch, triton, cuda" in result.stderr

@@ -29,6 +29,19 @@ def test_the_alias_equals_the_operator(name: str, kernels: int) -> None:
     assert_close(y.movedim(-1, 1) if last else y, expected, 1e-12)
 
 
+@pytest.mark.parametrize("name", sorted(convention_names.CONVENTION_NAMES))
+def test_a_name_says_what_it_computes_and_on_which_layout(name: str) -> None:
+    function = getattr(convention_names, name)
+    assert function.__name__ == name
+    kind = name.split("_")[0].capitalize() if not name.startswith("fftconv") else "Zero-padded"
+    assert function.__doc__.startswith(f"{kind} convolution of x ``[batch, ")
+    last = "_blh" in name or "w_reshape" in name
+    assert (", channel]`` with kernel" in function.__doc__) == last
+    assert ("with kernel ``[tap" in function.__doc__) == ("_blh" in name)
+    assert ("tap 0 meets the current sample" in function.__doc__) == name.startswith("causal")
+    assert ("periodic" in function.__doc__) == name.startswith("mixed")
+
+
 def test_the_names_are_those_of_the_convention() -> None:
     kinds = [(prefix, rank) for prefix in ("", "circular_", "mixed_") for rank in (1, 2, 3)] + [("causal_", 1)]
     layouts, ends = ("bhl", "blh", "bhl_w_reshape"), ("", "_chunked")

@@ -4,13 +4,22 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from subquad import ops
-from subquad.ops import ArgumentOutOfRange, BackendUnavailable, causal_conv, dispatch, explain, gated_modal_conv
+from subquad.ops import (
+    ArgumentOutOfRange,
+    BackendUnavailable,
+    _triton_backend,
+    causal_conv,
+    dispatch,
+    explain,
+    gated_modal_conv,
+)
 from subquad.ops.diagnosis import diagnose
 from subquad.ops.dispatch import (
     AUTO_ON_CUDA,
@@ -184,6 +193,30 @@ def test_auto_leaves_a_call_that_nobody_measured_and_still_takes_it_by_name(monk
     assert chosen is None
     assert explanation.reason.startswith("cuda: cuda is not measured here; triton: triton is not measured here")
     assert dispatch.choose(call, "triton")[0] is offers["triton"]
+
+
+def test_a_form_that_returns_a_state_is_explained_as_the_call_would_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 6, 9)
+    assert explain("causal_conv_with_state", x, torch.randn(6, 3)).backend == "torch"
+    seen: list[Call] = []
+    answer = dispatch.Explanation("torch", "it was asked for")
+    monkeypatch.setattr(dispatch, "choose", lambda call, backend: (seen.append(call), answer))
+    scan = {key: torch.randn(shape) for key, shape in ARGUMENTS["selective_scan"].items()}
+    for form in ("selective_scan", "selective_scan_with_state"):
+        explain(form, **scan)
+        getattr(ops, form)(**scan)
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    assert "final_state" in seen[2].options
+
+
+def test_every_form_that_returns_a_state_can_be_explained() -> None:
+    assert {name for name in vars(ops) if name.endswith("_with_state")} == set(dispatch.WITH_STATE)
+
+
+def test_triton_refuses_a_stream_whose_samples_32_bits_cannot_number() -> None:
+    call = Call("causal_conv", torch.float32, "cuda", batch=1, channels=1, length=2**31 - 2**16, taps=3)
+    assert _triton_backend._refusal(call) is None
+    assert _triton_backend._refusal(replace(call, length=2**31)) == "length 2147483648; accepted: up to 2147418112"
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))

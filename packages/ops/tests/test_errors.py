@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from subquad import ops
-from subquad.ops import ArgumentOutOfRange, DeviceMismatch, DtypeMismatch, ShapeMismatch
+from subquad.ops import ArgumentOutOfRange, DeviceMismatch, DtypeMismatch, ShapeMismatch, vendor_names
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -68,6 +68,24 @@ CASES: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.rotary_into(QKV, AT, TURNS, QKV, QKV), ShapeMismatch, "qkv has shape (2, 5, 3, 4); accepted: batch, length, head, 3, size"),
     (lambda: ops.rotary_into(QKV[..., None, :].expand(2, 5, 3, 3, 4), AT, TURNS, QKV, QKV[:1]), ShapeMismatch, "values has shape (1, 5, 3, 4); qkv (2, 5, 3, 3, 4) needs (2, 5, 3, 4)"),
     (lambda: ops.rearrange(STEP), ShapeMismatch, "x has 2 axes (2, 4); accepted: 3"),
+    (lambda: ops.causal_conv(X.numpy(), TAPS), DtypeMismatch, "x is a ndarray and no tensor; accepted: float32"),
+    (lambda: ops.causal_conv(X, TAPS, bias=1.0), DtypeMismatch, "bias is a float and no tensor; accepted: float32"),
+    (lambda: ops.causal_conv(X, TAPS, chunk_size=2.0), ArgumentOutOfRange, "chunk_size is 2.0; accepted: 1 or more channels, or None"),
+    (lambda: ops.modal_conv(X, MODES, MODES, chunk_size=2.0), ArgumentOutOfRange, "chunk_size is 2.0; accepted: 1 or more samples, or None"),
+    (lambda: ops.causal_conv(X[:1], TAPS, cu_seqlens=[0, 9]), DtypeMismatch, "cu_seqlens is a list and no tensor; accepted: int32, int64"),
+    (lambda: ops.modal_filter(MODES, MODES, 5.0), ArgumentOutOfRange, "length is 5.0; accepted: 0 or more"),
+    (lambda: ops.gated_conv(Z, PROJECTION, TAPS, initial_state=Z[:1]), ShapeMismatch, "initial_state is a Tensor; accepted: the two tensors that"),
+    (lambda: ops.gated_modal_conv(Z, PROJECTION, MODES, MODES, initial_state=(Z,)), ShapeMismatch, "initial_state is a tuple of 1; accepted: the two"),
+    (lambda: ops.selective_scan(X, X, STEP.sum(), X[:, None], X[:, None]), ShapeMismatch, "decay has 0 axes (); accepted: 2 (channel, state)"),
+    (lambda: vendor_names.causal_conv1d(X.mT, TAPS[0], channel_last=True), ShapeMismatch, "weight has 1 axes (3,); accepted: 2"),
+    (lambda: ops.fir_step(STEP, TAPS, RING[:1].expand(2, 4, 2), POSITION), ShapeMismatch, "ring has shape (2, 4, 2) and strides (0, 2, 1): elements share memory"),
+    (lambda: ops.fill_ring(RING[:1].expand(2, 4, 2), RING, POSITION), ShapeMismatch, "ring has shape (2, 4, 2) and strides (0, 2, 1): elements share memory"),
+    (lambda: ops.modal_step(STEP, MODES, MODES, MODES.expand(2, 4, 16)), ShapeMismatch, "memory of its own, as state.contiguous() has"),
+    (lambda: ops.gated_conv_step(Z[..., 0], PROJECTION, TAPS, Z[:1, :, :2].expand(2, 12, 2), RING, POSITION), ShapeMismatch, "projection_ring has shape"),
+    (lambda: ops.gated_conv_step(Z[..., 0], PROJECTION, TAPS, Z[:, :, :2], RING[:1].expand(2, 4, 2), POSITION), ShapeMismatch, "mixer_ring has shape"),
+    (lambda: ops.gated_modal_step(Z[..., 0], PROJECTION, MODES, MODES, Z[:, :, :2], MODES.expand(2, 4, 16), POSITION), ShapeMismatch, "state has shape"),
+    (lambda: ops.rotary_into(QKV[..., None, :].expand(2, 5, 3, 3, 4), AT, TURNS, QKV[:1].expand(2, 5, 3, 4), QKV), ShapeMismatch, "keys has shape"),
+    (lambda: ops.explain("conv_with_state"), ArgumentOutOfRange, "op_name is 'conv_with_state'; accepted: attention_step"),
     (lambda: ops.rearrange(X, "lhb"), ArgumentOutOfRange, "order is 'lhb'; accepted: 'bhl_to_lbh', 'lbh_to_bhl'"),
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from packages.ops.tests.every_operator import BATCH, CASES, CHANNELS, STATES, modes
 from packages.ops.tests.memory import peak_bytes
 from subquad import ops
-from tools.testing.oracle import assert_close, assert_matches_oracle
+from tools.testing.oracle import assert_as_exact_as, assert_close, assert_matches_oracle
 
 
 def _spread(value: Tensor) -> Tensor:
@@ -181,6 +181,25 @@ def test_filter_generation_passes_gradcheck_and_keeps_strides_apart() -> None:
     assert gradcheck(lambda p, r: ops.modal_filter(p, r, 300), (poles, residues), fast_mode=True)
     spread = ops.modal_filter(_spread(poles.detach()), _spread(residues.detach()), 300)
     assert torch.equal(spread, ops.modal_filter(poles, residues, 300))
+
+
+@pytest.mark.parametrize("name", ["modal_conv", "selective_scan"])
+def test_many_pieces_round_the_gradients_of_what_they_share_no_more_than_one(name: str) -> None:
+    inputs = [x.bfloat16() for x in CASES[name].inputs(BATCH, 1000)]
+
+    def gradients(chunk: int | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        y = getattr(ops, name)(*leaves, chunk_size=chunk)
+        noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+        return torch.autograd.grad(y, leaves, noise.to(dtype))
+
+    exact, whole, pieces = (
+        gradients(None, torch.float64),
+        gradients(None, inputs[0].dtype),
+        gradients(9, inputs[0].dtype),
+    )
+    for index, each in enumerate(zip(exact, whole, pieces, strict=True)):
+        assert_as_exact_as(f"gradient {index}", *each)
 
 
 def test_pieces_of_a_modal_convolution_are_recomputed_so_that_the_peak_falls() -> None:

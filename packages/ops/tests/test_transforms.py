@@ -117,6 +117,29 @@ def test_steps_and_packed_sequences_take_tensors_without_numbers() -> None:
         assert (y.shape, state.shape) == ((1, 3, 9), (2, 3, 4))
 
 
+def test_rotations_can_be_vectorised_and_differentiated_forward() -> None:
+    x, at, turns = torch.randn(3, 2, 5, 1, 6).double(), torch.arange(5)[None], torch.rand(3).double()
+
+    def turn(x: Tensor) -> Tensor:
+        return ops.rotary(x, at, turns)
+
+    assert_close(torch.func.vmap(turn)(x), torch.stack([turn(one) for one in x]), 1e-12)
+    change = torch.randn_like(x[0])
+    assert_close(torch.func.jvp(turn, (x[0],), (change,))[1], turn(change), 1e-12)  # a rotation is linear
+
+
+def test_rounded_products_have_functional_gradients() -> None:
+    x, weight, scale = torch.randn(5, 8), torch.randn(3, 8), torch.tensor(8.0)
+
+    def loss(x: Tensor, weight: Tensor) -> Tensor:
+        return ops.fp8_linear(x, weight, input_scale=scale, weight_scale=scale).square().sum()
+
+    leaves = [value.clone().requires_grad_() for value in (x, weight)]
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    for got, of_autograd in zip(torch.func.grad(loss, argnums=(0, 1))(x, weight), expected, strict=True):
+        assert_close(got, of_autograd, 1e-6)
+
+
 def test_a_vectorised_step_advances_every_state() -> None:
     poles, residues = modes()
     x, states = torch.randn(4, 1, CHANNELS), torch.randn(4, 1, CHANNELS, STATES)

@@ -179,6 +179,72 @@ def test_a_chain_of_early_starts_reads_nothing_too_early() -> None:
     assert_as_exact_as("chain", exactly, run(given, "torch"), eager)
 
 
+def _hold_in_a_row(step: Callable[[int], Tensor], states: list[Tensor]) -> None:
+    """Steps with nothing between them, launched one by one and replayed, give what they give when each is awaited."""
+    begin = [state.clone() for state in states]
+
+    def start() -> None:
+        for state, value in zip(states, begin, strict=True):
+            state.copy_(value)
+
+    def run(wait: bool) -> list[Tensor]:
+        results = []
+        for token in range(48):
+            results.append(step(token))
+            if wait:
+                torch.cuda.synchronize()
+        return results
+
+    expected = [y.clone() for y in run(wait=True)] + [state.clone() for state in states]
+    graph = torch.cuda.CUDAGraph()
+    start()
+    with torch.cuda.graph(graph):
+        captured = run(wait=False)
+    for turn in range(20):
+        start()
+        torch.cuda.synchronize()
+        found = captured
+        if turn % 2:
+            graph.replay()
+        else:
+            found = run(wait=False)
+        for index, (one, other) in enumerate(zip([*found, *states], expected, strict=True)):
+            assert torch.equal(one, other), f"turn {turn}: result {index} of {len(expected)}"
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize(("channels", "inputs"), [(640, 1920), (1384, 520), (4096, 4096)])
+def test_gated_steps_in_a_row_see_the_sample_before(channels: int, inputs: int, kind: int, backend: str) -> None:
+    torch.manual_seed(channels)
+    step, parameters, memory = _mixers(channels)[kind]
+    short, ring = _random(3 * channels, 3), _random(1, 3 * channels, 2)
+    projection = ops.StepProjection(_matrix(3 * channels, inputs), _norm("vortex", inputs))
+    x, position = _random(48, 1, inputs), torch.arange(120, 168, device="cuda")[:, None]
+
+    def take(token: int) -> Tensor:
+        return step(x[token], short, *parameters, ring, memory, position[token], projection=projection, backend=backend)
+
+    _hold_in_a_row(take, [ring, memory])
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize(("batch", "heads", "size"), [(1, 15, 128), (1, 32, 128), (20, 8, 64)])
+def test_attention_steps_in_a_row_see_the_token_before(batch: int, heads: int, size: int, backend: str) -> None:
+    torch.manual_seed(heads)
+    qkv, turns = _random(48, batch, heads, 3, size), torch.rand(size // 2, device="cuda")
+    keys, values = _random(2, batch * 256, heads, size).unbind()
+    pages = torch.arange(batch, device="cuda")[:, None]
+    position = torch.arange(120, 168, device="cuda")[:, None].expand(48, batch).contiguous()
+
+    def take(token: int) -> Tensor:
+        return ops.attention_step(
+            qkv[token], keys, values, pages, position[token], turns, page_size=256, backend=backend
+        )
+
+    _hold_in_a_row(take, [keys, values])
+
+
 def test_what_the_kernels_do_not_take_goes_to_the_next_backend() -> None:
     weight = _matrix(16, 24)
     assert ops.explain("linear_step", _random(1, 24), weight).backend == "cuda"

@@ -25,6 +25,7 @@ NAMES = (
     "gated_modal_conv gates",
     "gated_modal_conv long",
     "strides",
+    "far strides",
     "one graph",
     "refusals",
 )

@@ -55,6 +55,8 @@ NAMES = (
     "strides",
     "one graph",
     "refusals",
+    "far strides",
+    "far rows",
 )
 
 KERNELS = [name for name, order in AUTO_ON_CUDA.items() if "triton" in order]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from packages.ops.tests.kernels.far_cases import far_rows, far_strides
 from packages.ops.tests.kernels.gradient_cases import state_gradients, stream_gradients
 from packages.ops.tests.kernels.rounded_cases import rounded_rows
 from subquad import ops
@@ -552,6 +553,7 @@ def cases() -> Iterator[tuple[str, Callable[[], None]]]:
     ]
     yield "rotary far", far_rotation
     yield from [("one graph", one_graph), ("refusals", refusals)]
+    yield from [("far strides", lambda: far_strides(DEVICE, BACKEND)), ("far rows", lambda: far_rows(DEVICE))]
 
 
 def library_cases() -> Iterator[tuple[str, Callable[[], None]]]:
@@ -568,7 +570,8 @@ def library_cases() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "gated_conv gates", lambda: gates(ops.gated_conv, random(2, 9))
     yield "gated_modal_conv gates", lambda: gates(ops.gated_modal_conv, decaying(2, 16), random(2, 16))
     yield "gated_modal_conv long", long_modal
-    yield from [("strides", strides), ("one graph", one_graph), ("refusals", refusals)]
+    yield from [("strides", strides), ("far strides", lambda: far_strides(DEVICE, BACKEND))]
+    yield from [("one graph", one_graph), ("refusals", refusals)]
 
 
 def main() -> None:

@@ -46,6 +46,8 @@ NAMES = (
     "strides",
     "one graph",
     "refusals",
+    "far strides",
+    "far rows",
 )
 
 

@@ -24,10 +24,15 @@ class Part(NamedTuple):
     rows: int = 1  # of that axis for each channel; a filter [group, tap] may have fewer
 
 
-def check_chunk(chunk_size: int | None) -> None:
-    """Raises unless a number of channels is none or positive."""
-    if chunk_size is not None and chunk_size < 1:
-        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more channels, or None")
+def check_chunk(chunk_size: int | None, counted: str = "channels") -> None:
+    """Raises unless a number of channels, or of what else is counted, is none or a positive integer."""
+    if chunk_size is not None and (isinstance(chunk_size, float) or chunk_size < 1):
+        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more {counted}, or None")
+
+
+def wide_parameters(x: Tensor, *parameters: Tensor | None) -> tuple[Any, ...]:
+    """Returns what all pieces of a stream share in the type of its sums, in which its gradients then add up."""
+    return tuple(None if p is None else p.to(_checks.accumulation_dtype(x)) for p in parameters)
 
 
 def by_channels(

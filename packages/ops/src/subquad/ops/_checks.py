@@ -20,9 +20,10 @@ def one_of(name: str, value: object, accepted: Values[object]) -> None:
 
 
 def floating(name: str, tensor: Tensor) -> None:
-    """Raises unless ``tensor`` is real floating point."""
-    if tensor.dtype not in FLOATS:
-        raise DtypeMismatch(f"{name} is {tensor.dtype}; accepted: float32, float64, bfloat16, float16")
+    """Raises unless ``tensor`` is a tensor of real floating point numbers."""
+    if getattr(tensor, "dtype", None) not in FLOATS:
+        got = tensor.dtype if isinstance(tensor, Tensor) else f"a {type(tensor).__name__} and no tensor"
+        raise DtypeMismatch(f"{name} is {got}; accepted: float32, float64, bfloat16, float16")
 
 
 def same_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
@@ -88,6 +89,26 @@ def modes(
             raise ShapeMismatch(
                 f"log_poles has {log_poles.shape[0]} channels, {x_name} has {channels}; they must agree"
             )
+
+
+def pair(name: str, value: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Checks an optional state of two tensors and returns both."""
+    if value is None:
+        return None, None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        got = f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+        raise ShapeMismatch(f"{name} is {got}; accepted: the two tensors that an earlier call returned")
+    return value[0], value[1]
+
+
+def kept(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor, x_name: str = "x") -> None:
+    """Checks what a call changes in place: its shape, and that no two of its elements share memory."""
+    shaped(name, value, shape, x, x_name)
+    if 0 in value.stride() and any(step == 0 and n > 1 for step, n in zip(value.stride(), shape, strict=True)):
+        raise ShapeMismatch(
+            f"{name} has shape {shape} and strides {value.stride()}: elements share memory and would change together; "
+            f"accepted: memory of its own, as {name}.contiguous() has"
+        )
 
 
 def activation(value: Activation | None) -> None:

@@ -15,6 +15,7 @@ from subquad.ops.dispatch import Call, Implementation
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST_CAPABILITY, _OLDEST_E4M3 = (8, 0), (8, 9)
+_MOST_SAMPLES = 2**31 - 2**16  # a kernel's last tile, too, has to be numbered in 32 bits
 
 
 @torch.compiler.assume_constant_result
@@ -53,6 +54,8 @@ def _refusal(call: Call) -> str | None:
         return "the call is empty"
     if call.batch > 65535 or call.channels > 65535:
         return f"batch {call.batch}, {call.channels} channels; accepted: up to 65535 each"
+    if call.length > _MOST_SAMPLES:
+        return f"length {call.length}; accepted: up to {_MOST_SAMPLES}"
     return None
 
 
@@ -134,8 +137,11 @@ def _greedy_refusal(call: Call) -> str | None:
 
 
 def _scan_refusal(call: Call) -> str | None:
+    from subquad.ops.selective_scan.selective_scan import FAR_WEIGHTS
     from subquad.ops.selective_scan.triton.launch import MOST_STATES
 
+    if FAR_WEIGHTS in call.options:
+        return f"{FAR_WEIGHTS}; accepted: nearer ones"
     if call.taps > MOST_STATES:
         return f"{call.taps} states; accepted: up to {MOST_STATES}"
     return _refusal(call)

@@ -79,7 +79,25 @@ def _table() -> dict[str, Callable[..., Tensor]]:
                 names[f"mixed_{shape}"] = partial(_convolve_mixed, form=form, rank=rank, chunk=chunk)
             causal = partial(_convolve, causal=True, form=form, rank=1, chunk=chunk)
             names[f"causal_fftconv1d_fp32_{form}{suffix}"] = causal
+    for name, function in names.items():
+        function.__name__ = name  # type: ignore[attr-defined]
+        function.__doc__ = _description(name, **function.keywords)  # type: ignore[attr-defined]
     return names
+
+
+def _description(name: str, form: str, rank: int, chunk: int | None, causal: bool = False) -> str:
+    """Says what a name computes, for ``help``."""
+    kind = name.partition("_")[0].capitalize() if not name.startswith("fftconv") else "Zero-padded"
+    space = ", ".join(("height", "width", "depth")[:rank]) if rank > 1 else "length"
+    order = f"[batch, channel, {space}]" if form == "bhl" else f"[batch, {space}, channel]"
+    taps = f"[{'tap, ' * rank}channel]" if form == "blh" else f"[channel{', tap' * rank}]"
+    centre = "tap 0 meets the current sample" if causal else "the centre is tap // 2 along each axis"
+    centre += "; ``periodic`` says of each axis whether it is a circle" if kind == "Mixed" else ""
+    pieces = "" if chunk is None else f"; {chunk} channels at a time"
+    return (
+        f"{kind} convolution of x ``{order}`` with kernel ``{taps}``, or one a sample: {centre}{pieces}. "
+        "``shortcut`` ``[channel]`` times x is added. See subquad.ops.fft_conv."
+    )
 
 
 CONVENTION_NAMES = _table()

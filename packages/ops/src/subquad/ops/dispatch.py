@@ -12,7 +12,7 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
+from subquad.ops._devices import on_its_device
 from subquad.ops.errors import ArgumentOutOfRange, BackendUnavailable, OpsError, ShapeMismatch
 
 OPERATORS = (
@@ -44,6 +45,13 @@ OPERATORS = (
     "rotary",
     "rounded_rows",
     "selective_scan",
+)
+WITH_STATE = (
+    "causal_conv_with_state",
+    "gated_conv_with_state",
+    "gated_modal_conv_with_state",
+    "modal_conv_with_state",
+    "selective_scan_with_state",
 )
 ENTRY_POINT_GROUP = "subquad.ops.backends"
 BUILT_IN = ("triton", "cuda", "vendor", "mamba", "scaled_mm", "hopper_sums")
@@ -254,7 +262,14 @@ def _usable(
     problem = unavailable()
     if problem is not None:
         raise BackendUnavailable(problem)
-    return implementations()
+    return tuple(_on_the_device_of_its_input(offered) for offered in implementations())
+
+
+def _on_the_device_of_its_input(offered: Implementation) -> Implementation:
+    if offered.backend == "cuda":  # our library is told the device
+        return offered
+    output = None if offered.output is None else on_its_device(offered.output)
+    return replace(offered, run=on_its_device(offered.run), output=output)
 
 
 def _third_party(backend: str) -> tuple[Implementation, ...]:
@@ -275,7 +290,7 @@ def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
     """Says which backend a call would take and why, without running it.
 
     Args:
-      op_name: a public operator, such as ``"gated_modal_conv"``.
+      op_name: a public operator, such as ``"gated_modal_conv"``, or its form that returns a state.
       tensors: its tensors, as in the call.
       arguments: its keyword arguments, as in the call.
 
@@ -288,10 +303,13 @@ def explain(op_name: str, *tensors: Any, **arguments: Any) -> Explanation:
       >>> explain("causal_conv", torch.zeros(1, 4, 8), torch.zeros(4, 3)).backend
       'torch'
     """
-    if op_name not in OPERATORS:
-        raise ArgumentOutOfRange(f"op_name is {op_name!r}; accepted: {', '.join(OPERATORS)}")
+    operator = op_name.removesuffix("_with_state") if op_name in WITH_STATE else op_name
+    if operator not in OPERATORS:
+        raise ArgumentOutOfRange(f"op_name is {op_name!r}; accepted: {', '.join((*OPERATORS, *WITH_STATE))}")
     backend = arguments.pop("backend", "auto")
-    module = importlib.import_module(f"subquad.ops.{op_name}.{op_name}")
+    module = importlib.import_module(f"subquad.ops.{operator}.{operator}")
+    if op_name == "selective_scan_with_state":
+        arguments["keeps_state"] = True  # not every backend can
     try:
         call = module.describe(*tensors, **arguments)
     except (IndexError, ValueError) as error:

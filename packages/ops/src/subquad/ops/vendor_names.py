@@ -11,6 +11,7 @@ from torch import Tensor
 from subquad.ops import _checks
 from subquad.ops.axes import Modes, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv import causal_conv
+from subquad.ops.errors import ShapeMismatch
 from subquad.ops.fft_conv import fft_conv
 from subquad.ops.gated_conv import gated_conv
 from subquad.ops.modal_conv import modal_filter
@@ -28,6 +29,8 @@ def causal_conv1d(
     With ``channel_last`` x is ``[batch, length, channel]`` and weight ``[tap, channel]``.
     """
     _checks.one_of("activation", activation, ("identity", "silu"))
+    if weight.dim() != 2:
+        raise ShapeMismatch(f"weight has {weight.dim()} axes {tuple(weight.shape)}; accepted: 2")
     taps, layout = (weight.mT, "BLH") if channel_last else (weight, "BHL")
     after = None if activation == "identity" else activation
     return causal_conv(x, taps.flip(-1), bias=bias, activation=after, layout=layout)

@@ -115,7 +115,7 @@ def check(
         raise ShapeMismatch(f"qkv has shape {tuple(qkv.shape)}; accepted: (batch, head, 3, even size)")
     batch, heads, _, size = qkv.shape
     for name, value in (("keys", keys), ("values", values)):
-        _checks.shaped(name, value, (keys.shape[0], heads, size), qkv, "qkv")
+        _checks.kept(name, value, (keys.shape[0], heads, size), qkv, "qkv")
     _checks.shaped("inv_freq", inv_freq, (size // 2,), qkv, "qkv")
     _checks.row_values("position", position, batch, qkv, (torch.int64, torch.int32))
     _checks.row_values("active", active, batch, qkv, (torch.bool,))
@@ -244,8 +244,8 @@ def _on_all_rows(
 
 
 def host_reads_freely(x: Tensor) -> bool:
-    """Says whether the host can look at values without waiting for a device."""
-    return x.device.type == "cpu"
+    """Says whether the host can look at values without waiting for a device, and nothing traces the call."""
+    return x.device.type == "cpu" and dispatch.runs_plainly(x)
 
 
 def _rotated(x: Tensor, position: Tensor, inv_freq: Tensor, position_scale: float) -> Tensor:

@@ -126,7 +126,7 @@ def _canonical(
     kernel = kernel if layout == "BHL" else kernel.movedim(-1, 1)
     if kernel.shape[1] != grid.shape[1]:
         raise ShapeMismatch(f"taps has {kernel.shape[1]} channels, x has {grid.shape[1]}; they must agree")
-    if kernel.shape[0] not in (1, grid.shape[0]):
+    if kernel.shape[0] != 1 and kernel.shape[0] != grid.shape[0]:
         raise ShapeMismatch(f"taps has batch {kernel.shape[0]}, x has {grid.shape[0]}; accepted: 1 or the same")
     if min(kernel.shape[2:]) < 1:
         raise ShapeMismatch(f"taps has shape {tuple(taps.shape)}; accepted: 1 or more taps along every axis")

@@ -67,7 +67,7 @@ def check(
     """Raises unless the arguments of a call fit each other."""
     batch, channels = _checks.step(x)
     _checks.taps("taps", taps, x, channels)
-    _checks.shaped("ring", ring, (batch, channels, taps.shape[1] - 1), x)
+    _checks.kept("ring", ring, (batch, channels, taps.shape[1] - 1), x)
     _checks.shaped("bias", bias, (channels,), x)
     _checks.shaped("skip", skip, (channels,), x)
     _checks.row_values("position", position, batch, x, (torch.int64, torch.int32))

@@ -63,6 +63,7 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
       ShapeMismatch, DtypeMismatch, DeviceMismatch: history or position disagrees with ring; names both.
     """
     _check("ring", ring, position)
+    _checks.kept("ring", ring, tuple(ring.shape), history, "history")
     _checks.shaped("history", history, tuple(ring.shape), ring, "ring")
     turn = _kernel(ring, history)
     if turn is not None:

@@ -174,7 +174,6 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         x: Tensor,
         weight: Tensor,
         input_scale: Tensor | None,
@@ -182,8 +181,12 @@ class _StraightThrough(torch.autograd.Function):
         weight_inverse: Tensor | None,
         run: Any,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, weight_scale)
         return run(x, weight, input_scale=input_scale, weight_scale=weight_scale, weight_inverse=weight_inverse)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, weight_scale, *_ = inputs
+        ctx.save_for_backward(x, weight, weight_scale)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

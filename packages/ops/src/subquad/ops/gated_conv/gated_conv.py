@@ -118,7 +118,7 @@ def _run(
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and, if it is kept, the state (views of larger tensors)."""
     stream = _checks.channel_first(z, layout, "z")
-    projection, mixer = initial_state if initial_state is not None else (None, None)
+    projection, mixer = _checks.pair("initial_state", initial_state)
     channels = check_projection(stream, projection_taps, projection)
     _checks.taps("mixer_taps", mixer_taps, z, channels, "the gated stream")
     _checks.shaped("skip", skip, (channels,), z, "z")

@@ -125,7 +125,7 @@ def check(
     """Raises unless the arguments of a call fit each other."""
     channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
     _checks.taps("mixer_taps", mixer_taps, x, channels, "the gated stream")
-    _checks.shaped("mixer_ring", mixer_ring, (x.shape[0], channels, mixer_taps.shape[1] - 1), x)
+    _checks.kept("mixer_ring", mixer_ring, (x.shape[0], channels, mixer_taps.shape[1] - 1), x)
     _checks.shaped("skip", skip, (channels,), x)
 
 

@@ -100,7 +100,7 @@ def _run(
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
     stream = _checks.channel_first(z, layout, "z")
-    projection, modal = initial_state if initial_state is not None else (None, None)
+    projection, modal = _checks.pair("initial_state", initial_state)
     channels = check_projection(stream, projection_taps, projection)
     _checks.modes(log_poles, residues, z, channels, "the gated stream")
     _checks.shaped("skip", skip, (channels,), z, "z")

@@ -132,7 +132,7 @@ def check(
     """Raises unless the arguments of a call fit each other."""
     channels = check_streams(x, projection_taps, projection_ring, position, projection, active)
     _checks.modes(log_poles, residues, x, channels)
-    _checks.shaped("state", state, (x.shape[0], channels, log_poles.shape[1]), x)
+    _checks.kept("state", state, (x.shape[0], channels, log_poles.shape[1]), x)
     _checks.shaped("skip", skip, (channels,), x)
 
 

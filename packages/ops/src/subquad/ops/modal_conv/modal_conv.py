@@ -5,9 +5,8 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._channels import recomputed
+from subquad.ops._channels import check_chunk, recomputed, wide_parameters
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
-from subquad.ops.errors import ArgumentOutOfRange
 from subquad.ops.modal_conv.chunked import filter_modal
 
 
@@ -79,13 +78,13 @@ def modal_conv_with_state(
     _checks.modes(log_poles, residues, x, channels)
     _checks.shaped("skip", skip, (channels,), x)
     _checks.shaped("initial_state", initial_state, (batch, channels, log_poles.shape[1]), x)
-    if chunk_size is not None and chunk_size < 1:
-        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more samples, or None")
+    check_chunk(chunk_size, "samples")
     chosen, _ = dispatch.choose(describe(stream, log_poles, residues, skip=skip, initial_state=initial_state), backend)
     run = compute_in_torch if chosen is None else chosen.run
     if chunk_size is None or chunk_size >= length:
         y, state = run(stream, log_poles, residues, skip=skip, initial_state=initial_state)
         return _checks.as_layout(y, layout), state
+    log_poles, residues, skip = wide_parameters(x, log_poles, residues, skip)
     state, pieces = initial_state, []
     for piece in stream.split(chunk_size, dim=-1):
         y, state = recomputed(run, piece, log_poles, residues, skip=skip, initial_state=state)

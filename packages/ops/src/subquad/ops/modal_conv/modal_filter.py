@@ -31,7 +31,7 @@ def modal_filter(log_poles: Modes, residues: Modes, length: int) -> Tensor:
       ArgumentOutOfRange: length is negative.
     """
     _checks.modes(log_poles, residues)
-    if length < 0:
+    if isinstance(length, float) or length < 0:
         raise ArgumentOutOfRange(f"length is {length}; accepted: 0 or more")
     fine = pole_powers(log_poles, min(_BLOCK, length))
     coarse = residues.double()[..., None] * pole_powers(log_poles, -(-length // _BLOCK), _BLOCK)

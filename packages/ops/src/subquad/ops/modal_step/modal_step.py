@@ -62,7 +62,7 @@ def check(
     """Raises unless the arguments of a call fit each other."""
     batch, channels = _checks.step(x)
     _checks.modes(log_poles, residues, x, channels)
-    _checks.shaped("state", state, (batch, channels, log_poles.shape[1]), x)
+    _checks.kept("state", state, (batch, channels, log_poles.shape[1]), x)
     _checks.shaped("skip", skip, (channels,), x)
     _checks.row_values("active", active, batch, x, (torch.bool,))
 

@@ -76,7 +76,7 @@ def rotary_into(
         raise ShapeMismatch(f"qkv has shape {tuple(qkv.shape)}; accepted: batch, length, head, 3, size")
     _check_angles(qkv, position, inv_freq, scale, "qkv")
     for name, target in (("keys", keys), ("values", values)):
-        _checks.shaped(name, target, (*qkv.shape[:3], qkv.shape[4]), qkv, "qkv")
+        _checks.kept(name, target, (*qkv.shape[:3], qkv.shape[4]), qkv, "qkv")
         if target.stride(-1) != 1:
             raise ShapeMismatch(f"{name} has stride {target.stride(-1)} along its channels; accepted: 1")
     chosen, _ = dispatch.choose(describe(qkv, position, inv_freq, keys, values), backend)
@@ -93,7 +93,8 @@ def _check_angles(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, n
     if position.dtype not in (torch.int64, torch.int32):
         raise DtypeMismatch(f"position is {position.dtype}; accepted: int64, int32")
     batch, length = x.shape[:2]
-    if tuple(position.shape) not in ((batch, length), (1, length)):
+    rows_fit = position.dim() == 2 and (position.shape[0] == batch or position.shape[0] == 1)
+    if not rows_fit or position.shape[1] != length:
         accepted = f"{(batch, length)} or {(1, length)}"
         raise ShapeMismatch(f"position has shape {tuple(position.shape)}; {name} {tuple(x.shape)} needs {accepted}")
     if x.shape[-1] % 2:
@@ -136,7 +137,7 @@ def _tables(position: Tensor, inv_freq: Tensor, scale: float, dtype: torch.dtype
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates ``[batch, length, head, size]`` by the given tables."""
     low, high = x.to(cos.dtype).chunk(2, dim=-1)
-    if low.requires_grad:
+    if not dispatch.runs_plainly(x, cos):
         return torch.cat([low * cos - high * sin, low * sin + high * cos], dim=-1).to(x.dtype)
     y = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
     first, second = y.chunk(2, dim=-1)

@@ -1,18 +1,17 @@
 """The selective scan of Mamba 1 and 2: the public functions."""
 
-import dataclasses
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._channels import recomputed
+from subquad.ops._channels import check_chunk, recomputed, wide_parameters
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
-from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
+from subquad.ops.errors import ShapeMismatch
 from subquad.ops.selective_scan.scan import scan_selective
 
+FAR_WEIGHTS = "weights of a sample that lie 2**31 numbers or more apart"
 Weights = Float[Tensor, "batch _ _ _"]  # [batch, group, state, length], with layout="BLH" [batch, length, group, state]
 
 
@@ -119,24 +118,30 @@ def _scan(
     batch, channels, length = x.shape
     _checks.shaped("step_size", step_size, (batch, channels, length), x)
     _checks.shaped("skip", skip, (channels,), x)
-    groups, states = input_weights.shape[1], decay.shape[-1]
+    if decay.dim() != 2:
+        raise ShapeMismatch(f"decay has {decay.dim()} axes {tuple(decay.shape)}; accepted: 2 (channel, state)")
+    groups, states = input_weights.shape[1], decay.shape[1]
     if groups < 1 or channels % groups:
         raise ShapeMismatch(f"input_weights has {groups} groups, x has {channels} channels; groups must divide them")
     _checks.shaped("decay", decay, (channels, states), x)
     _checks.shaped("input_weights", input_weights, (batch, groups, states, length), x)
     _checks.shaped("output_weights", output_weights, (batch, groups, states, length), x)
     _checks.shaped("initial_state", initial_state, (batch, channels, states), x)
-    if chunk_size is not None and chunk_size < 1:
-        raise ArgumentOutOfRange(f"chunk_size is {chunk_size}; accepted: 1 or more samples, or None")
+    check_chunk(chunk_size, "samples")
     streams = (x, step_size, input_weights, output_weights)
-    call = describe(x, step_size, decay, *streams[2:], skip=skip, initial_state=initial_state, chunk_size=chunk_size)
-    if keeps_state:
-        call = dataclasses.replace(call, options=call.options | {"final_state"})
+    call = describe(
+        *(x, step_size, decay, *streams[2:]),
+        skip=skip,
+        initial_state=initial_state,
+        chunk_size=chunk_size,
+        keeps_state=keeps_state,
+    )
     chosen, _ = dispatch.choose(call, backend)
     run = compute_in_torch if chosen is None else chosen.run
     if chunk_size is None or chunk_size >= length:
         y, state = run(x, step_size, decay, *streams[2:], skip=skip, initial_state=initial_state)
         return _checks.as_layout(y, layout), state
+    decay, skip = wide_parameters(x, decay, skip)
     state, pieces = initial_state, []
     for piece in zip(*(stream.split(chunk_size, dim=-1) for stream in streams), strict=True):
         y, state = recomputed(run, *piece[:2], decay, *piece[2:], skip=skip, initial_state=state)
@@ -170,14 +175,16 @@ def describe(
     initial_state: Tensor | None = None,
     chunk_size: int | None = None,
     layout: Layout = "BHL",
+    keeps_state: bool = False,
 ) -> dispatch.Call:
-    """Describes a call to the dispatcher."""
+    """Describes a call to the dispatcher; ``keeps_state`` that of selective_scan_with_state."""
     batch, channels, length = _checks.channel_first(x, layout).shape
     in_chunks = chunk_size is not None and chunk_size < length
     named = {
         "skip": skip is not None,
         "initial_state": in_chunks or initial_state is not None,
-        "final_state": in_chunks,
+        "final_state": in_chunks or keeps_state,
+        FAR_WEIGHTS: any(_reach(weights) >= 2**31 for weights in (input_weights, output_weights)),
     }
     return dispatch.Call(
         operator="selective_scan",
@@ -191,6 +198,12 @@ def describe(
         gradient=dispatch.gradient_wanted(x, step_size, decay, input_weights, output_weights, skip, initial_state),
         capturing=dispatch.capturing(x),
     )
+
+
+def _reach(weights: Tensor) -> int:
+    """Returns how far the weights of one sample reach, as they lie or as a copy of them would."""
+    apart = sum((size - 1) * stride for size, stride in zip(weights.shape[1:], weights.stride()[1:], strict=True))
+    return max(apart, weights.shape[1:].numel())
 
 
 @without_autocast

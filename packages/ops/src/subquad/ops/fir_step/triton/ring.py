@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from subquad.ops._devices import on_its_device
 from subquad.ops.dispatch import runs_plainly
 
 _TILE = 1024  # samples a program
@@ -20,8 +21,8 @@ def turn_kernel(
     INTO_RING: tl.constexpr, CHANNELS: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     """Copies sample i of a history to, or from, slot ``(position + length + i) % past``."""
-    batch = tl.program_id(1).to(tl.int64)
-    channel = (tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
+    batch = tl.program_id(0).to(tl.int64)
+    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
     sample = tl.arange(0, SLOTS)
     slot = ((tl.load(position + batch) + length + sample) % past).to(tl.int64)
     present = (channel < channels)[:, None] & (sample < past)[None, :]
@@ -41,7 +42,7 @@ def _launch(source: Tensor, target: Tensor, position: Tensor, length: int, into_
     batch, channels, past = source.shape
     slots = int(triton.next_power_of_2(past))
     width = max(1, min(_TILE // slots, int(triton.next_power_of_2(channels))))
-    turn_kernel[(triton.cdiv(channels, width), batch)](
+    turn_kernel[(batch, triton.cdiv(channels, width))](  # a grid is 65,535 long along all axes but the first
         source,
         target,
         position,
@@ -65,6 +66,7 @@ def _(source, target, position, length, into_ring):
     return None
 
 
+@on_its_device
 def turn(source: Tensor, target: Tensor, position: Tensor, length: int, into_ring: bool) -> None:
     """Does the same, past torch's dispatcher where nothing traces the call."""
     launch = _launch if runs_plainly(source) else torch.ops.subquad.turn_ring_triton

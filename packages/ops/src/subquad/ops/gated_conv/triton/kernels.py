@@ -16,7 +16,7 @@ def gated_at(
 ):  # fmt: skip
     """Returns g at times t - LAG in float32: projected k times projected v, or the history before time 0.
 
-    z, history and taps point at row 3c of the channel.
+    z, history and taps point at row 3c of the channel; z_channel, which separates rows of z, is 64 bits wide.
     """
     past: tl.constexpr = PROJECTION - 1
     g = project_at(
@@ -42,7 +42,8 @@ def gated_conv_short_kernel(
     """One program: one channel, TILE samples; g is recomputed for each tap from loads that hit the L1 cache."""
     channel, batch, tile = tl.program_id(1), tl.program_id(2), tl.program_id(0)
     row = batch.to(tl.int64) * channels + channel
-    stream = z + batch.to(tl.int64) * z_batch + (3 * channel).to(tl.int64) * z_channel
+    z_channel = tl.cast(z_channel, tl.int64)
+    stream = z + batch.to(tl.int64) * z_batch + 3 * channel * z_channel
     before = history + 3 * row * (PROJECTION - 1)
     gated_before = mixer_history + row * (MIXER - 1)
     weights = projection_taps + 3 * channel * PROJECTION
@@ -79,7 +80,8 @@ def gated_conv_toeplitz_kernel(
     """
     channel, batch, tile = tl.program_id(1), tl.program_id(2), tl.program_id(0)
     row = batch.to(tl.int64) * channels + channel
-    stream = z + batch.to(tl.int64) * z_batch + (3 * channel).to(tl.int64) * z_channel
+    z_channel = tl.cast(z_channel, tl.int64)
+    stream = z + batch.to(tl.int64) * z_batch + 3 * channel * z_channel
     before = history + 3 * row * (PROJECTION - 1)
     gated_before = mixer_history + row * (mixer_size - 1)
     weights = projection_taps + 3 * channel * PROJECTION

@@ -141,6 +141,7 @@ def gated_step_kernel(
     k = _filtered(zk, _first_tap(short_taps, row + 1, short_past, present), k_held, k_taps).to(zq.dtype)
     v = _filtered(zv, _first_tap(short_taps, row + 2, short_past, present), v_held, v_taps).to(zq.dtype)
     g = (k.to(tl.float32) * v.to(tl.float32)).to(zq.dtype)
+    tl.debug_barrier()  # what follows is stored by other threads than have read it
     _remember(projection, place, short_past, time, zq, write)
     _remember(projection, place + 1, short_past, time, zk, write)
     _remember(projection, place + 2, short_past, time, zv, write)
@@ -214,6 +215,7 @@ def projected_gated_step_kernel(
     k = _filtered(zk, k_first, k_held, k_taps).to(element)
     v = _filtered(zv, v_first, v_held, v_taps).to(element)
     g = (k.to(tl.float32) * v.to(tl.float32)).to(element)
+    tl.debug_barrier()  # what follows is stored by other threads than have read it
     _remember(projection, row, short_past, time, zq, write)
     _remember(projection, row + 1, short_past, time, zk, write)
     _remember(projection, row + 2, short_past, time, zv, write)

@@ -55,7 +55,8 @@ def gated_modal_conv_kernel(
     row = batch.to(tl.int64) * channels + channel
     past: tl.constexpr = PROJECTION - 1
     tile: tl.constexpr = COUNT * BLOCK
-    stream = z + batch.to(tl.int64) * z_batch + (3 * channel).to(tl.int64) * z_channel
+    z_channel = tl.cast(z_channel, tl.int64)
+    stream = z + batch.to(tl.int64) * z_batch + 3 * channel * z_channel
     before = history + 3 * row * past
     weights = projection_taps + 3 * channel * PROJECTION
 

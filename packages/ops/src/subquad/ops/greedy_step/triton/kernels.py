@@ -14,7 +14,7 @@ def greedy_step_kernel(
     logits, ids, active, table, vocabulary, TOKENS: tl.constexpr, ACTIVE: tl.constexpr, DEPENDENT: tl.constexpr
 ):  # fmt: skip
     """Finds the first largest logit of a row, its log-probability, and whether all are finite."""
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     token = tl.arange(0, TOKENS)
     inside = token < vocabulary
     await_previous(DEPENDENT)

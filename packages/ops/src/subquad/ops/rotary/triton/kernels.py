@@ -29,6 +29,7 @@ def rotary_kernel(
     frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
     angle = tl.div_rn(at.to(tl.float32), scale)[:, None] * frequency[None, :]
     cos, sin = tl.cos(angle), tl.sin(angle) * direction
+    x_head = tl.cast(x_head, tl.int64)
     source = x + batch * x_batch + (time * x_time)[:, None] + pair[None, :]
     target = ((batch * length + time) * heads)[:, None] * (2 * half) + pair[None, :]
     for head in range(heads):
@@ -53,6 +54,8 @@ def rotary_into_kernel(
     frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
     angle = tl.div_rn(at.to(tl.float32), scale)[:, None] * frequency[None, :]
     cos, sin = tl.cos(angle), tl.sin(angle)
+    x_head, x_part = tl.cast(x_head, tl.int64), tl.cast(x_part, tl.int64)
+    key_head, value_head = tl.cast(key_head, tl.int64), tl.cast(value_head, tl.int64)
     source = qkv + batch * x_batch + (time * x_time)[:, None] + pair[None, :]
     target = ((batch * length + time) * heads)[:, None] * (2 * half) + pair[None, :]
     key_at = batch * key_batch + (time * key_time)[:, None] + pair[None, :]
