@@ -1,11 +1,11 @@
-"""Elementwise results on a CPU whose bits do not depend on where in a tensor an element lies.
+"""Elementwise results on a CPU whose bits do not depend on how many rows are computed together.
 
 torch computes an elementwise operation in vectors, and one by one what is left over at the end of a row or of a
-thread's share. For products of complex numbers and for activations the two ways differ in the last bit: one fuses
-multiplications and additions, or has another exponential. Here every element is computed in a vector: the operation
-runs over so many columns that every share ends between two vectors, and over the last columns in a second, small call
-that overlaps the first. So a channel has the same bits in any company. Where torch traces, records under ``torch.func``
-or runs on another device, the operation runs as it is.
+thread's share; rows that follow each other in memory are one long row to it. For products of complex numbers and for
+activations the two ways differ in the last bit: one fuses multiplications and additions, or has another exponential.
+Here each row is cut, first as many columns as fill vectors, then the rest, and the first are cut again so that no
+thread's share ends inside a vector. So an element's way depends on its column alone. Where torch traces, transforms or
+runs on another device, the operation runs as it is.
 """
 
 import functools
@@ -18,9 +18,9 @@ from torch.nn.functional import pad
 from subquad.ops import dispatch
 from subquad.ops.axes import Activation
 
-_VECTOR = 32  # elements: a multiple of what a loop of two vectors takes on any processor
+_VECTOR = 32  # elements: a multiple of what a loop over two vectors takes on any processor
 _SHARE = 1 << 15  # elements for which torch wakes another thread
-_SMALLEST_SHARE = 1 << 14  # and where all threads take equal shares, as of gelu, elements for which it wakes them
+_SMALLEST_SHARE = 1 << 14  # elements for which gelu wakes all of them; they take equal shares
 
 
 def product(x: Tensor, factor: Tensor) -> Tensor:
@@ -28,29 +28,39 @@ def product(x: Tensor, factor: Tensor) -> Tensor:
 
     Args:
       x: ``[batch, channel, …, frequency]``, made by the caller.
-      factor: ``[batch, channel, …, frequency]``, every axis but the last as long as that of x or 1.
+      factor: the same, its batch 1 or that of x.
     """
     if not _on_the_host(x, factor):
         return x * factor
     if dispatch.gradient_wanted(x, factor):
         return _Product.apply(x, factor)  # type: ignore[return-value]
+    x = x.contiguous()
     _multiply(x, factor, x)
     return x
 
 
+def product_of_windows(x: Tensor, factor: Tensor) -> Tensor:
+    """Does product for x ``[batch, channel, window, frequency]`` and a factor with one window in place of several."""
+    rows, threads = x.numel() // max(1, x.shape[-1]), torch.get_num_threads()
+    in_rows = x.is_contiguous() and x.shape[-2] > 1 and _cut_between_rows(rows, x.shape[-1], threads)
+    if in_rows and _on_the_host(x, factor):
+        return x * factor if dispatch.gradient_wanted(x, factor) else x.mul_(factor)
+    return product(x, factor)
+
+
 def activated(y: Tensor, activation: Activation) -> Tensor:
-    """Returns silu or gelu (exact) of a tensor, in its memory where that is possible and autograd does not record it."""
+    """Returns silu or gelu (exact) of a tensor, in its memory where that is dense and autograd does not record it."""
     if not _on_the_host(y):
         return torch.nn.functional.silu(y) if activation == "silu" else torch.nn.functional.gelu(y)
     if dispatch.gradient_wanted(y):
         return _Activated.apply(y, activation)  # type: ignore[return-value]
-    return _activate(y, activation)
+    return _activate(y, activation, y if y.is_contiguous() else y.new_empty(y.shape))
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, factor: Tensor) -> Tensor:
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out = x.new_empty(x.shape)
         _multiply(x, factor, out)
         return out
 
@@ -69,7 +79,7 @@ class _Product(torch.autograd.Function):
 class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(y: Tensor, activation: Activation) -> Tensor:
-        return _activate(y.clone(memory_format=torch.contiguous_format), activation)
+        return _activate(y, activation, y.new_empty(y.shape))
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Activation], output: Tensor) -> None:
@@ -89,42 +99,35 @@ def _on_the_host(x: Tensor, *others: Tensor) -> bool:
 
 
 def _multiply(x: Tensor, factor: Tensor, out: Tensor) -> None:
-    if factor.shape == x.shape:
-        tensors = [t.reshape(1, -1) for t in (x, factor)]
-    elif factor.shape[0] == 1 and factor.shape[1:] == x.shape[1:]:
-        tensors = [t.reshape(t.shape[0], -1) for t in (x, factor)]
-    else:
-        tensors = [x, factor]
-    _in_vectors(torch.mul, out.view(tensors[0].shape), *tensors)
+    tensors = (out, x, factor)
+    one_row = x.shape[2:] == factor.shape[2:]
+    _by_columns(torch.mul, *(t.flatten(2) for t in tensors) if one_row else tensors)
 
 
-def _activate(y: Tensor, activation: Activation) -> Tensor:
-    y = y.contiguous()
-    flat = y.view(1, -1)
-    _in_vectors(torch.ops.aten.silu if activation == "silu" else torch.ops.aten.gelu, flat, flat)
-    return y
+def _activate(y: Tensor, activation: Activation, out: Tensor) -> Tensor:
+    _by_columns(torch.ops.aten.silu.out if activation == "silu" else torch.ops.aten.gelu.out, out, y)
+    return out
 
 
-def _in_vectors(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -> None:
+def _by_columns(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -> None:
     """Writes ``operation(*inputs)`` into ``out`` ``[…, column]``, which may be the first input."""
     columns = out.shape[-1]
-    if columns < _VECTOR:
+    if columns < _VECTOR:  # rows that are no vector long are not told apart
         wide = [pad(x, (0, _VECTOR - columns)) for x in inputs]
         result = wide[0].new_empty((*out.shape[:-1], _VECTOR))
-        _in_vectors(operation, result, *wide)
+        _by_columns(operation, result, *wide)
         out.copy_(result[..., :columns])
         return
-    cuts = _cuts(out.numel() // columns, columns, torch.get_num_threads())
-    if cuts is None:
+    widths = _widths(out.numel() // columns, columns, torch.get_num_threads())
+    if widths is None:
         _in_halves(operation, out, *inputs)
-        return
-    head, tail = cuts
-    if tail == 0:
+    elif len(widths) == 1:
         operation(*inputs, out=out)
-        return
-    last = operation(*(x[..., columns - tail :] for x in inputs))
-    operation(*(x[..., :head] for x in inputs), out=out[..., :head])
-    out[..., columns - tail :] = last
+    else:
+        results = out.split_with_sizes(widths, -1)
+        parts = [results if x is out else x.split_with_sizes(widths, -1) for x in inputs]
+        for result, *values in zip(results, *parts, strict=True):
+            operation(*values, out=result)
 
 
 def _in_halves(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -> None:
@@ -132,24 +135,37 @@ def _in_halves(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -
     half = out.shape[dim] // 2
     for start, size in ((0, half), (half, out.shape[dim] - half)):
         parts = (x.narrow(dim, start, size) if x.shape[dim] > 1 else x for x in inputs)
-        _in_vectors(operation, out.narrow(dim, start, size), *parts)
+        _by_columns(operation, out.narrow(dim, start, size), *parts)
 
 
 @functools.lru_cache(maxsize=256)
-def _cuts(rows: int, columns: int, threads: int) -> tuple[int, int] | None:
-    """Returns how many columns to compute first and how many, at the end, after that; None where rows are too many."""
-    widths = range(columns // _VECTOR * _VECTOR, 0, -_VECTOR)
-    head = next((width for width in widths if _cut_between_vectors(rows * width, threads)), 0)
-    if head in (0, columns):
-        return (head, 0) if head else None
-    widths = range(-(-(columns - head) // _VECTOR) * _VECTOR, columns + 1, _VECTOR)
-    tail = next((width for width in widths if _cut_between_vectors(rows * width, threads)), 0)
-    return (head, tail) if tail else None
+def _widths(rows: int, columns: int, threads: int) -> tuple[int, ...] | None:
+    """Cuts rows into columns that are computed together; None where there are too many rows for that."""
+    widths, left = [], columns // _VECTOR * _VECTOR
+    while left:
+        fitting = (w for w in range(left, 0, -_VECTOR) if _cut_between_vectors(rows * w, threads))
+        width = next(fitting, 0)
+        if width == 0:
+            return None
+        widths.append(width)
+        left -= width
+    rest = columns % _VECTOR
+    if rest and not _cut_between_rows(rows, rest, threads):
+        return None
+    return (*widths, rest) if rest else tuple(widths)
 
 
 def _cut_between_vectors(elements: int, threads: int) -> bool:
     """Says whether the shares of all threads, as many as torch may wake, end where a vector does."""
+    return all(elements % (_VECTOR * shares) == 0 for shares in _shares(elements, threads))
+
+
+def _cut_between_rows(rows: int, columns: int, threads: int) -> bool:
+    """Says whether the shares of all threads, as many as torch may wake, end where a row does."""
+    return all(rows % shares == 0 for shares in _shares(rows * columns, threads))
+
+
+def _shares(elements: int, threads: int) -> tuple[int, ...]:
     if elements <= _SMALLEST_SHARE:
-        return True
-    shares = min(threads, -(-elements // _SHARE))
-    return elements % (_VECTOR * shares) == 0 and elements % (_VECTOR * threads) == 0
+        return (1,)
+    return min(threads, -(-elements // _SHARE)), threads

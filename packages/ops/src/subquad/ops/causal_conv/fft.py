@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from subquad.ops._elementwise import product
+from subquad.ops._elementwise import product, product_of_windows
 from subquad.ops.fft_sizes import fast_fft_size
 
 
@@ -27,7 +27,7 @@ def convolve_overlap_save(stream: Tensor, rows: Tensor, n: int) -> Tensor:
     length = stream.shape[-1] - past
     windows = -(-length // hop)
     cut = pad(stream, (0, windows * hop - length)).unfold(-1, n, hop)
-    spectrum = product(torch.fft.rfft(cut), torch.fft.rfft(rows, n=n)[None, :, None])
+    spectrum = product_of_windows(torch.fft.rfft(cut), torch.fft.rfft(rows, n=n)[None, :, None])
     return torch.fft.irfft(spectrum, n=n)[..., past:].flatten(-2)[..., :length]
 
 
