@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _SAMPLES = 1 << 19
+_SHARED_TRANSFORM = 12288  # samples; threads may share a longer transform, MKL's on 4 threads from some 15,000
 
 
 def channels_at_once(stream: Tensor) -> int:
@@ -17,6 +18,31 @@ def channels_at_once(stream: Tensor) -> int:
     All of them, too, where ``torch.compile`` would unroll the blocks into one long graph.
     """
     channels = max(1, stream.shape[1])
-    if stream.device.type != "cpu" or torch.compiler.is_compiling():
+    if not _in_blocks(stream):
         return channels
     return min(channels, max(1, _SAMPLES * channels // max(1, stream.numel())))
+
+
+def fewest_channels(stream: Tensor, longest: int) -> int:
+    """Returns how many channels to compute together at least, so that company does not change their last bit.
+
+    MKL computes one transform in another way than several, and where it has few long ones its threads share each.
+
+    Args:
+      stream: ``[batch, channel, *space]``.
+      longest: samples of the longest axis of the transform.
+    """
+    if not _in_blocks(stream):
+        return 1
+    return max(2, torch.get_num_threads() // 2 + 1) if longest > _SHARED_TRANSFORM else 2
+
+
+def block_sizes(channels: int, most: int, fewest: int) -> list[int]:
+    """Cuts channels into blocks of equal sizes, up to one: at most so many where that leaves none with too few."""
+    count = max(1, min(-(-channels // most), channels // fewest))
+    size, larger = divmod(channels, count)
+    return [size + 1] * larger + [size] * (count - larger)
+
+
+def _in_blocks(stream: Tensor) -> bool:
+    return stream.device.type == "cpu" and not torch.compiler.is_compiling()

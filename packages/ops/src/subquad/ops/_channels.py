@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._blocks import block_sizes
 from subquad.ops.errors import ArgumentOutOfRange
 
 
@@ -36,13 +37,22 @@ def wide_parameters(x: Tensor, *parameters: Tensor | None) -> tuple[Any, ...]:
 
 
 def by_channels(
-    run: Callable[..., tuple[Tensor, ...]], chunk_size: int | None, channels: int, parts: tuple[Part, ...]
+    run: Callable[..., tuple[Tensor, ...]],
+    chunk_size: int | None,
+    channels: int,
+    parts: tuple[Part, ...],
+    fewest: int = 1,
 ) -> tuple[Tensor, ...]:
-    """Returns the results of ``run(*values)``, whose channels are axis 1, from ``chunk_size`` channels at a time."""
+    """Returns the results of ``run(*values)``, whose channels are axis 1, from ``chunk_size`` channels at a time.
+
+    No piece has less than ``fewest`` channels, see ``fewest_channels``, which takes precedence.
+    """
     if chunk_size is None or chunk_size >= channels:
         return run(*(part.value for part in parts))
-    count = -(-channels // chunk_size)
-    pieces = zip(*(_cut(part, channels, chunk_size, count) for part in parts), strict=True)
+    sizes = _sizes(channels, chunk_size, fewest)
+    if len(sizes) == 1:
+        return run(*(part.value for part in parts))
+    pieces = zip(*(_cut(part, channels, sizes) for part in parts), strict=True)
     results = [recomputed(run, *piece) for piece in pieces]
     return tuple(torch.cat(values, dim=1) for values in zip(*results, strict=True))
 
@@ -54,9 +64,16 @@ def recomputed(run: Callable[..., tuple[Tensor, ...]], *values: Tensor | None, *
     return checkpoint(partial(run, **options), *values, use_reentrant=False, preserve_rng_state=False)
 
 
-def _cut(part: Part, channels: int, chunk_size: int, count: int) -> tuple[Tensor | None, ...]:
+def _sizes(channels: int, chunk_size: int, fewest: int) -> list[int]:
+    if fewest > 1:
+        return block_sizes(channels, max(chunk_size, fewest), fewest)
+    left = channels % chunk_size
+    return [chunk_size] * (channels // chunk_size) + ([left] if left else [])
+
+
+def _cut(part: Part, channels: int, sizes: list[int]) -> tuple[Tensor | None, ...]:
     """Splits an argument; one split's gradient is one tensor, while each slice's would be as large as the whole."""
     if part.value is None:
-        return (None,) * count
+        return (None,) * len(sizes)
     value = part.value if part.dim else _checks.expand_groups(part.value, channels * part.rows)
-    return value.split(chunk_size * part.rows, dim=part.dim)
+    return value.split([size * part.rows for size in sizes], dim=part.dim)

@@ -4,6 +4,8 @@ Measured with MKL's real FFT on one core: smooth lengths cost about ``n log n``,
 primes about a fifth more, and a large prime up to ten times as much. A power of two wins when it is within 1.2 times.
 """
 
+from subquad.ops.errors import ArgumentOutOfRange
+
 
 def is_smooth(n: int) -> bool:
     """Says whether n has no prime factor above 7."""
@@ -14,8 +16,17 @@ def is_smooth(n: int) -> bool:
 
 
 def fast_fft_size(minimum: int) -> int:
-    """Returns the length at or above ``minimum`` (1 or more) at which a real FFT is cheapest."""
-    power = 1 << max(0, minimum - 1).bit_length()
+    """Returns the length at or above ``minimum`` at which a real FFT is cheapest.
+
+    Args:
+      minimum: samples, 1 or more.
+
+    Raises:
+      ArgumentOutOfRange: there are fewer.
+    """
+    if minimum < 1:
+        raise ArgumentOutOfRange(f"minimum is {minimum}; accepted: 1 or more samples")
+    power = 1 << (minimum - 1).bit_length()
     if 5 * power <= 6 * minimum:  # in integers, which torch.compile knows for sizes that change
         return power
     candidate = minimum + minimum % 2  # an even length lets the real FFT halve its work

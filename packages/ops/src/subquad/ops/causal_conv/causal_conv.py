@@ -1,11 +1,12 @@
 """Causal depthwise convolution of a sequence: the public functions."""
 
-import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import fewest_channels
 from subquad.ops._channels import Part, by_channels, check_chunk
+from subquad.ops._elementwise import activated
 from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
@@ -120,7 +121,8 @@ def _run(
         return chosen.run(x, taps, **options)
 
     parts = (Part(stream, 1), Part(taps, 0), Part(bias, 0), Part(skip, 0), Part(initial_state, 1))
-    y, state = by_channels(run, chunk_size, channels, parts)
+    fewest = fewest_channels(stream, stream.shape[2] + batch * taps.shape[1])
+    y, state = by_channels(run, chunk_size, channels, parts, fewest)
     return y, state
 
 
@@ -185,5 +187,5 @@ def compute_in_torch(
     if bias is not None:
         y = y + bias.to(wide)[:, None]
     if activation is not None:
-        y = torch.nn.functional.silu(y) if activation == "silu" else torch.nn.functional.gelu(y)
+        y = activated(y, activation)
     return y.to(stream.dtype), state

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._blocks import channels_at_once
+from subquad.ops._blocks import block_sizes, channels_at_once, fewest_channels
 from subquad.ops.causal_conv.direct import convolve_direct, convolve_padded, correlate_direct
 from subquad.ops.causal_conv.fft import convolve_fft, convolve_overlap_save, correlate_fft
 from subquad.ops.causal_conv.toeplitz import convolve_toeplitz, correlate_toeplitz
@@ -52,18 +52,22 @@ def choose_form(device: str, taps: int, length: int) -> Form:
 @without_autocast
 def convolve(stream: Tensor, rows: Tensor, form: Form) -> Tensor:
     """Convolves ``[batch, channel, tap - 1 + length]`` with ``[channel, tap]`` in one form; returns the last length."""
-    width, past = _width(stream, form), rows.shape[1] - 1
+    past = rows.shape[1] - 1
     if form == "overlap_save" and _in_windows(stream, rows):
         return convolve_in_windows(stream[..., past:], rows, stream[..., :past], _rows_at_once(stream))
-    if width < stream.shape[1]:
-        blocks = zip(stream.split(width, dim=1), rows.split(width), strict=True)
-        return torch.cat([_convolve(part, own, form) for part, own in blocks], dim=1)
-    return _convolve(stream, rows, form)
+    sizes = _block_sizes(stream, rows, form)
+    if len(sizes) == 1:
+        return _convolve(stream, rows, form)
+    blocks = zip(stream.split(sizes, dim=1), rows.split(sizes), strict=True)
+    return torch.cat([_convolve(part, own, form) for part, own in blocks], dim=1)
 
 
-def _width(stream: Tensor, form: Form) -> int:
+def _block_sizes(stream: Tensor, rows: Tensor, form: Form) -> list[int]:
     """Returns how many channels to convolve at a time; oneDNN wants all of them and keeps no intermediates."""
-    return stream.shape[1] if form == "direct" else channels_at_once(stream)
+    channels, width = stream.shape[1], channels_at_once(stream)
+    if form == "direct" or width >= channels:
+        return [channels]
+    return block_sizes(channels, width, fewest_channels(stream, stream.shape[2] + rows.shape[1]))
 
 
 def _in_windows(stream: Tensor, *others: Tensor | None) -> bool:
@@ -153,13 +157,12 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
     form = choose_form(stream.device.type, past + 1, length)
     if recorded:
         return CausalFilter.apply(join_history(samples, past, before), rows, form)  # type: ignore[return-value]
-    width = _width(samples, form)
     if form == "overlap_save" and _in_windows(samples, rows, before):
         return convolve_in_windows(samples, rows, before, _rows_at_once(samples))
+    sizes = _block_sizes(samples, rows, form)
+    histories = [None] * len(sizes) if before is None else before.split(sizes, dim=1)
     parts = [
-        _convolve(join_history(part, past, None if before is None else before[:, first : first + width]), own, form)
-        for first, part, own in zip(
-            range(0, channels, width), samples.split(width, dim=1), rows.split(width), strict=True
-        )
+        _convolve(join_history(part, past, history), own, form)
+        for part, own, history in zip(samples.split(sizes, dim=1), rows.split(sizes), histories, strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from subquad.ops._elementwise import product, product_of_windows
 from subquad.ops.fft_sizes import fast_fft_size
 
 
@@ -15,7 +16,7 @@ def convolve_fft(stream: Tensor, rows: Tensor) -> Tensor:
     past = rows.shape[1] - 1
     total = stream.shape[-1]
     n = fast_fft_size(total)
-    spectrum = torch.fft.rfft(stream, n=n) * torch.fft.rfft(rows, n=n)
+    spectrum = product(torch.fft.rfft(stream, n=n), torch.fft.rfft(rows, n=n)[None])
     return torch.fft.irfft(spectrum, n=n)[..., past:total]
 
 
@@ -26,7 +27,7 @@ def convolve_overlap_save(stream: Tensor, rows: Tensor, n: int) -> Tensor:
     length = stream.shape[-1] - past
     windows = -(-length // hop)
     cut = pad(stream, (0, windows * hop - length)).unfold(-1, n, hop)
-    spectrum = torch.fft.rfft(cut) * torch.fft.rfft(rows, n=n)[:, None]
+    spectrum = product_of_windows(torch.fft.rfft(cut), torch.fft.rfft(rows, n=n)[None, :, None])
     return torch.fft.irfft(spectrum, n=n)[..., past:].flatten(-2)[..., :length]
 
 

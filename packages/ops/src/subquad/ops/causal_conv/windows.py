@@ -9,9 +9,14 @@ window of a channel, which would begin in the channel before, is made apart. Mea
 transforms and the product are 1.2.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from subquad.ops._blocks import block_sizes, fewest_channels
+from subquad.ops._elementwise import product_of_windows
 
 _SMALLEST_LEAD = 128
 _WINDOW_PER_TAP = 4  # windows that must be copied are the power of two at or above 4 taps, 1024 at least
@@ -45,14 +50,15 @@ def convolve_in_windows(stream: Tensor, rows: Tensor, before: Tensor | None, row
     lead, hop = lead_and_hop(rows.shape[1], length)
     y = stream.new_empty((batch, channels, -(-length // hop), hop))
     # A block is contiguous wherever the stream is: all channels of some sequences, or some channels of one.
-    width, sequences = min(channels, rows_at_once), max(1, rows_at_once // channels)
-    for channel in range(0, channels, width):
+    sizes = block_sizes(channels, rows_at_once, fewest_channels(stream, lead + hop))
+    sequences = max(1, rows_at_once // channels)
+    for channel, width in zip(itertools.accumulate([0, *sizes[:-1]]), sizes, strict=True):
         own = slice(channel, channel + width)
-        response = torch.fft.rfft(rows[own], n=lead + hop)[:, None]
+        response = torch.fft.rfft(rows[own], n=lead + hop)[None, :, None]
         for first in range(0, batch, sequences):
             some = slice(first, first + sequences)
             spectrum = _spectra(stream[some, own], None if before is None else before[some, own], lead, hop)
-            y[some, own] = torch.fft.irfft(spectrum.mul_(response), n=lead + hop)[..., lead:]
+            y[some, own] = torch.fft.irfft(product_of_windows(spectrum, response), n=lead + hop)[..., lead:]
     return y.flatten(2)[..., :length]
 
 

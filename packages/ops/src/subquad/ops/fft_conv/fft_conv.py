@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._blocks import channels_at_once
+from subquad.ops._blocks import block_sizes, channels_at_once, fewest_channels
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Boundary, Grid, Layout, PerChannel
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
@@ -59,7 +59,8 @@ def fft_conv(
         compute = compute_in_torch if chosen is None else chosen.run
         return (compute(grid, kernel, boundary=boundaries, causal=causal, skip=skip),)
 
-    (y,) = by_channels(run, chunk_size, grid.shape[1], (Part(grid, 1), Part(kernel, 1), Part(skip, 0)))
+    parts = (Part(grid, 1), Part(kernel, 1), Part(skip, 0))
+    (y,) = by_channels(run, chunk_size, grid.shape[1], parts, _fewest(grid, kernel))
     return y if layout == "BHL" else y.movedim(1, -1)
 
 
@@ -145,13 +146,27 @@ def compute_in_torch(
     x: Tensor, taps: Tensor, *, boundary: tuple[Boundary, ...], causal: bool, skip: Tensor | None
 ) -> Tensor:
     """Computes the checked call in plain torch; returns y alone."""
+    width = channels_at_once(x)
+    if width >= x.shape[1]:
+        return _convolve(x, taps, boundary, causal, skip).to(x.dtype)
+    sizes = block_sizes(x.shape[1], width, _fewest(x, taps))
+    factors = [None] * len(sizes) if skip is None else skip.split(sizes)
+    blocks = zip(x.split(sizes, dim=1), taps.split(sizes, dim=1), factors, strict=True)
+    if not dispatch.runs_plainly(x, taps, skip):
+        return torch.cat([_convolve(part, own, boundary, causal, s).to(x.dtype) for part, own, s in blocks], dim=1)
+    y = x.new_empty(x.shape)
+    for result, (part, own, factor) in zip(y.split(sizes, dim=1), blocks, strict=True):
+        result.copy_(_convolve(part, own, boundary, causal, factor))
+    return y
+
+
+def _convolve(x: Tensor, taps: Tensor, boundary: tuple[Boundary, ...], causal: bool, skip: Tensor | None) -> Tensor:
+    """Convolves some channels; returns the sums in their own dtype, maybe as a view."""
     wide = _checks.accumulation_dtype(x)
-    grid, kernel, width = x.to(wide), taps.to(wide), channels_at_once(x)
-    if width < x.shape[1]:
-        blocks = zip(grid.split(width, dim=1), kernel.split(width, dim=1), strict=True)
-        y = torch.cat([convolve_spectral(part, own, boundary, causal) for part, own in blocks], dim=1)
-    else:
-        y = convolve_spectral(grid, kernel, boundary, causal)
-    if skip is not None:
-        y = y + skip.to(wide).reshape(-1, *[1] * (x.dim() - 2)) * grid
-    return y.to(x.dtype)
+    grid = x.to(wide)
+    y = convolve_spectral(grid, taps.to(wide), boundary, causal)
+    return y if skip is None else y + skip.to(wide).reshape(-1, *[1] * (x.dim() - 2)) * grid
+
+
+def _fewest(x: Tensor, taps: Tensor) -> int:
+    return fewest_channels(x, max(size + tap for size, tap in zip(x.shape[2:], taps.shape[2:], strict=True)))

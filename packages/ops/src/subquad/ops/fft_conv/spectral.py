@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from subquad.ops._elementwise import product
 from subquad.ops.fft_sizes import fast_fft_size
 
 
@@ -22,7 +23,7 @@ def convolve_spectral(x: Tensor, taps: Tensor, boundary: tuple[str, ...], causal
     lengths = []
     for size, tap, kind, centre in zip(x.shape[2:], taps.shape[2:], boundary, crops, strict=True):
         lengths.append(size if kind == "circular" else fast_fft_size(size + max(centre, tap - 1 - centre)))
-    spectrum = torch.fft.rfftn(x, s=lengths, dim=dims) * torch.fft.rfftn(taps, s=lengths, dim=dims)
+    spectrum = product(torch.fft.rfftn(x, s=lengths, dim=dims), torch.fft.rfftn(taps, s=lengths, dim=dims))
     y = torch.fft.irfftn(spectrum, s=lengths, dim=dims)
     for dim, kind, centre in zip(dims, boundary, crops, strict=True):
         y = y.roll(-centre, dim) if kind == "circular" else y.narrow(dim, centre, x.shape[dim])
