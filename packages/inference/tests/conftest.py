@@ -18,10 +18,10 @@ TINY = {
 }
 
 
-def tiny_network(seed: int = 0, dtype: torch.dtype = torch.float32) -> StripedHyena2:
-    """Returns a small network with weights that make its output depend strongly on the whole input."""
+def tiny_network(seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: object) -> StripedHyena2:
+    """Returns a small network, of ``TINY`` or other sizes, whose output depends strongly on the whole input."""
     torch.manual_seed(seed)
-    network = StripedHyena2(**TINY, dtype=dtype)
+    network = StripedHyena2(**{**TINY, **sizes}, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -1,14 +1,19 @@
 """Tests of the offline calls."""
 
+import dataclasses
 import itertools
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from subquad.inference import ByteTokenizer, Engine, GenerationOptions
+from subquad.inference import ByteTokenizer, Engine, GenerationOptions, memory
+from subquad.inference.continuous_batch import ContinuousBatch
 from subquad.inference.decode_program import DecodeProgram
 from subquad.inference.errors import (
+    InsufficientMemory,
     InvalidOption,
     InvalidSequence,
     NonFiniteLogits,
@@ -68,6 +73,76 @@ def test_streamed_tokens_are_those_of_generate(engine):
         assert "".join(event.text for event in events) == expected.text
         assert [event.first_index for event in events[:-1]] == list(range(len(expected.ids)))
         assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + [expected.finish_reason]
+
+
+def test_a_stream_whose_first_token_may_begin_a_stop_text_goes_on(engine):
+    seeds = (GenerationOptions(max_new_tokens=6, temperature=1.0, seed=seed) for seed in range(100))
+    first = next(o for o in seeds if chr(engine.generate(["ACG"], o)[0].ids[0]).isascii())
+    free = engine.generate(["ACG"], first)[0]
+    options = dataclasses.replace(first, stop=(chr(free.ids[0]) + "never there",))
+    stream, events = engine.stream("ACG", options), []
+    reader = threading.Thread(target=lambda: events.extend(stream), daemon=True)
+    reader.start()
+    reader.join(timeout=20)
+    assert [i for event in events for i in event.ids] == free.ids
+
+
+def test_calls_of_several_threads_give_what_each_gives_alone(network):
+    engine = Engine(network, ByteTokenizer(), max_running=2, prefill_chunk=16, max_sequence_tokens=512)
+    texts = ["ACGT" * 5, "TTGACCA" * 4]
+
+    def call(text):
+        generated = engine.generate([text], SAMPLED)
+        vectors = engine.embed([text], ["blocks.3", "blocks.0"], pooling="none")[0]
+        return generated, engine.score([text]), {name: values.tolist() for name, values in vectors.items()}
+
+    expected = {text: call(text) for text in texts}
+    with ThreadPoolExecutor(4) as threads:
+        for text, found in zip(texts * 10, threads.map(call, texts * 10), strict=True):
+            assert found == expected[text]
+
+
+def test_an_embedding_takes_nothing_that_another_thread_runs(fresh_network):
+    engine, inside, others = Engine(fresh_network, ByteTokenizer()), [], []
+
+    def run_another(*_):
+        if not inside:
+            inside.append(True)
+            other = threading.Thread(target=lambda: others.append(engine.embed(["TTTT"], ["blocks.0"])))
+            other.start()
+            other.join()
+
+    expected = engine.embed(["ACGT"], ["blocks.0"])[0]["blocks.0"]
+    fresh_network.blocks[1].register_forward_pre_hook(run_another)
+    found = engine.embed(["ACGT"], ["blocks.0", "blocks.1"])[0]["blocks.0"]
+    assert len(others) == 1
+    assert torch.equal(found, expected)
+
+
+def test_settings_that_change_between_calls_are_seen(network):
+    engine = Engine(network, ByteTokenizer(), max_running=1, prefill_chunk=16)
+    engine.generate(["ACGT"])
+    for name, value in (("max_running", 3), ("prefill_chunk", 8), ("prefill_rows", 2), ("max_sequence_tokens", 64)):
+        kept = engine._idle_batch
+        setattr(engine, name, value)
+        engine.generate(["ACGT"])
+        assert engine._idle_batch is not kept
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_any_work_with_both_numbers(network, monkeypatch):
+    engine = Engine(network, ByteTokenizer(), max_running=2, prefill_chunk=16)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 5 << 20)
+    monkeypatch.setattr(ContinuousBatch, "step", lambda *_, **__: pytest.fail("some work was done"))
+    options = GenerationOptions(max_new_tokens=1_000_000)
+    needed = r"1000004 tokens need 976\.\d\d MiB for their state, 5\.00 MiB are free on cpu"
+    with pytest.raises(InsufficientMemory, match=f"the longest prompt: {needed}"):
+        engine.generate(["ACGT"], options)
+    with pytest.raises(InsufficientMemory, match=f"the longest prompt: {needed}"):
+        next(engine.stream("ACGT", options))
+    with pytest.raises(InsufficientMemory, match="the longest sequence: 40000 tokens need"):
+        engine.embed(["A" * 40_000, "AC"], ["blocks.0"])
+    with pytest.raises(InsufficientMemory, match="the longest sequence: 39999 tokens need"):
+        engine.score(["AC", "A" * 40_000])
 
 
 def test_a_stream_gives_its_first_token_before_the_last_is_computed(engine, monkeypatch):
@@ -200,6 +275,16 @@ def test_both_strands_average_with_the_reverse_complement(engine):
         (lambda e: e.score(["ACG"], strand="both", reduce="none"), InvalidOption, "set prepend_eod"),
         (lambda e: e.score(["ACG"], reduce="max"), InvalidOption, "reduce is 'max'"),
         (lambda e: e.score(["ACG"], batch_size=0), InvalidOption, "batch_size is 0"),
+        (lambda e: e.score(["ACG"], batch_size=1.5), InvalidOption, "batch_size is 1.5; accepted: an integer"),
+        (lambda e: e.embed(["ACG"], ["blocks.0"], batch_size=0), InvalidOption, "batch_size is 0"),
+        (lambda e: e.embed(["ACG"], [0]), InvalidOption, "layer is 0; accepted: blocks.0"),
+        (lambda e: e.embed(["ACG"], ["blocks." + "9" * 5000]), InvalidOption, "layer is 'blocks.9"),
+        (lambda e: e.embed(["ACG"], ["blocks.٣"]), InvalidOption, "layer is 'blocks.٣'"),
+        (lambda e: e.generate(b"ACGT"), InvalidOption, "prompts is b'ACGT'; accepted: a list"),
+        (lambda e: e.generate([[True, 65]]), InvalidSequence, r"prompts\[0\] has True at position 0"),
+        (lambda e: e.generate([["A", 65]]), InvalidSequence, r"prompts\[0\] has 'A' at position 0"),
+        (lambda e: e.generate(["A", None]), InvalidSequence, r"prompts\[1\] is a NoneType; accepted: a text or a list"),
+        (lambda e: e.score([5]), InvalidSequence, r"sequences\[0\] is a int; accepted: a text or a list of ids"),
         (lambda e: e.forward(torch.tensor([65])), InvalidSequence, r"the shape \[1\]"),
         (lambda e: e.forward(torch.tensor([[600]])), InvalidSequence, "holds 600; accepted: 0 to 511"),
         (lambda e: e.forward(torch.full((1, 513), 65)), RequestTooLarge, "513 tokens; at most 512"),
@@ -248,7 +333,9 @@ def test_the_engine_describes_itself(engine):
     assert engine.weights_sha256 is None
 
 
-@pytest.mark.parametrize("field", ["max_running", "prefill_chunk", "max_sequence_tokens"])
-def test_a_setting_of_the_engine_that_is_too_small_is_refused(network, field):
-    with pytest.raises(InvalidOption, match=f"{field} is 0"):
-        Engine(network, ByteTokenizer(), **{field: 0})
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, 1 << 64])
+@pytest.mark.parametrize("field", ["max_running", "prefill_chunk", "prefill_rows", "max_sequence_tokens"])
+def test_a_setting_of_the_engine_that_is_no_size_is_refused(network, field, value):
+    with pytest.raises(InvalidOption, match=f"{field} is {value!r}; accepted: an integer"):
+        Engine(network, ByteTokenizer(), **{field: value})

@@ -18,6 +18,7 @@ class FakeHub:
       large: Names of the files that it stores as large ones, with a SHA-256.
       cut_after: Ends the connection of a download after so many bytes, once.
       lies: Names of the files that it sends with a byte changed.
+      says: What it says in place of the truth: ``sha`` of the commit, ``sha256`` of large files.
       ranges: Sends a part of a file where one is asked for, else all of it.
       silent: Ends the connection of every download before its first byte.
       downloads: Name and first byte of every download.
@@ -29,6 +30,7 @@ class FakeHub:
         self.large: set[str] = set()
         self.cut_after: int | None = None
         self.lies: set[str] = set()
+        self.says: dict[str, object] = {}
         self.ranges, self.silent = True, False
         self.downloads: list[tuple[str, int]] = []
         self.endpoint = ""
@@ -40,10 +42,11 @@ class FakeHub:
             blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
             sibling: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": blob}
             if name in self.large:
-                digest = hashlib.sha256(data).hexdigest()
+                digest = self.says.get("sha256", hashlib.sha256(data).hexdigest())
                 sibling["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 130}
             siblings.append(sibling)
-        return {"_id": "1", "id": "org/name", "modelId": "org/name", "sha": COMMIT, "siblings": siblings, "tags": []}
+        commit = self.says.get("sha", COMMIT)
+        return {"_id": "1", "id": "org/name", "modelId": "org/name", "sha": commit, "siblings": siblings, "tags": []}
 
     def digest(self, name: str) -> str:
         """Returns the tag of a file's content."""

@@ -234,7 +234,7 @@ def test_an_mbridge_checkpoint_describes_its_network(mbridge, tmp_path):
         ("model: {}", r"model\.hybrid_override_pattern is None; accepted: a text; --config"),
         ("x: 1", "has no model section; name the network with --config"),
         ("!!python/object/apply:os.mkdir [x]", "is no plain YAML"),
-        (RUN_CONFIG.replace("ffn_hidden_size: 96", ""), r"model\.ffn_hidden_size is None; accepted: a number"),
+        (RUN_CONFIG.replace("ffn_hidden_size: 96", ""), r"model\.ffn_hidden_size is None; accepted: a positive number"),
     ):
         file.write_text(text)
         with pytest.raises(CheckpointConfigError, match=message):

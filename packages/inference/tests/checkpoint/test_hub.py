@@ -228,6 +228,32 @@ def test_a_repository_without_one_checkpoint_is_refused(hub, fetch):
     assert fetch().path.name == "name.pt"
 
 
+@pytest.mark.parametrize("digest", ["../../../../../elsewhere", "ABSOLUTE", ""])
+def test_a_digest_that_is_none_leads_nowhere(hub, fetch, tmp_path, digest):
+    digest = digest.replace("ABSOLUTE", str(tmp_path / "elsewhere"))
+    hub.files["name.pt"], hub.says = b"x", {"sha256": digest}
+    hub.large.add("name.pt")
+    with pytest.raises(HubUnavailable, match=r"'name\.pt' has the sha256 .*; accepted: 64 hexadecimal digits"):
+        fetch()
+    assert not list(tmp_path.rglob("elsewhere*"))
+    assert hub.downloads == []
+
+
+@pytest.mark.parametrize("commit", ["../../elsewhere", "main", None])
+def test_a_commit_is_a_digest(hub, fetch, commit):
+    hub.files["name.pt"], hub.says = b"x", {"sha": commit}
+    with pytest.raises(HubUnavailable, match=f"names the commit '{commit}'; accepted: 40 hexadecimal digits"):
+        fetch()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/../../elsewhere", "/elsewhere", ".", "a//b"])
+def test_a_name_that_leads_out_of_the_repository_is_refused(hub, fetch, tmp_path, name):
+    hub.files = {".metadata": b"x", name: b"y"}
+    with pytest.raises(HubUnavailable, match=f"lists '{name}'; accepted: names inside the repository"):
+        fetch("mbridge")
+    assert hub.downloads == []
+
+
 def test_what_the_hub_does_not_have_is_one_line(hub, fetch):
     for address in ("hf:org/other", "hf:org/name@v9"):
         with pytest.raises(HubUnavailable, match=f"{address} cannot be fetched: ") as caught:

@@ -164,6 +164,10 @@ def narrow(tensors, name):
             r"tensor norm.scale is \[64\] bfloat16, the config asks for \[64\] float32",
         ),
         (
+            lambda t: t.update({"norm.scale": torch.ones(64, dtype=torch.int32)}),
+            r"tensor norm.scale is \[64\] int32, the config asks for \[64\] float32",
+        ),
+        (
             lambda t: narrow(t, "blocks.2.filter.log_poles"),
             "bfloat16, the config asks for .*; poles and residues are float32",
         ),
@@ -229,6 +233,15 @@ def test_a_bad_config_is_one_line_that_names_the_file(saved, old, new, text):
         (lambda m: m.update(dtype="int4"), "dtype is 'int4'; accepted: float32"),
         (lambda m: m.update(tokenizer={"name": "words"}), "tokenizer is .*; accepted: name 'byte'"),
         (lambda m: m["files"].update({"../x": {}}), "accepted: names without a folder"),
+        (lambda m: m["files"].update({"": {}}), "files lists ''; accepted: names without a folder"),
+        (lambda m: m["files"].update({"\ud800": {}}), r"files lists '\\ud800'; accepted: names without a folder"),
+        (lambda m: m["files"].update({"a\0": {}}), r"files lists 'a\\x00'; accepted: names without a folder"),
+        (
+            lambda m: m["tokenizer"].update(vocab_size=256),
+            "tokenizer has 256 ids; accepted: 512, the rows",
+        ),
+        (lambda m: m["tokenizer"].update(vocab_size=1024), "tokenizer has 1024 ids; accepted: 512"),
+        (lambda m: m.update(max_sequence_tokens=1 << 70), "max_sequence_tokens is 1180591620717411303424; accepted"),
         (lambda m: m["files"].update({"x": {"bytes": 1}}), "needs the fields bytes and sha256"),
         (lambda m: m["files"].pop("config.yaml"), "files does not list config.yaml"),
         (lambda m: m.pop("files"), "files is None; accepted: dict"),

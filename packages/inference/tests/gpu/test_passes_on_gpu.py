@@ -19,7 +19,8 @@ TEXTS = ["ACGTTTACG" * 30, "GATTACA" * 20, "CCGT" * 11, "GG", "TTAGGG" * 3]
 @pytest.mark.parametrize("kind", ["score", "embed"])
 def test_nothing_waits_while_chunks_are_launched(kind: str, tokens: int) -> None:
     network = tiny_network(dtype=torch.bfloat16).cuda()
-    states, device, row = StatesInTurn(network, CHUNK), torch.device("cuda"), [65, 67] * (tokens // 2)
+    device, row = torch.device("cuda"), [65, 67] * (tokens // 2)
+    states = StatesInTurn(network, CHUNK, device)
 
     def new_pass() -> Pass:
         state = states.empty(1, tokens)

@@ -194,6 +194,8 @@ def test_a_model_can_be_copied_and_its_output_has_its_type() -> None:
         ({"short_filter_length": 1}, "filter lengths are 1 and 3; each must be at least 2"),
         ({"state_size": 0}, "state_size 0"),
         ({"rotary_scale": 0.0}, "rotary base 10000.0 and scale 0.0 must be positive"),
+        ({"rotary_base": math.nan}, "rotary base nan and scale 1.0 must be positive"),
+        ({"rotary_scale": math.inf}, "rotary base 10000.0 and scale inf must be positive"),
         ({"num_heads": 64}, "head_size is 1; rotary embedding needs a positive even number"),
     ],
 )

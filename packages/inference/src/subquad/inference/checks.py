@@ -18,7 +18,9 @@ def check_ids(ids: Sequence[int], vocab_size: int, *, field: str) -> None:
     """
     try:
         if not ids or (
-            min(ids) >= 0 and max(ids) < vocab_size and all(issubclass(t, int) for t in set(map(type, ids)))
+            min(ids) >= 0
+            and max(ids) < vocab_size
+            and all(issubclass(t, int) and t is not bool for t in set(map(type, ids)))
         ):
             return
     except TypeError:
@@ -27,6 +29,16 @@ def check_ids(ids: Sequence[int], vocab_size: int, *, field: str) -> None:
         (p, i) for p, i in enumerate(ids) if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < vocab_size
     )
     raise InvalidSequence(field, f"has {bad!r} at position {position}; accepted: integers from 0 to {vocab_size - 1}")
+
+
+def check_size(field: str, value: int, least: int) -> None:
+    """Checks an integer that a caller chose.
+
+    Raises:
+      InvalidOption: It is none, or too small, or beyond what 63 bits count.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
+        raise InvalidOption(field, value, f"an integer from {least} to 2**63 - 1")
 
 
 def check_generate_job(

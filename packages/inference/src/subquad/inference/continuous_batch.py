@@ -121,6 +121,7 @@ class ContinuousBatch:
       prefill_rows: Short prompts that are read side by side; see `short_prompts`.
       page_count: Pages of keys and values in the pool; default: enough for the longest sequence in every slot.
       poison_freed: Fill freed rows with NaN (for tests).
+      made_for: What its owner knows it by.
       clock: Seconds, for timings.
     """
 
@@ -136,8 +137,10 @@ class ContinuousBatch:
         prefill_rows: int = 1,
         page_count: int | None = None,
         poison_freed: bool = False,
+        made_for: object = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.made_for = made_for
         self._network, self._tokenizer, self._clock = network, tokenizer, clock
         self._chunk, self._max_sequence_tokens = prefill_chunk, max_sequence_tokens
         self._longest_wait = longest_wait

@@ -111,15 +111,20 @@ class DecodeRows:
         ]
 
     def step(self, slots: list[int]) -> list[tuple[int, Token, bool]]:
-        """Returns slot, next token and whether its logits were finite, for the rows of the step that is due."""
+        """Returns slot, next token and whether its logits were finite, for the rows of the step that is due.
+
+        Args:
+          slots: What `ready` said.
+        """
         flight, self._flight = self._flight, None
         if flight is None or not any(self._streams[slot] is stream for slot, stream in flight.streams.items()):
             flight = self._launch({slot: self._stream(slot) for slot in slots})
         if self.program.overlaps:
-            following = {
+            following = {  # of those rows alone: the caller ends them, and no others, where this fails
                 slot: stream
-                for slot, stream in enumerate(self._streams)
-                if stream is not None and stream.wants_more(1 if flight.streams.get(slot) is stream else 0)
+                for slot in slots
+                if (stream := self._streams[slot]) is not None
+                and stream.wants_more(1 if flight.streams.get(slot) is stream else 0)
             }
             if following:
                 self._flight = self._launch(following)

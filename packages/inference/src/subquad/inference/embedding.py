@@ -1,6 +1,7 @@
 """Activations of named layers, read chunk by chunk; blocks after the last one asked for are not run."""
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from subquad.inference.passes import StatesInTurn, results_in_turn, side_by_side
 
 Pooling = Literal["mean", "last", "max", "none"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "max", "none")
-_LAYER = re.compile(r"(?:blocks\.)?(-?\d+)((?:\.\w+)*)")
+_LAYER = re.compile(r"(?:blocks\.)?(-?[0-9]{1,9})((?:\.\w+)*)")
 
 
 @runtime_checkable
@@ -48,7 +49,7 @@ def resolve_layer(name: str, model: nn.Module) -> str:
       InvalidOption: It has no such layer, or it lies inside a block that several processes share.
     """
     depth = sum(1 for _ in model.get_submodule("blocks").children())
-    match = _LAYER.fullmatch(name)
+    match = _LAYER.fullmatch(name) if isinstance(name, str) else None
     accepted = f"blocks.0 to blocks.{depth - 1}, blocks.-1 to blocks.-{depth}, or a module inside one"
     if match is None or not -depth <= int(match[1]) < depth:
         raise InvalidOption("layer", name, accepted)
@@ -70,12 +71,13 @@ def block_of(layer: str) -> int:
 
 @contextmanager
 def captured(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Gives a dictionary in which every run of a layer leaves its output ``[batch, length, channel]``."""
+    """Gives a dictionary in which each run of a layer by this thread leaves its output ``[batch, length, channel]``."""
     outputs: dict[str, Tensor] = {}
+    thread = threading.get_ident()
 
     def keep(name: str):  # type: ignore[no-untyped-def]
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and threading.get_ident() == thread:
                 outputs[name] = output
 
         return hook
@@ -269,7 +271,7 @@ def embed_rows(
     once the next was launched.
     """
     batches = side_by_side([len(row) for row in rows], batch_size, chunk)
-    states = StatesInTurn(network, chunk)
+    states = StatesInTurn(network, chunk, device)
 
     def passes() -> Iterator[EmbeddingPass]:
         for batch in batches:

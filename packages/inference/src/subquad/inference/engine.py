@@ -1,7 +1,8 @@
 """The engine: a network and its tokenizer, with the calls that people make."""
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, overload
 
@@ -9,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from subquad.inference.checks import check_generate_job, check_ids, check_score_job
+from subquad.inference.checks import check_generate_job, check_ids, check_score_job, check_size
 from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
 from subquad.inference.embedding import POOLINGS, Pooling, embed_rows, resolve_layer
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
+from subquad.inference.memory import require_memory
 from subquad.inference.network import Network, require_alive, weight_addresses
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
 from subquad.inference.scoring import Score, average_strands, score_rows, strand_inputs
@@ -77,19 +79,17 @@ class Engine:
             prefill_rows = PREFILL_ROWS.get(self.device.type, 1)
         sizes = (("max_running", max_running), ("prefill_chunk", prefill_chunk), ("prefill_rows", prefill_rows))
         for name, value in sizes:
-            if value < 1:
-                raise InvalidOption(name, value, "an integer, 1 or more")
+            check_size(name, value, 1)
         self.tokenizer = tokenizer
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.max_running = max_running
         self.prefill_chunk, self.prefill_rows = prefill_chunk, prefill_rows
         if max_sequence_tokens is None:
-            max_sequence_tokens = int(self.metadata.get("max_sequence_tokens") or DEFAULT_MAX_SEQUENCE_TOKENS)
-        if max_sequence_tokens < 2:
-            raise InvalidOption("max_sequence_tokens", max_sequence_tokens, "an integer, 2 or more")
+            max_sequence_tokens = self.metadata.get("max_sequence_tokens") or DEFAULT_MAX_SEQUENCE_TOKENS
+        check_size("max_sequence_tokens", max_sequence_tokens, 2)
         self.max_sequence_tokens = max_sequence_tokens
         self._idle_batch: ContinuousBatch | None = None
-        self._weight_addresses: list[int] = []
+        self._exchange = threading.Lock()
         self._eager_reason: str | None = "no step has run yet"
 
     @classmethod
@@ -262,9 +262,10 @@ class Engine:
         batch, ticket = self._take_batch([job]), Ticket(1)
         try:
             batch.submit(ticket, job)
-            seed, count = 0, 0
+            seed, count, prefills = 0, 0, batch.counters.prefills
             while not ticket.done:
-                batch.step(decode=count > 0)  # the first token is handed over before a second is computed
+                # The first token is handed over, unless it may begin a stop text, before a second is computed.
+                batch.step(decode=batch.counters.prefills > prefills)
                 for event in ticket.take():
                     match event:
                         case Started():
@@ -370,8 +371,7 @@ class Engine:
           InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
           NonFiniteLogits: The network produced NaN or infinity.
         """
-        if batch_size < 1:
-            raise InvalidOption("batch_size", batch_size, "an integer, 1 or more")
+        check_size("batch_size", batch_size, 1)
         ids = self._encode_all(sequences, "sequences", names)
         if not ids:
             return []
@@ -431,9 +431,9 @@ class Engine:
         """
         if pooling not in POOLINGS:
             raise InvalidOption("pooling", pooling, ", ".join(map(repr, POOLINGS)))
-        if batch_size < 1 or isinstance(layers, str) or not layers:
-            field, value = ("batch_size", batch_size) if batch_size < 1 else ("layers", layers)
-            raise InvalidOption(field, value, "1 or more sequences side by side, and a list of one or more layer names")
+        check_size("batch_size", batch_size, 1)
+        if isinstance(layers, str) or not layers:
+            raise InvalidOption("layers", layers, "a list of one or more layer names")
         full = {layer: resolve_layer(layer, self.model) for layer in layers}
         ids = self._encode_all(sequences, "sequences", names)
         for index, row in enumerate(ids):
@@ -492,12 +492,15 @@ class Engine:
         """Returns a batch with pages for the longest of the jobs that can run at once: the kept one where it fits."""
         needed = sorted((reserved_tokens(job, self.max_sequence_tokens) for job in jobs), reverse=True)
         pages = sum(pages_for(tokens) for tokens in needed[: self.max_running])
-        addresses = weight_addresses(self.model)
-        kept, self._idle_batch = self._idle_batch, None
-        if kept is not None and kept.pool.page_count >= pages and addresses == self._weight_addresses:
+        sizes = (self.max_running, self.max_sequence_tokens, self.prefill_chunk, self.prefill_rows)
+        made_for = (*sizes, weight_addresses(self.model))
+        with self._exchange:
+            kept, self._idle_batch = self._idle_batch, None
+        if kept is not None and kept.pool.page_count >= pages and kept.made_for == made_for:
             return kept
         del kept  # before the new one takes memory
-        self._weight_addresses = addresses
+        room = {"rows": self.max_running, "page_count": pages}
+        require_memory(self.network, self.device, length=needed[0], field="the longest prompt", **room)
         return ContinuousBatch(
             self.network,
             self.tokenizer,
@@ -506,6 +509,7 @@ class Engine:
             prefill_chunk=self.prefill_chunk,
             prefill_rows=self.prefill_rows,
             page_count=pages,
+            made_for=made_for,
         )
 
     def _keep_batch(self, batch: ContinuousBatch) -> None:
@@ -527,12 +531,14 @@ class Engine:
     def _encode(self, sequence: str | Sequence[int], field: str) -> list[int]:
         if isinstance(sequence, str):
             return self.tokenizer.encode(sequence, field=field)
+        if not isinstance(sequence, Iterable):
+            raise InvalidSequence(field, f"is a {type(sequence).__name__}; accepted: a text or a list of ids")
         ids = list(sequence)
         check_ids(ids, self.tokenizer.vocab_size, field=field)
         return ids
 
     def _encode_all(self, sequences: Sequences, field: str, names: Sequence[str] | None) -> list[list[int]]:
-        if isinstance(sequences, str):
+        if isinstance(sequences, str | bytes):
             raise InvalidOption(field, sequences[:32], "a list of texts or of lists of ids, not one text")
         return [self._encode(sequence, _name(field, names, i)) for i, sequence in enumerate(sequences)]
 

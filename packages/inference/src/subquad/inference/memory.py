@@ -18,9 +18,12 @@ GROUP_FILES = (
 )
 
 
-def state_bytes(network: Network, rows: int, length: int) -> int:
-    """Returns the bytes of the state of ``rows`` sequences of up to ``length`` tokens, without making it."""
-    state = network.init_state(rows, max_length=length, device=torch.device("meta"))
+def state_bytes(network: Network, rows: int, length: int, page_count: int | None = None) -> int:
+    """Returns the bytes of the state of ``rows`` sequences of up to ``length`` tokens, without making it.
+
+    With ``page_count`` their keys and values lie in that many pages.
+    """
+    state = network.init_state(rows, max_length=length, page_count=page_count, device=torch.device("meta"))
     return sum(t.numel() * t.element_size() for t in {id(t): t for t in _tensors(state)}.values())
 
 
@@ -68,7 +71,9 @@ def _left_of_group(limit: str, usage: str, unneeded: str) -> int:
         return sys.maxsize
 
 
-def require_memory(network: Network, device: torch.device, *, rows: int, length: int, field: str) -> None:
+def require_memory(
+    network: Network, device: torch.device, *, rows: int, length: int, field: str, page_count: int | None = None
+) -> None:
     """Refuses a job whose state does not fit.
 
     Args:
@@ -77,10 +82,11 @@ def require_memory(network: Network, device: torch.device, *, rows: int, length:
       rows: Sequences at once.
       length: Tokens of the longest one, new ones included.
       field: What the error calls the longest sequence.
+      page_count: Pages for all rows together; None for as many as each may need.
 
     Raises:
       InsufficientMemory: Names the tokens, what they need and what is free.
     """
-    needed, free = state_bytes(network, rows, length), free_bytes(device)
+    needed, free = state_bytes(network, rows, length, page_count), free_bytes(device)
     if needed > free:
         raise InsufficientMemory(field, length, needed, free, str(device))

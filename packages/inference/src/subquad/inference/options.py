@@ -112,7 +112,9 @@ class StreamEvent:
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 1 << 1023  # larger ones are no float
+    return isinstance(value, float)
 
 
 def _check_integer(field: str, value: object, low: int, high: int | None) -> None:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
+import torch
+
+from subquad.inference.memory import require_memory
 from subquad.inference.network import Network, RecurrentState
 
 Result_co = TypeVar("Result_co", covariant=True)
@@ -70,19 +73,25 @@ class StatesInTurn:
     Args:
       network: Makes them.
       chunk: Tokens of a chunk; what is no longer needs no state.
+      device: Where they lie.
     """
 
-    def __init__(self, network: Network, chunk: int) -> None:
-        self._network, self._chunk = network, chunk
+    def __init__(self, network: Network, chunk: int, device: torch.device) -> None:
+        self._network, self._chunk, self._device = network, chunk, device
         self._state: RecurrentState | None = None
         self._rows = self._room = 0
 
     def empty(self, rows: int, tokens: int) -> RecurrentState | None:
-        """Returns a state of which nothing was seen, for rows of up to so many tokens; None where they need none."""
+        """Returns a state of which nothing was seen, for rows of up to so many tokens; None where they need none.
+
+        Raises:
+          InsufficientMemory: It does not fit.
+        """
         if self._state is not None and tokens > self._chunk and rows == self._rows and tokens <= self._room:
             self._state.reset()
             return self._state
         self._state = None  # before the new one takes memory
         if tokens > self._chunk:
+            require_memory(self._network, self._device, rows=rows, length=tokens, field="the longest sequence")
             self._state, self._rows, self._room = self._network.init_state(rows, max_length=tokens), rows, tokens
         return self._state

@@ -239,7 +239,7 @@ def score_rows(
     once the next was launched.
     """
     batches = side_by_side([len(row) - 1 for row in rows], batch_size, chunk)
-    states = StatesInTurn(network, chunk)
+    states = StatesInTurn(network, chunk, device)
 
     def passes() -> Iterator[ScoringPass]:
         for batch in batches:

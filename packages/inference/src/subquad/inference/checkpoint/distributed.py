@@ -8,6 +8,8 @@ Source: the documentation of ``torch.distributed.checkpoint`` (metadata classes,
 """
 
 import io
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subquad.inference.checkpoint.restricted_pickle import InertRecord, load_inert
+from subquad.inference.checkpoint.restricted_pickle import InertRecord, load_inert, shown, text_of
+from subquad.inference.checkpoint.saved_archive import refuse_compressed
 from subquad.inference.checkpoint.stream import TensorEntry
 from subquad.inference.errors import CheckpointError, CheckpointNotFound
 
@@ -105,13 +108,15 @@ def read_distributed(folder: Path) -> DistributedCheckpoint:
     except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: is damaged: {type(error).__name__}: {error}") from None
+        raise CheckpointError(f"{path}: is damaged: {type(error).__name__}: {text_of(error)}") from None
 
 
 def _described(path: Path, described: dict[Any, Any], places: dict[Any, Any]) -> DistributedCheckpoint:
     pieces: dict[str, list[Piece]] = {}
     for index, info in places.items():
-        pieces.setdefault(str(index.fqn), []).append(_piece(path, path.parent, index, info))
+        if not isinstance(index.fqn, str):
+            raise TypeError(f"a piece belongs to {shown(index.fqn)}; accepted: a name")
+        pieces.setdefault(index.fqn, []).append(_piece(path, path.parent, index, info))
     tensors, objects = {}, {}
     for name, record in described.items():
         found = pieces.get(name, [])
@@ -130,12 +135,13 @@ def _field(path: Path, loaded: Any, name: str) -> dict[Any, Any]:
 
 
 def _piece(path: Path, folder: Path, index: Any, info: Any) -> Piece:
-    name = str(info.relative_path)
+    name = info.relative_path
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+        raise CheckpointError(f"{path}: names the file {shown(name)}; accepted: names without a folder")
     file = folder / name
-    if Path(name).name != name:
-        raise CheckpointError(f"{path}: names the file {name!r}; accepted: names without a folder")
     if getattr(info, "transform_descriptors", None):
-        raise CheckpointError(f"{path}: {index.fqn} is stored as {info.transform_descriptors}; accepted: plain pieces")
+        stored = shown(info.transform_descriptors)
+        raise CheckpointError(f"{path}: {index.fqn} is stored as {stored}; accepted: plain pieces")
     if not file.is_file():
         raise CheckpointNotFound(f"{file} is missing; {METADATA} says that it holds {index.fqn}")
     if info.offset < 0 or info.offset + info.length > file.stat().st_size:
@@ -157,7 +163,19 @@ def _tensor(path: Path, name: str, record: Any, pieces: list[Piece]) -> TensorEn
     covered = sum(torch.Size(size).numel() for size in sizes.values())
     if set(unique) != set(sizes) or covered != shape.numel():
         raise CheckpointError(f"{path}: {name} has {len(unique)} of {len(sizes)} pieces; the checkpoint is incomplete")
+    if len(sizes) > 1 and not _apart(shape, sizes):
+        raise CheckpointError(f"{path}: pieces of {name} overlap or reach beyond {list(shape)}")
     return TensorEntry(name, shape, dtype, partial(_assembled, name, shape, dtype, unique, sizes))
+
+
+def _apart(shape: torch.Size, sizes: Mapping[tuple[int, ...], tuple[int, ...]]) -> bool:
+    """Says whether pieces lie inside a tensor and none upon another; those of as many numbers then fill it."""
+    starts, ends = torch.tensor(list(sizes)), torch.tensor(list(sizes)) + torch.tensor(list(sizes.values()))
+    if starts.shape[1] != len(shape) or bool((starts < 0).any() | (ends > torch.tensor(shape)).any()):
+        return False
+    return all(
+        int(((start < ends) & (starts < end)).all(dim=1).sum()) <= 1 for start, end in zip(starts, ends, strict=True)
+    )
 
 
 def _assembled(
@@ -181,7 +199,11 @@ def _assembled(
 
 def _loaded(name: str, shape: torch.Size, dtype: torch.dtype, piece: Piece) -> Tensor:
     try:
-        tensor = torch.load(io.BytesIO(piece.read()), map_location="cpu", weights_only=True)
+        data = io.BytesIO(piece.read())
+        if zipfile.is_zipfile(data):
+            refuse_compressed(zipfile.ZipFile(data), str(piece.file))
+        data.seek(0)
+        tensor = torch.load(data, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything

@@ -158,6 +158,8 @@ def _is_recipe(module: str, name: str) -> bool:
 def _legacy_storage(where: str, data: object) -> Any:
     if not isinstance(data, bytes):
         raise CheckpointError(f"{where}: a storage is a {type(data).__name__}; accepted: bytes")
+    if data.startswith(_ZIP):
+        raise CheckpointError(f"{where}: a storage is an archive; accepted: the old form of torch.save")
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

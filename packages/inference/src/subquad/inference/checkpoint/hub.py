@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from subquad.inference.checkpoint.files import sha256_of
@@ -17,6 +17,7 @@ _PREFIX = "hf:"
 _ADDRESS = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _FILE = re.compile(r"(?P<stem>[^/]+\.pt)(\.part\d+)?")
 _NATIVE = re.compile(r"(config\.yaml|metadata\.json|[^/]+\.safetensors(\.index\.json)?)")
+_COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _NO_CHECKPOINT = (".gitattributes", "README.md", "LICENSE")
 T = TypeVar("T")
 
@@ -110,6 +111,7 @@ def fetch_checkpoint(
     commit = information.sha
     listed = [_hub_file(sibling) for sibling in information.siblings or ()]
     files = _chosen(name, listed, read)
+    _check_answer(name, commit, files)
     folder = Path(cache or hub.constants.HF_HUB_CACHE)
 
     def download(file: HubFile, **options: Any) -> Any:
@@ -154,7 +156,24 @@ def _asked(name: str, ask: Callable[[], T]) -> T:
 
 def _hub_file(sibling: Any) -> HubFile:
     lfs = getattr(sibling, "lfs", None)
-    return HubFile(sibling.rfilename, sibling.size or 0, getattr(lfs, "sha256", None), sibling.blob_id)
+    return HubFile(sibling.rfilename, max(sibling.size or 0, 0), getattr(lfs, "sha256", None), sibling.blob_id)
+
+
+def _check_answer(name: str, commit: object, files: Sequence[HubFile]) -> None:
+    """Checks what becomes a part of paths in the cache: whoever answers for the hub decides about these files alone.
+
+    Raises:
+      HubUnavailable: A commit or digest is none, or a name may lead out of its folder.
+    """
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise HubUnavailable(f"{name}: the hub names the commit {str(commit)[:80]!r}; accepted: 40 hexadecimal digits")
+    for file in files:
+        path = PurePosixPath(file.name)
+        if str(path) != file.name or not path.parts or path.is_absolute() or ".." in path.parts:
+            raise HubUnavailable(f"{name}: the hub lists {file.name[:80]!r}; accepted: names inside the repository")
+        if file.sha256 is not None and not _SHA256.fullmatch(file.sha256):
+            digest = f"the sha256 {file.sha256[:80]!r}; accepted: 64 hexadecimal digits"
+            raise HubUnavailable(f"{name}: the hub says that {file.name[:80]!r} has {digest}")
 
 
 def _chosen(name: str, files: Sequence[HubFile], read: str) -> list[HubFile]:

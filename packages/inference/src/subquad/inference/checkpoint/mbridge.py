@@ -18,7 +18,7 @@ from subquad.lazy_config import Config
 from subquad.modules import StripedHyena2
 
 RUN_CONFIG = "run_config.yaml"
-_LATEST = "latest_checkpointed_iteration.txt"
+_LATEST, _DIGITS = "latest_checkpointed_iteration.txt", 18
 _WORDS = "embedding.word_embeddings.weight"
 _FINAL_NORM = "decoder.final_norm.weight"
 _ATTENTION = {
@@ -78,7 +78,7 @@ def iteration_folder(path: Path) -> Path:
         what = f"has neither {METADATA} nor {_LATEST}" if path.is_dir() else "is no directory"
         raise CheckpointNotFound(f"{path} {what}; accepted: a Megatron-Bridge checkpoint or its iter_* folder")
     number = latest.read_text(encoding="ascii", errors="replace").strip()
-    if not number.isdigit():
+    if not number.isdigit() or len(number) > _DIGITS:
         raise CheckpointError(f"{latest} holds {number[:40]!r}; accepted: the number of an iteration")
     return path / f"iter_{int(number):07d}"
 
@@ -94,7 +94,7 @@ def run_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no such date, brackets without end
         raise CheckpointConfigError(f"{file} is no plain YAML: {str(error).splitlines()[0]}") from None
     return loaded if isinstance(loaded, dict) else {}
 
@@ -105,6 +105,7 @@ def _refuse_adapters(folder: Path, tensors: Mapping[str, Any]) -> None:
     if not adapters and (not peft or _WORDS in tensors):
         return
     base = peft.get("pretrained_checkpoint") if isinstance(peft, dict) else None
+    base = base if isinstance(base, str) else None
     what = f"{len(adapters)} adapter tensors such as {adapters[0]}" if adapters else "a peft section and no embedding"
     raise CheckpointTensorError(
         f"{folder}: is a LoRA checkpoint with {what}; merge it into its base"

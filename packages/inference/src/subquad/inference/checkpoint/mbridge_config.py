@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from subquad.inference.checkpoint.mbridge import RUN_CONFIG, iteration_folder, run_config
+from subquad.inference.checkpoint.restricted_pickle import shown
 from subquad.inference.errors import CheckpointConfigError
 from subquad.lazy_config import Config, LazyConfig
 from subquad.modules import StripedHyena2
 
+_LARGEST = 1e15
 _NUMBERS = {
     "hidden_size": "hidden_size",
     "num_heads": "num_attention_heads",
@@ -45,7 +47,7 @@ def mbridge_config(path: Path) -> tuple[Config[Any], dict[str, Any]]:
     ):
         value = model.get(theirs)
         value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST:
             raise _missing(folder, theirs, value)
         values[ours] = float(value)
     length = model.get("seq_length")
@@ -53,7 +55,7 @@ def mbridge_config(path: Path) -> tuple[Config[Any], dict[str, Any]]:
 
 
 def _missing(folder: Path, field: str, value: object) -> CheckpointConfigError:
-    kind = "a text" if field == "hybrid_override_pattern" else "a number"
+    kind = "a text" if field == "hybrid_override_pattern" else "a positive number"
     return CheckpointConfigError(
-        f"{folder / RUN_CONFIG}: model.{field} is {value!r}; accepted: {kind}; --config names the network instead"
+        f"{folder / RUN_CONFIG}: model.{field} is {shown(value)}; accepted: {kind}; --config names the network instead"
     )

@@ -222,6 +222,10 @@ def load_checkpoint(
         summary.verify_hashes()
     if has_fp8 and fp8_projections == "off":
         config = plain_config(config)
+    rows = embedding_of(str(summary.path / CONFIG_FILE), network).num_embeddings
+    if tokenizer.vocab_size != rows:
+        problem = f"tokenizer has {tokenizer.vocab_size} ids; accepted: {rows}, the rows of the embedding"
+        raise CheckpointConfigError(f"{summary.path / METADATA_FILE}: {problem}")
     model = build(config, place, kind, summary.path, shards)
     fill(model, read_tensors(summary, location, {} if shards is None else own_parts(model, expected, shards)))
     use_sums(model, fp8_projections)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -10,10 +11,22 @@ import torch
 from subquad.inference.errors import CheckpointError
 
 
+def shown(value: object) -> str:
+    """Spells a value out of a file for an error, cut short: a few nested lists may hold more than any memory."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, 80, 80, 80
+    return short.repr(value)
+
+
+def text_of(error: Exception) -> str:
+    """Returns the text of an error that was raised while a file was read, see `shown`."""
+    return str(error) if all(isinstance(part, str | int | None) for part in error.args) else shown(error.args)
+
+
 def _bytes_of(text: str, encoding: str) -> bytes:
     """Undoes how old pickles spell bytes."""
     if encoding != "latin1":
-        raise ValueError(f"bytes are spelt in {encoding!r}; accepted: 'latin1'")
+        raise ValueError(f"bytes are spelt in {shown(encoding)}; accepted: 'latin1'")
     return text.encode("latin1")
 
 
@@ -88,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         if self._storages is not None:
             return self._storages(pid)
-        raise CheckpointError(f"{self._where}: refers to {pid!r} outside itself, and is not read")
+        raise CheckpointError(f"{self._where}: refers to {shown(pid)} outside itself, and is not read")
 
 
 def load_inert(
@@ -117,4 +130,5 @@ def load_inert(
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{where}: is no pickle of plain data: {type(error).__name__}: {error}") from None
+        problem = f"is no pickle of plain data: {type(error).__name__}: {text_of(error)}"
+        raise CheckpointError(f"{where}: {problem}") from None

@@ -75,6 +75,8 @@ def entry_of(name: str, value: object, *, where: str = "the checkpoint") -> Tens
     """
     if isinstance(value, TensorEntry) and value.dtype.is_floating_point:
         return value._replace(name=name)
+    if isinstance(value, Tensor) and value.is_meta:
+        raise CheckpointTensorError(f"{where}: {name} has no numbers, it was saved from the meta device")
     if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
         dense = f"a {value.layout} tensor of {value.dtype}" if isinstance(value, Tensor) else None
         what = dense or f"a {value.dtype if isinstance(value, TensorEntry) else type(value).__name__}"

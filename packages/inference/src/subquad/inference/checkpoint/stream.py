@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-DTYPE_OF_CODE = {code: dtype for dtype, code in CODES.items()}
+DTYPE_OF_CODE = {
+    **{code: dtype for dtype, code in CODES.items()},
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
 class TensorEntry(NamedTuple):

@@ -164,14 +164,15 @@ def check_counts(where: str, metadata: Mapping[str, Any]) -> None:
     """
     for field in _COUNTS:
         value = metadata.get(field, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 63:
             raise CheckpointConfigError(
                 f"{where}: {field} is {value!r}; accepted: an integer, 1 or more, or no such field"
             )
 
 
 def _check_file_entry(path: Path, name: str, described: object) -> None:
-    if Path(name).name != name or name in (".", "..") or len(name.encode()) > _LONGEST_NAME:
+    plain = name.isprintable() and Path(name).name == name and name not in ("", ".", "..")
+    if not plain or len(name.encode()) > _LONGEST_NAME:
         raise CheckpointConfigError(f"{path}: files lists {name[:80]!r}; accepted: names without a folder")
     if not isinstance(described, Mapping) or not (
         isinstance(described.get("bytes"), int) and isinstance(described.get("sha256"), str)

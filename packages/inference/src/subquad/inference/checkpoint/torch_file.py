@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch._utils import _rebuild_tensor_v2
 
+from subquad.inference.checkpoint.saved_archive import refuse_compressed
 from subquad.inference.checkpoint.stream import TensorEntry
 from subquad.inference.errors import CheckpointError, CheckpointNotFound
 from subquad.inference.unfinished import unfinished_file
@@ -68,9 +69,17 @@ def _check_archive(file: Path, source: Path) -> None:
     """Checks that a file begins and ends as ``torch.save`` writes it.
 
     Raises:
-      CheckpointError: It does not, or its end is missing.
+      CheckpointError: It does not, its end is missing, or it holds compressed records.
     """
     if zipfile.is_zipfile(file):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                refuse_compressed(archive, str(source))
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged list of records can raise anything
+            problem = f"is no file of torch tensors, or damaged: {error}"
+            raise CheckpointError(f"{source}: {problem}{_parts_text(source)}") from None
         return
     with file.open("rb") as opened:
         start = opened.read(len(_ZIP_START))
@@ -200,13 +209,16 @@ def sorted_parts(first: Path) -> list[Path]:
 
     Raises:
       CheckpointNotFound: One of them is missing.
+      CheckpointError: There are two of one number.
     """
     stem = _PART.sub("", first.name)
     found: dict[int, Path] = {}
     for path in first.parent.iterdir():
         match = _PART.search(path.name)
         if match and path.name[: match.start()] == stem:
-            found[int(match[1])] = path
+            other = found.setdefault(int(match[1]), path)
+            if other != path:
+                raise CheckpointError(f"{path} and {other.name} are both part {int(match[1])}; only one can be")
     for number in range(max(found) + 1):
         if number not in found:
             raise CheckpointNotFound(f"{first.parent / stem}.part{number} is missing; part {max(found)} is there")

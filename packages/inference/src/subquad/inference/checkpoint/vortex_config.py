@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from subquad.inference.checkpoint.restricted_pickle import shown
 from subquad.inference.errors import CheckpointConfigError
 from subquad.lazy_config import Config, LazyConfig
 from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
@@ -70,7 +71,7 @@ def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
 def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[str, Any]]:
     for name, accepted in _DEMANDED.items():
         if name in fields and fields[name] != accepted:
-            raise CheckpointConfigError(f"{path}: {name} is {fields[name]!r}; accepted: {accepted!r}")
+            raise CheckpointConfigError(f"{path}: {name} is {shown(fields[name])}; accepted: {accepted!r}")
     if fields.get("hcs_filter_groups") != fields.get("hcm_filter_groups"):
         raise CheckpointConfigError(f"{path}: hcs_filter_groups and hcm_filter_groups differ; they must agree")
     values = {
@@ -102,7 +103,7 @@ def _number(path: Path, fields: dict[str, Any], name: str) -> Any:
         with contextlib.suppress(ValueError):
             value = float(value)
     if not isinstance(value, int | float) or isinstance(value, bool) or not -_LARGEST <= value <= _LARGEST:
-        raise CheckpointConfigError(f"{path}: {name} is {value!r}; accepted: a number")
+        raise CheckpointConfigError(f"{path}: {name} is {shown(value)}; accepted: a number")
     return value
 
 
@@ -118,7 +119,9 @@ def _pattern(path: Path, fields: dict[str, Any]) -> str:
     for name, letter in _LAYERS.items():
         indices = fields.get(name) or []
         if not isinstance(indices, list) or not all(type(index) is int for index in indices):
-            raise CheckpointConfigError(f"{path}: {name} is {indices!r}; accepted: a list of the numbers of layers")
+            raise CheckpointConfigError(
+                f"{path}: {name} is {shown(indices)}; accepted: a list of the numbers of layers"
+            )
         for index in indices:
             if index in letters:
                 raise CheckpointConfigError(f"{path}: layer {index} is in {name} and in another list")

@@ -1,5 +1,7 @@
 """Rotary position embedding in the half-split (GPT-NeoX) form."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,7 +24,7 @@ class RotaryEmbedding(FullPrecisionModule):
       scale: Positions are divided by it, to stretch a model to longer sequences.
 
     Raises:
-      ConfigurationError: ``head_size`` is odd, or ``base`` or ``scale`` is not positive.
+      ConfigurationError: ``head_size`` is odd, or ``base`` or ``scale`` is not positive or not finite.
     """
 
     full_precision_names = frozenset({"inv_freq"})
@@ -40,7 +42,7 @@ class RotaryEmbedding(FullPrecisionModule):
         super().__init__()
         if head_size % 2 or head_size < 2:
             raise ConfigurationError(f"head_size is {head_size}; rotary embedding needs a positive even number")
-        if base <= 0 or scale <= 0:
+        if not (0 < base < math.inf and 0 < scale < math.inf):
             raise ConfigurationError(f"rotary base {base} and scale {scale} must be positive")
         self.base = base
         self.scale = scale
