@@ -155,13 +155,15 @@ def remaining(
         raise InputFileError(where, f"ends before record {left[0]!r} of the results to resume; the input has changed")
 
 
-def groups(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    """Yields lists of up to ``size`` records."""
+def groups(records: Iterable[Record], size: int, tokens: int | None = None) -> Iterator[list[Record]]:
+    """Yields lists of up to ``size`` records, shorter ones where they hold so many tokens."""
     group: list[Record] = []
+    held = 0
     for record in records:
         group.append(record)
-        if len(group) == size:
+        held += len(record.sequence)
+        if len(group) == size or (tokens is not None and held >= tokens):
             yield group
-            group = []
+            group, held = [], 0
     if group:
         yield group
