@@ -73,3 +73,14 @@ def test_a_group_ends_at_so_many_records_or_tokens():
     assert [[r.id for r in group] for group in groups(records, 3, 10)] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
     assert [[r.id for r in group] for group in groups(records, 3, 3)] == [["0", "1"], ["2"], ["3", "4", "5"], ["6"]]
     assert [len(group) for group in groups(records, 5)] == [5, 2]
+
+
+def test_the_records_before_one_that_cannot_be_read_come_first():
+    def records():
+        yield from (Record(str(k), "A", k) for k in range(3))
+        raise ValueError("damaged")
+
+    found = groups(records(), 2)
+    assert [[record.id for record in next(found)] for _ in range(2)] == [["0", "1"], ["2"]]
+    with pytest.raises(ValueError, match="damaged"):
+        next(found)

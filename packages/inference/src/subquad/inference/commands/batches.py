@@ -156,14 +156,22 @@ def remaining(
 
 
 def groups(records: Iterable[Record], size: int, tokens: int | None = None) -> Iterator[list[Record]]:
-    """Yields lists of up to ``size`` records, shorter ones where they hold so many tokens."""
+    """Yields lists of up to ``size`` records, shorter ones where they hold so many tokens.
+
+    Where the input fails, the records before come first, so that their results are kept.
+    """
     group: list[Record] = []
     held = 0
-    for record in records:
-        group.append(record)
-        held += len(record.sequence)
-        if len(group) == size or (tokens is not None and held >= tokens):
+    try:
+        for record in records:
+            group.append(record)
+            held += len(record.sequence)
+            if len(group) == size or (tokens is not None and held >= tokens):
+                yield group
+                group, held = [], 0
+    except Exception:
+        if group:
             yield group
-            group, held = [], 0
+        raise
     if group:
         yield group
