@@ -18,11 +18,17 @@ WRONG = [
     (["score", *NOWHERE, "more"], "Got unexpected extra argument(s) (more); see `subquad score --help`"),
     (["score", *NOWHERE, "--strnd"], "No such option: --strnd (Possible options: --strand); see `"),
     (["score", *NOWHERE, "--strand"], "Option '--strand' requires an argument"),
-    (["score", *NOWHERE, "--strand", "up"], "--strand is 'up'; accepted: 'forward', 'both'; see `subquad score --help`"),
+    (
+        ["score", *NOWHERE, "--strand", "up"],
+        "--strand is 'up'; accepted: 'forward', 'both'; see `subquad score --help`",
+    ),
     (["score", *NOWHERE, "--batch-size", "0"], "--batch-size is '0'; accepted: greater than or equal to 1; see `"),
     (["score", *NOWHERE, "--batch-size", "x.y"], "--batch-size is 'x.y'; accepted: a valid integer; see `"),
     (["variants", *NOWHERE], "Missing option '--reference' / '-r'; see `subquad variants --help`"),
-    (["convert", "a", "b", "--to", "native"], "Missing option '--from'. Choose from: native, vortex, savanna, mbridge; "),
+    (
+        ["convert", "a", "b", "--to", "native"],
+        "Missing option '--from'. Choose from: native, vortex, savanna, mbridge; ",
+    ),
 ]
 
 
