@@ -15,7 +15,7 @@ from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
 from subquad.inference.embedding import POOLINGS, Pooling, embed_rows, resolve_layer
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
-from subquad.inference.network import Network, require_alive, weight_addresses
+from subquad.inference.network import Network, require_alive, weight_addresses, wide_logits
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
 from subquad.inference.scoring import Score, average_strands, score_rows, strand_inputs
 from subquad.inference.state_pool import pages_for
@@ -195,7 +195,7 @@ class Engine:
         if low < 0 or high >= self.tokenizer.vocab_size:
             bad = low if low < 0 else high
             raise InvalidSequence("ids", f"holds {bad}; accepted: 0 to {self.tokenizer.vocab_size - 1}")
-        logits = self.network.forward(ids.to(self.device, torch.int64)).float()
+        logits = wide_logits(self.network, self.network.encode(ids.to(self.device, torch.int64))).float()
         finite = bool(torch.isfinite(logits).all())
         require_alive(self.model)
         if not finite:
