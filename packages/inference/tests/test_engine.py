@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import math
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from packages.inference.tests.conftest import tiny_network
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions, memory
 from subquad.inference.continuous_batch import ContinuousBatch
 from subquad.inference.decode_program import DecodeProgram
@@ -20,7 +22,9 @@ from subquad.inference.errors import (
     RequestTooLarge,
     UnencodableCharacter,
 )
-from tools.testing.oracle import assert_close
+from subquad.inference.network import wide_logits
+from subquad.modules import StripedHyena2
+from tools.testing.oracle import assert_as_exact_as, assert_close
 
 PROMPTS = ["A", "ACGTACGTTTACG" * 3, "ACG", "|d__Bacteria;p__None|ACGACG", "T" * 16, "G" * 17, "AC", "TTAGGG" * 9]
 OPTIONS = GenerationOptions(max_new_tokens=20, return_logprobs=True)
@@ -339,3 +343,46 @@ def test_the_engine_describes_itself(engine):
 def test_a_setting_of_the_engine_that_is_no_size_is_refused(network, field, value):
     with pytest.raises(InvalidOption, match=f"{field} is {value!r}; accepted: an integer"):
         Engine(network, ByteTokenizer(), **{field: value})
+
+
+def test_scores_of_a_bfloat16_network_add_logits_that_are_not_rounded_once_more() -> None:
+    network = tiny_network(dtype=torch.bfloat16)
+    engine = Engine(network, ByteTokenizer(), prefill_chunk=16)
+    text = "ACGTTGCAACGTAGGCTTACGATTACA"
+    ids = torch.tensor([list(text.encode())])
+    with torch.inference_mode():
+        hidden = torch.cat(list(engine_chunks(network, ids, 16)), dim=1)
+        logits = hidden.double() @ network.embedding_layer.weight.double().t()
+    expected = logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
+    (found,) = engine.score([text], reduce="none")
+    assert_as_exact_as("score", expected, expected.float(), torch.tensor(found))
+    assert_as_exact_as("logits", logits[:, :16], logits[:, :16].float(), engine.forward(ids[:, :16]))
+
+
+def engine_chunks(network: StripedHyena2, ids: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
+    """Yields the hidden states that an engine makes of a sequence."""
+    state = network.init_state(1, max_length=ids.shape[1])
+    for start in range(0, ids.shape[1], chunk):
+        yield network.encode(ids[:, start : start + chunk], state, starts=[start])
+
+
+class Narrow:
+    """A network of which nothing but rounded logits can be had."""
+
+    def __init__(self, network: StripedHyena2) -> None:
+        self._network = network
+
+    def __getattr__(self, name: str) -> object:
+        if name == "unembed_wide":
+            raise AttributeError(name)
+        return getattr(self._network, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_logits_of_a_network_that_rounds_them_are_made_wide(dtype: torch.dtype) -> None:
+    network = tiny_network(dtype=dtype)
+    with torch.inference_mode():
+        hidden = network.encode(torch.tensor([list(b"ACGTTG")]))
+        found = wide_logits(Narrow(network), hidden)  # type: ignore[arg-type]
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.equal(found, network.unembed(hidden).to(found.dtype))

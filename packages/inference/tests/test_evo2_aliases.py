@@ -174,6 +174,15 @@ def test_a_prompt_that_cannot_be_read_is_told_before_the_network_is_loaded(
     assert text in result.stderr
 
 
+def test_prompts_with_one_id_are_refused_with_both_lines(checkpoint, tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "a", "prompt": "ACGT"}\n{"id": "b", "prompt": "AC"}\n{"id": "a", "prompt": "GT"}\n')
+    result = run(infer_evo2, "--ckpt-dir", checkpoint, "--prompt-file", source, "--output-file", out)
+    assert result.exit_code == 2
+    assert f"{source}, line 3: record 'a' has the id of the one on line 1; give each its own" in result.stderr
+    assert not out.exists()
+
+
 def test_the_results_of_infer_never_replace_their_prompts(checkpoint, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"prompt": "ACGT"}\n')
     flags = ["--prompt-file", tmp_path / "in.jsonl", "--output-file", tmp_path / "in.jsonl"]

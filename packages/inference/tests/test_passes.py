@@ -114,7 +114,7 @@ def test_the_error_names_the_chunk_of_the_sequence_that_failed(watched, position
 
 
 def test_of_two_that_failed_the_first_is_told(watched):
-    with pytest.raises(NonFiniteLogits, match="the tokens 0 to 11 are not finite"):
+    with pytest.raises(NonFiniteLogits, match="the tokens 0 to 7 are not finite"):
         watched.engine.score(["ACGTNACGT", "ACGTNACGTACGT", "AC"])
 
 
@@ -243,7 +243,7 @@ def test_what_a_lost_process_gave_is_refused_before_it_is_judged(watched, monkey
 @pytest.mark.parametrize(
     ("lengths", "batch_size", "batches"),
     [
-        ([5, 9, 7], 1, [[1], [2], [0]]),
+        ([5, 9, 7], 1, [[0], [1], [2]]),
         ([5, 9, 7, 8], 2, [[1], [3, 2], [0]]),
         ([16, 16, 16], 8, [[0], [1], [2]]),
         ([100, 8, 8, 8, 4, 4, 4, 4, 4], 8, [[0], [1, 2], [3, 4], [5, 6, 7, 8]]),

@@ -9,7 +9,7 @@ import torch
 from packages.modules.tests.support import TINY, golden_model, golden_run, random_ids
 from subquad.lazy_config import instantiate
 from subquad.modules import STRIPED_HYENA2_PRESETS, ConfigurationError, StripedHyena2, striped_hyena2_preset
-from tools.testing.oracle import assert_close, relative_error
+from tools.testing.oracle import assert_as_exact_as, assert_close, relative_error
 
 BILLIONS = {
     "1b_base": 1.1080,
@@ -207,3 +207,18 @@ def test_sizes_that_do_not_fit_are_refused_by_name(change: dict, text: str) -> N
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigurationError, match="preset is '8b'; accepted are tiny, small, 1b_base"):
         striped_hyena2_preset("8b")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_wide_logits_are_the_products_of_the_vectors_that_were_made(dtype):
+    torch.manual_seed(0)
+    model = StripedHyena2(**TINY).to(dtype)
+    with torch.no_grad():
+        hidden = torch.randn(2, 5, TINY["hidden_size"]).to(dtype)
+        model.embedding_layer.weight.copy_(torch.randn_like(model.embedding_layer.weight))
+        wide, narrow = model.unembed_wide(hidden), model.unembed(hidden)
+        expected = hidden.double() @ model.embedding_layer.weight.double().t()
+    assert wide.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert narrow.dtype == dtype
+    assert_as_exact_as("wide", expected, expected.to(wide.dtype), wide)
+    assert torch.equal(wide, narrow) == (dtype in (torch.float32, torch.float64))

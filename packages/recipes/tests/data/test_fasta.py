@@ -13,6 +13,7 @@ from subquad.recipes.errors import (
     FastaError,
     MissingFileError,
     NonAsciiError,
+    NonUtf8Error,
     NotFastaError,
     RecipeError,
     TruncatedGzipError,
@@ -35,6 +36,14 @@ def test_plain_and_gzip_files_give_the_same_records(fasta: Path, tmp_path: Path)
         assert (first.name, first.description, bytes(first.sequence)) == ("one", "first record", b"ACGTACGTN")
         assert (second.name, second.description, bytes(second.sequence)) == ("two", "", b"RYSW")
         assert first.sequence.dtype == np.uint8
+
+
+def test_titles_are_any_utf8(fasta: Path):
+    for mark in (b"", b"\xef\xbb\xbf"):
+        fasta.write_bytes(mark + ">\u5927\u8178\u83cc \u00e9tude n\u00ba 1\nACGT\n>b\nAC\n".encode())
+        first, second = read_fasta(fasta)
+        assert (first.name, first.description) == ("\u5927\u8178\u83cc", "\u00e9tude n\u00ba 1")
+        assert (bytes(first.sequence), second.name) == (b"ACGT", "b")
 
 
 def test_lower_case_is_kept_on_request(fasta: Path):
@@ -66,7 +75,10 @@ def test_records_come_one_by_one(fasta: Path):
         (b">a\nAC\nAC-T\n", BadCharacterError, ["line 3", "'-'", "ABCDGHKMNRSTVWY"]),
         (b">a\nACGU\n", BadCharacterError, ["line 2", "'U'"]),
         (">a\nAC\u00e9T\n".encode(), NonAsciiError, ["line 2", "0xc3"]),
-        (">\u00e9\nACGT\n".encode(), NonAsciiError, ["line 1", "0xc3"]),
+        (b">a\nAC\n>caf\xe9 x\nACGT\n", NonUtf8Error, ["line 3", "byte 0xe9 at column 5", "a title in UTF-8"]),
+        (b">\xff\xfea\nACGT\n", NonUtf8Error, ["line 1", "byte 0xff at column 2"]),
+        ("\u00e9\nACGT\n".encode(), NotFastaError, ["line 1", "the first line is '\u00e9'"]),
+        (b"\xff\xfe\nACGT\n", NotFastaError, ["line 1", "not FASTA"]),
         (gzip.compress(b">a\n" + b"ACGT\n" * 999)[:-20], TruncatedGzipError, ["truncated", "complete gzip file"]),
         (gzip.compress(b">a\nACGT\n")[:6], TruncatedGzipError, ["truncated"]),
         (gzip.compress(b">a\nACGT\n")[:12] + b"\xff" * 20, TruncatedGzipError, ["damaged"]),

@@ -3,14 +3,14 @@
 import typer
 
 from subquad.inference.commands import register
-from subquad.inference.commands.failures import run_program
+from subquad.inference.commands.program import run_application
 
 
 def main() -> None:
     """Runs the command that the arguments name."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     register(app)
-    run_program(lambda: app(prog_name="python -m subquad.inference"))
+    run_application(app, "python -m subquad.inference")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from subquad.inference.errors import InvalidOption, NonFiniteActivations
 from subquad.inference.host_copy import HostCopy
 from subquad.inference.id_rows import id_rows
 from subquad.inference.network import Network, RecurrentState, require_alive
-from subquad.inference.passes import StatesInTurn, results_in_turn, side_by_side
+from subquad.inference.passes import StatesInTurn, in_order, results_in_turn, side_by_side
 
 Pooling = Literal["mean", "last", "max", "none"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "max", "none")
@@ -264,8 +264,8 @@ def embed_rows(
     batch_size: int,
     device: torch.device,
     pad_id: int,
-) -> list[dict[str, Tensor]]:
-    """Returns the pooled activations of each row, for every layer; see `EmbeddingPass` for arguments and errors.
+) -> Iterator[dict[str, Tensor]]:
+    """Yields the pooled activations of each row by layer, in order; see `EmbeddingPass` for arguments and errors.
 
     Up to ``batch_size`` rows of like length, as many as make a chunk, are read side by side. What one pass gave is read
     once the next was launched.
@@ -287,10 +287,7 @@ def embed_rows(
                 state=states.empty(len(batch), len(rows[batch[0]])),
             )
 
-    found: dict[int, dict[str, Tensor]] = {}
-    for batch, embeddings in zip(batches, results_in_turn(passes()), strict=True):
-        found.update(zip(batch, embeddings, strict=True))
-    return [found[k] for k in range(len(rows))]
+    return in_order(batches, results_in_turn(passes()))
 
 
 def tensor_bytes(values: Tensor, dtype: str) -> bytes:

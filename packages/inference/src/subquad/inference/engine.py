@@ -11,12 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subquad.inference.checks import check_generate_job, check_ids, check_score_job, check_size
+from subquad.inference.collected_generation import CollectedGeneration
 from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
 from subquad.inference.embedding import POOLINGS, Pooling, embed_rows, resolve_layer
 from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLogits, RequestTooLarge
 from subquad.inference.jobs import Failed, Finished, GenerateJob, ScoreJob, Started, Strand, Tokens
 from subquad.inference.memory import require_memory
-from subquad.inference.network import Network, require_alive, weight_addresses
+from subquad.inference.network import Network, require_alive, weight_addresses, wide_logits
 from subquad.inference.options import Generation, GenerationOptions, StreamEvent
 from subquad.inference.scoring import Score, average_strands, score_rows, strand_inputs
 from subquad.inference.state_pool import pages_for
@@ -194,7 +195,7 @@ class Engine:
         if low < 0 or high >= self.tokenizer.vocab_size:
             bad = low if low < 0 else high
             raise InvalidSequence("ids", f"holds {bad}; accepted: 0 to {self.tokenizer.vocab_size - 1}")
-        logits = self.network.forward(ids.to(self.device, torch.int64)).float()
+        logits = wide_logits(self.network, self.network.encode(ids.to(self.device, torch.int64))).float()
         finite = bool(torch.isfinite(logits).all())
         require_alive(self.model)
         if not finite:
@@ -371,10 +372,38 @@ class Engine:
           InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
           NonFiniteLogits: The network produced NaN or infinity.
         """
+        each = self.score_each(
+            sequences,
+            prepend_eod=prepend_eod,
+            strand=strand,
+            keep_logprobs=keep_logprobs,
+            batch_size=batch_size,
+            names=names,
+        )
+        return list(each)
+
+    def score_each(
+        self,
+        sequences: Sequences,
+        *,
+        prepend_eod: bool = False,
+        strand: Strand = "forward",
+        keep_logprobs: bool = False,
+        batch_size: int = 1,
+        names: Sequence[str] | None = None,
+    ) -> Iterator[Score]:
+        """Like `score_details`, but yields each result as soon as it and all before it are complete.
+
+        With ``batch_size`` 1 that is as soon as the next sequence was launched.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: Before any work starts.
+          NonFiniteLogits: Where the result of that sequence would come.
+        """
         check_size("batch_size", batch_size, 1)
         ids = self._encode_all(sequences, "sequences", names)
         if not ids:
-            return []
+            return iter(())
         job = ScoreJob(ids, prepend_eod=prepend_eod, strand=strand, return_logprobs=keep_logprobs)
         check_score_job(
             job,
@@ -397,8 +426,7 @@ class Engine:
             keep_logprobs=keep_logprobs,
             pad_id=self.tokenizer.pad_id,
         )
-        strands = len(inputs[0])
-        return [average_strands(found[i : i + strands]) for i in range(0, len(found), strands)]
+        return map(average_strands, zip(*[found] * len(inputs[0]), strict=True))  # so many in a row are one sequence's
 
     def embed(
         self,
@@ -429,6 +457,27 @@ class Engine:
             module of its own, at the first sequence.
           NonFiniteActivations: The network produced NaN or infinity.
         """
+        each = self.embed_each(
+            sequences, layers, pooling=pooling, prepend_eod=prepend_eod, batch_size=batch_size, names=names
+        )
+        return list(each)
+
+    def embed_each(
+        self,
+        sequences: Sequences,
+        layers: Sequence[str],
+        *,
+        pooling: Pooling = "mean",
+        prepend_eod: bool = False,
+        batch_size: int = 1,
+        names: Sequence[str] | None = None,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Like `embed`, but yields the activations of each sequence as soon as they and all before them are complete.
+
+        Raises:
+          InvalidSequence, RequestTooLarge, InvalidOption: As for `embed`.
+          NonFiniteActivations: Where the result of that sequence would come.
+        """
         if pooling not in POOLINGS:
             raise InvalidOption("pooling", pooling, ", ".join(map(repr, POOLINGS)))
         check_size("batch_size", batch_size, 1)
@@ -454,15 +503,15 @@ class Engine:
             device=self.device,
             pad_id=self.tokenizer.pad_id,
         )
-        return [{layer: found[full[layer]] for layer in layers} for found in values]
+        return ({layer: found[full[layer]] for layer in layers} for found in values)
 
     def _run(self, jobs: Sequence[GenerateJob]) -> Iterator[Generation]:
         """Runs all jobs and yields results in order."""
         batch = self._take_batch(jobs)
         try:
-            waiting: deque[_Result] = deque()
+            waiting: deque[CollectedGeneration] = deque()
             for job in jobs:
-                result = _Result(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
+                result = CollectedGeneration(Ticket(1, buffer_capacity=job.options.max_new_tokens + 1), job.options)
                 batch.submit(result.ticket, job)
                 waiting.append(result)
             while waiting:
@@ -554,38 +603,3 @@ def _require_subquadratic_ops(model: torch.nn.Module) -> None:
         model.require_subquadratic_ops()  # type: ignore[operator]
     except FusedOperatorsUnavailable as error:
         raise InvalidOption("use_subquadratic_ops", True, f"None or False here; {error}") from None
-
-
-class _Result:
-    """Collects the events of one offline generation."""
-
-    def __init__(self, ticket: Ticket, options: GenerationOptions) -> None:
-        self.ticket, self._options = ticket, options
-
-    def generation(self, tokenizer: Tokenizer) -> Generation:
-        """Returns the finished generation, or raises what ended it."""
-        seed, ids, finished = 0, [], None
-        logprobs: list[float] | None = [] if self._options.return_logprobs else None
-        for event in self.ticket.take():
-            match event:
-                case Started():
-                    seed = event.seed
-                case Tokens():
-                    ids += event.ids
-                    if logprobs is not None:
-                        logprobs += event.logprobs or []
-                case Finished():
-                    finished = event
-                case Failed():
-                    raise event.error
-                case _:
-                    pass
-        assert finished is not None
-        return Generation(
-            text=tokenizer.decode(ids),
-            ids=ids,
-            logprobs=logprobs,
-            finish_reason=finished.reason,
-            seed=seed,
-            stop_sequence=finished.stop_sequence,
-        )

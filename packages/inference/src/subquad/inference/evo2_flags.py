@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from subquad.inference.commands.failures import run_program
+from subquad.inference.commands.program import run_application
 from subquad.inference.errors import InvalidOption
 
 ONE_MACHINE = "this command runs on one machine"
@@ -102,4 +102,4 @@ def run_alone(command: Callable[..., Any], name: str) -> None:
     """Runs one command as a program of its own."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    run_program(lambda: app(prog_name=name))
+    run_application(app, name)

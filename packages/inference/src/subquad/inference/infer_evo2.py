@@ -180,13 +180,20 @@ def _limit(given: int | None, of_the_network: int) -> int:
 
 
 def _records(prompt: str | None, path: Path | None) -> "list[Record]":
-    from subquad.inference.sequence_files import Record, read_records
+    """Returns the prompts.
+
+    Raises:
+      InvalidOption: They come from two places.
+      InputFileError: The file is damaged, or two prompts have one id, so that nothing would tell whose a result is.
+    """
+    from subquad.inference.commands.batches import Reading
+    from subquad.inference.sequence_files import Record, input_name, read_records
 
     if path is None:
         return [Record("0", DEFAULT_PROMPT if prompt is None else prompt, 1)]
     if prompt is not None:
         raise InvalidOption("--prompt and --prompt-file", prompt, "one of them")
-    return list(read_records(path, file_format="jsonl"))
+    return list(Reading(input_name(path), "keep").unrepeated(read_records(path, file_format="jsonl")))
 
 
 def _check_lengths(records: "list[Record]", *, new: int, limit: int) -> None:

@@ -77,6 +77,15 @@ class PreparesSteps(Protocol):
 
 
 @runtime_checkable
+class UnembedsWide(Protocol):
+    """A network whose logits need not be rounded to the type of its weights."""
+
+    def unembed_wide(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Does ``Network.unembed`` with results of float32 or wider."""
+        ...
+
+
+@runtime_checkable
 class Network(Protocol):
     """A causal network over token ids that can read a sequence in chunks and step by step."""
 
@@ -149,6 +158,16 @@ def read_prompt(
     if isinstance(network, ReadsPrompts):
         return network.encode_last(ids, state, starts=starts)
     return network.encode(ids, state, starts=starts)[:, -1]
+
+
+def wide_logits(
+    network: Network, hidden: Float[Tensor, "batch length channel"]
+) -> Float[Tensor, "batch length vocabulary"]:
+    """Returns logits in float32 (float64 of float64 hidden states), by ``unembed_wide`` where there is one."""
+    if isinstance(network, UnembedsWide):
+        return network.unembed_wide(hidden)
+    logits = network.unembed(hidden)
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def weight_addresses(module: torch.nn.Module) -> list[int]:

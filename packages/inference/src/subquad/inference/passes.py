@@ -9,6 +9,7 @@ from subquad.inference.memory import require_memory
 from subquad.inference.network import Network, RecurrentState
 
 Result_co = TypeVar("Result_co", covariant=True)
+Row = TypeVar("Row")
 
 
 @runtime_checkable
@@ -52,12 +53,29 @@ def results_in_turn(passes: Iterable[Pass[Result_co]]) -> Iterator[Result_co]:
         yield before.results()
 
 
+def in_order(batches: Iterable[Sequence[int]], results: Iterable[Sequence[Row]]) -> Iterator[Row]:
+    """Yields the result of each sequence as soon as it and those of all before it are there.
+
+    Args:
+      batches: Numbers of the sequences that each pass reads, all of them from 0 on.
+      results: What each pass gave, one after the other.
+    """
+    upcoming, waiting = 0, dict[int, Row]()
+    for batch, rows in zip(batches, results, strict=True):
+        waiting.update(zip(batch, rows, strict=True))
+        while upcoming in waiting:
+            yield waiting.pop(upcoming)
+            upcoming += 1
+
+
 def side_by_side(lengths: Sequence[int], batch_size: int, chunk: int) -> list[list[int]]:
     """Returns which sequences are read together: numbers of such of like length, the longest first.
 
     At most ``batch_size``, and at most as many as make a chunk of so many tokens: more of them take the memory of more
-    chunks, and no less time.
+    chunks, and no less time. Where each is read alone, they keep their order.
     """
+    if batch_size == 1:
+        return [[k] for k in range(len(lengths))]
     order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
     batches: list[list[int]] = []
     while order:

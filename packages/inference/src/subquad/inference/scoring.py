@@ -12,8 +12,8 @@ from subquad.inference.errors import InvalidOption, InvalidSequence, NonFiniteLo
 from subquad.inference.host_copy import HostCopy
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Strand
-from subquad.inference.network import Network, RecurrentState, require_alive
-from subquad.inference.passes import StatesInTurn, results_in_turn, side_by_side
+from subquad.inference.network import Network, RecurrentState, require_alive, wide_logits
+from subquad.inference.passes import StatesInTurn, in_order, results_in_turn, side_by_side
 
 _BASES = "ACGTURYSWKMBDHVNacgturyswkmbdhvn-"
 _ALIGNED = 64
@@ -193,9 +193,7 @@ class ScoringPass:
         """Adds up the log-probabilities of a chunk; nothing waits for the device."""
         starts = None if self._state is None else [start] * len(self._counts)
         hidden = self._network.encode(self._aligned(start, stop), self._state, starts=starts)
-        logits = self._network.unembed(hidden)[:, : stop - start]
-        if logits.dtype != torch.float64:
-            logits = logits.float()
+        logits = wide_logits(self._network, hidden)[:, : stop - start]
         targets = self._ids[:, start + 1 : stop + 1]
         logprobs = (logits.gather(-1, targets[..., None])[..., 0] - torch.logsumexp(logits, dim=-1)).double()
         scored = torch.arange(start + 1, stop + 1, device=targets.device) < self._lengths
@@ -232,8 +230,8 @@ def score_rows(
     device: torch.device,
     keep_logprobs: bool,
     pad_id: int,
-) -> list[Score]:
-    """Returns the score of each row; see `ScoringPass` for arguments and errors.
+) -> Iterator[Score]:
+    """Yields the score of each row, in order; see `ScoringPass` for arguments and errors.
 
     Up to ``batch_size`` rows of like length, as many as make a chunk, are read side by side. What one pass gave is read
     once the next was launched.
@@ -253,7 +251,4 @@ def score_rows(
                 pad_id=pad_id,
             )
 
-    found: dict[int, Score] = {}
-    for batch, scores in zip(batches, results_in_turn(passes()), strict=True):
-        found.update(zip(batch, scores, strict=True))
-    return [found[k] for k in range(len(rows))]
+    return in_order(batches, results_in_turn(passes()))

@@ -2,6 +2,7 @@
 
 import typer
 
+from subquad.inference.commands.program import run_application
 from subquad.recipes.commands import register
 
 
@@ -10,7 +11,7 @@ def main() -> None:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_describe)
     register(app)
-    app(prog_name="python -m subquad.recipes")
+    run_application(app, "python -m subquad.recipes")
 
 
 def _describe() -> None:

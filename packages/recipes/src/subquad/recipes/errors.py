@@ -37,7 +37,11 @@ class NotFastaError(FastaError):
 
 
 class NonAsciiError(FastaError):
-    """A byte above 127 stands in the file."""
+    """A byte above 127 stands among the bases."""
+
+
+class NonUtf8Error(FastaError):
+    """A title line holds bytes that are no UTF-8 text."""
 
 
 class TruncatedGzipError(FastaError):

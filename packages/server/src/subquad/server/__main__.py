@@ -2,6 +2,7 @@
 
 import typer
 
+from subquad.inference.commands.program import run_application
 from subquad.server.commands import register
 
 
@@ -9,7 +10,7 @@ def main() -> None:
     """Runs ``serve`` or ``client``."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     register(app)
-    app(prog_name="python -m subquad.server")
+    run_application(app, "python -m subquad.server")
 
 
 if __name__ == "__main__":

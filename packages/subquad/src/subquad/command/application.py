@@ -1,16 +1,14 @@
 """Builds the Typer application from the registrations and runs it."""
 
-import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from subquad.command.discovery import Registration, find_registrations
+from subquad.inference.commands.program import run_application
 
-_INTERRUPTED = 130
 _DISTRIBUTIONS = ("lazy-config", "ops", "modules", "parallel", "inference", "recipes", "server")
 
 
@@ -44,11 +42,12 @@ def build_application(registrations: list[Registration]) -> typer.Typer:
     return application
 
 
-def _print_versions(wanted: bool) -> None:
+def _print_versions(wanted: bool) -> bool:
     if wanted:
         for line in installed_versions():
             typer.echo(line)
         raise typer.Exit
+    return wanted
 
 
 def installed_versions() -> list[str]:
@@ -64,14 +63,7 @@ def installed_versions() -> list[str]:
 
 def main() -> None:
     """Runs the ``subquad`` command."""
-    if isinstance(sys.stdout, TextIOWrapper):  # a locale may lack a character of a name or of the help
-        sys.stdout.reconfigure(errors="backslashreplace")
     registrations, problems = find_registrations()
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    try:
-        build_application(registrations)()
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:  # has said so; further presses of Ctrl-C shall not disturb its end
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise
+    run_application(build_application(registrations))

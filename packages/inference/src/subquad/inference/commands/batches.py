@@ -155,13 +155,23 @@ def remaining(
         raise InputFileError(where, f"ends before record {left[0]!r} of the results to resume; the input has changed")
 
 
-def groups(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    """Yields lists of up to ``size`` records."""
+def groups(records: Iterable[Record], size: int, tokens: int | None = None) -> Iterator[list[Record]]:
+    """Yields lists of up to ``size`` records, shorter ones where they hold so many tokens.
+
+    Where the input fails, the records before come first, so that their results are kept.
+    """
     group: list[Record] = []
-    for record in records:
-        group.append(record)
-        if len(group) == size:
+    held = 0
+    try:
+        for record in records:
+            group.append(record)
+            held += len(record.sequence)
+            if len(group) == size or (tokens is not None and held >= tokens):
+                yield group
+                group, held = [], 0
+    except Exception:
+        if group:
             yield group
-            group = []
+        raise
     if group:
         yield group

@@ -71,7 +71,6 @@ def embed(
             Destination,
             EngineChoice,
             Load,
-            group_size,
             opened_input,
             run_batches,
         )
@@ -84,7 +83,7 @@ def embed(
         where = input_name(input_file)
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
-            found = engine.embed(
+            found = engine.embed_each(
                 [record.sequence for record in group],
                 options.layer,
                 pooling=options.pooling.value,
@@ -96,14 +95,13 @@ def embed(
                 size = len(record.sequence)
                 yield {"id": record.id, "length": size} | {k: v.numpy() for k, v in values.items()}, size
 
-        size = group_size(options.batch_size)
         run_batches(
             "embed",
             opened_input(input_file, reading.file_format.value),
             Reading(where, reading.non_dna.value, reading.uppercase),
             EngineChoice(checkpoint, engine_options),
             Destination(results, columns, chosen_flags(options, reading), [input_file]),
-            Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod)),
+            Load.of_batches(options.batch_size, room=int(options.prepend_eod)),
             work,
             show=progress,
         )

@@ -2,9 +2,8 @@
 
 import io
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
@@ -36,25 +35,14 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
             raise
         ours = type(error).__module__.startswith("subquad.")
         text = str(error) if ours or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        print(f"error: {_shortened(' '.join(text.split()))}", file=sys.stderr)
+        print(f"error: {shortened(' '.join(text.split()))}", file=sys.stderr)
         _give_up_output()
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """Leaves out the middle of a text with a name of thousands of letters; what is wrong stands at its end."""
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT // 2]} ... {text[-LONGEST_TEXT // 2 :]}"
-
-
-def run_program(program: Callable[[], object]) -> None:
-    """Runs a program to its exit, which further presses of Ctrl-C do not disturb once it was interrupted."""
-    escape_what_the_locale_lacks()
-    try:
-        program()
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise
 
 
 def escape_what_the_locale_lacks() -> None:

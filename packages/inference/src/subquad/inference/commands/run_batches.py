@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from subquad.inference.engine import Engine
 
 GROUP_BATCHES = 16  # so many batches are sorted by length at a time
+GROUP_TOKENS = 1 << 17  # of records that are read alone; a group of longer ones takes memory and saves no time
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Load:
       weight: Tokens that are counted for each token of a record, 2 where both strands are read.
       extra: Tokens that are counted for each record on top.
       multiple: A job that is resumed goes on at a multiple of so many rows; see `Journal`.
+      tokens: A group ends at so many tokens; only where results do not depend on the group.
     """
 
     group: int
@@ -93,6 +95,19 @@ class Load:
     weight: int = 1
     extra: int = 0
     multiple: int = 1
+    tokens: int | None = None
+
+    @classmethod
+    def of_batches(cls, batch_size: int, *, room: int, weight: int = 1) -> "Load":
+        """Returns the load of records that are read side by side, sorted by length within a group.
+
+        Where each is read alone, a group is what the engine is given at once, so that it launches a record before it
+        reads the result of the one before.
+        """
+        if batch_size == 1:
+            return cls(group=GROUP_BATCHES, rows=1, room=room, weight=weight, tokens=GROUP_TOKENS)
+        group = GROUP_BATCHES * batch_size
+        return cls(group=group, rows=batch_size, room=room, weight=weight, multiple=group)
 
 
 def run_batches(
@@ -155,15 +170,10 @@ def run_batches(
                 advance(records=1, tokens=tokens, done_before=True)
 
             left = remaining(chosen, results.kept_rows(), reading.where, skipped)
-            for group in groups(left, load.group):
+            for group in groups(left, load.group, load.tokens):
                 for record, (row, tokens) in zip(group, work(engine, group), strict=True):
                     results.write(row, read=record.sequence)
                     advance(records=1, tokens=tokens)
-
-
-def group_size(batch_size: int) -> int:
-    """Returns how many records are sorted by length at a time, one where each is read alone."""
-    return 1 if batch_size == 1 else GROUP_BATCHES * batch_size
 
 
 def opened_input(path: Path, file_format: str) -> Callable[[], Iterable[Record]] | Iterable[Record]:

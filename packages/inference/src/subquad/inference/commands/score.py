@@ -60,7 +60,6 @@ def score(
             Destination,
             EngineChoice,
             Load,
-            group_size,
             opened_input,
             run_batches,
         )
@@ -72,7 +71,7 @@ def score(
         where = input_name(input_file)
 
         def work(engine: "Engine", group: "list[Record]") -> "Iterator[tuple[dict[str, Any], int]]":
-            scores = engine.score_details(
+            scores = engine.score_each(
                 [record.sequence for record in group],
                 prepend_eod=options.prepend_eod,
                 strand=options.strand.value,
@@ -91,14 +90,13 @@ def score(
             )
 
         strands = 2 if options.strand == "both" else 1
-        size = group_size(options.batch_size)
         run_batches(
             "score",
             opened_input(input_file, reading.file_format.value),
             Reading(where, reading.non_dna.value, reading.uppercase),
             EngineChoice(checkpoint, engine_options),
             Destination(results, _columns(per_token=options.per_token), chosen_flags(options, reading), [input_file]),
-            Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=strands),
+            Load.of_batches(options.batch_size, room=int(options.prepend_eod), weight=strands),
             work,
             check=check,
             show=progress,

@@ -99,7 +99,7 @@ def variants(
     """Score variants: log-likelihood of the window with the variant minus that of the reference, in nats."""
     with one_line_errors(traceback=traceback):
         from subquad.inference.commands.batches import Reading
-        from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, group_size, run_batches
+        from subquad.inference.commands.run_batches import Destination, EngineChoice, Load, run_batches
         from subquad.inference.reference_genome import ReferenceGenome
         from subquad.inference.scoring import strand_inputs
         from subquad.inference.sequence_files import input_name, read_once_only
@@ -125,7 +125,6 @@ def variants(
             for each, pair in zip(group, _likelihoods(engine, group, options), strict=True):
                 yield _row(each, *pair), weight * len(each.sequence)
 
-        size = group_size(options.batch_size)
         weight = 2 * (2 if options.strand == "both" else 1)
         try:
             run_batches(
@@ -134,7 +133,7 @@ def variants(
                 Reading(where, "keep", repeats=True),
                 EngineChoice(checkpoint, engine_options),
                 Destination(results, _columns(), chosen_flags(options), [variant_file, options.reference]),
-                Load(group=size, multiple=size, rows=options.batch_size, room=int(options.prepend_eod), weight=weight),
+                Load.of_batches(options.batch_size, room=int(options.prepend_eod), weight=weight),
                 work,  # type: ignore[arg-type]
                 check=check,  # type: ignore[arg-type]
                 show=progress,
@@ -148,12 +147,16 @@ def _likelihoods(
 ) -> "Iterator[tuple[float, float]]":
     """Yields the log-likelihoods of the two windows of each variant; windows that occur twice are scored once."""
     texts = list(dict.fromkeys(t for each in group for t in (each.windows.reference, each.windows.alternate)))
-    scores = engine.score_details(
+    scores = engine.score_each(
         texts, prepend_eod=options.prepend_eod, strand=options.strand.value, batch_size=options.batch_size
     )
-    likelihood = {text: score.log_likelihood for text, score in zip(texts, scores, strict=True)}
+    found, likelihood = zip(texts, scores, strict=True), dict[str, float]()
     for each in group:
-        yield likelihood[each.windows.reference], likelihood[each.windows.alternate]
+        reference, alternate = each.windows.reference, each.windows.alternate
+        while not (reference in likelihood and alternate in likelihood):
+            text, score = next(found)
+            likelihood[text] = score.log_likelihood
+        yield likelihood[reference], likelihood[alternate]
 
 
 def _columns() -> "Columns":

@@ -253,6 +253,10 @@ class LeadingNetwork(nn.Module):
         """Returns the logits of hidden states; every rank has the whole embedding, so that nobody is asked."""
         return self.part.unembed(hidden)
 
+    def unembed_wide(self, hidden: Float[Tensor, "batch length channel"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Does the same with sums that stay in float32; see ``StripedHyena2``."""
+        return self.part.unembed_wide(hidden)
+
     @torch.no_grad()
     def step(
         self, ids: Int[Tensor, " batch"], state: LeadingState, *, active: Bool[Tensor, " batch"] | None = None

@@ -355,8 +355,21 @@ class StripedHyena2(nn.Module):
         return x
 
     def unembed(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
-        """Returns the logits of hidden vectors that ``encode`` made."""
+        """Returns the logits of hidden vectors that ``encode`` made, in the type of the weights."""
         return functional.linear(hidden, self.embedding_layer.weight)
+
+    def unembed_wide(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
+        """Does the same with sums that stay in float32 (float64 for float64): a score adds thousands of them.
+
+        In bfloat16 a logit has 8 significant bits, which most of the error of a log-probability would come from.
+        """
+        weight = self.embedding_layer.weight
+        if hidden.dtype in (torch.float32, torch.float64):
+            return self.unembed(hidden)
+        if hidden.is_cuda:
+            rows = torch.mm(hidden.reshape(-1, hidden.shape[-1]), weight.t(), out_dtype=torch.float32)
+            return rows.view(*hidden.shape[:-1], rows.shape[-1])
+        return functional.linear(hidden.float(), weight.float())
 
     def step(
         self, ids: Int[Tensor, " batch"], state: StripedHyena2State, *, active: Bool[Tensor, " batch"] | None = None

@@ -1,5 +1,6 @@
-"""Reads FASTA, plain or gzip, record by record, as uint8 arrays of ASCII codes."""
+"""Reads FASTA, plain or gzip, record by record: titles in UTF-8, bases as uint8 arrays of ASCII codes."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from subquad.recipes.errors import (
     FastaError,
     MissingFileError,
     NonAsciiError,
+    NonUtf8Error,
     NotFastaError,
     TruncatedGzipError,
 )
@@ -46,7 +48,8 @@ def read_fasta(path: str | Path, *, accepted: str = IUPAC_DNA, upper: bool = Tru
     Raises:
       MissingFileError: There is no such file.
       FastaError: Its subclasses say what is wrong and on which line: an empty file or record, no `>` at the
-        start, a byte that is not ASCII, a damaged gzip stream, a character outside `accepted`.
+        start, a title that is not UTF-8, a base that is not ASCII, a damaged gzip stream, a character outside
+        `accepted`.
     """
     return list(iterate_fasta(path, accepted=accepted, upper=upper))
 
@@ -66,11 +69,14 @@ def iterate_fasta(path: str | Path, *, accepted: str = IUPAC_DNA, upper: bool = 
         if line.startswith(b">"):
             if title is not None:
                 yield _record(path, start, title, pieces, upper)
-            title, pieces, start = line[1:].decode("ascii").strip(), [], number
+            title, pieces, start = _title(path, number, line), [], number
         elif title is None:
             raise NotFastaError(path, number, f"not FASTA: the first line is {_shown(line)}, accepted is a '>' line")
         else:
             unknown = line.translate(None, allowed)
+            if not unknown.isascii():
+                byte = next(b for b in unknown if b > 127)
+                raise NonAsciiError(path, number, f"byte 0x{byte:02x} is not ASCII; accepted are bases in plain ASCII")
             if unknown:
                 letters = "".join(sorted(set(accepted.upper())))
                 raise BadCharacterError(path, number, chr(unknown[0]), f"{letters} in either case")
@@ -97,16 +103,22 @@ def _record(path: Path, line: int, title: str, pieces: list[bytes], upper: bool)
     return Record(name, description.strip(), np.frombuffer(bases.upper() if upper else bases, dtype=np.uint8).copy())
 
 
+def _title(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line[1:].decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        byte, column = line[1 + error.start], 2 + error.start
+        message = f"byte 0x{byte:02x} at column {column} is not UTF-8; accepted is a title in UTF-8"
+        raise NonUtf8Error(path, number, message) from None
+
+
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the non-blank lines of a plain or gzip file with their numbers, checked to be ASCII."""
+    """Yields the non-blank lines of a plain or gzip file with their numbers, without a byte order mark before them."""
     number = 0
     try:
         with _open(path) as stream:
             for number, raw in enumerate(stream, start=1):
-                line = raw.strip()
-                if not line.isascii():
-                    byte = next(b for b in line if b > 127)
-                    raise NonAsciiError(path, number, f"byte 0x{byte:02x} is not ASCII; accepted is plain ASCII text")
+                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).strip()
                 if line:
                     yield number, line
     except FileNotFoundError:
@@ -129,5 +141,5 @@ def _open(path: Path) -> BufferedReader | gzip.GzipFile:
 
 
 def _shown(line: bytes) -> str:
-    text = line[:40].decode("ascii")
+    text = line[:40].decode("utf-8", errors="replace")
     return repr(text + ("…" if len(line) > 40 else ""))

@@ -1,0 +1,29 @@
+"""What is wrong with the arguments of ``subquad`` is one line on stderr."""
+
+import re
+import sys
+
+import pytest
+
+from subquad.command.application import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--nope"], "No such option: --nope; see `subquad --help`"),
+        (["client", "generate"], "Missing argument 'prompt'; see `subquad client generate --help`"),
+        (["train", "small"], "Missing option '--output'; see `subquad train --help`"),
+        (
+            ["plot", "a", "b", "-o", "c.svg", "--format", "gif"],
+            "--format is 'gif'; accepted: 'auto', 'fasta', 'jsonl', 'plain'; see `subquad plot --help`",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_line(monkeypatch, capsys, arguments, problem):
+    monkeypatch.setattr(sys, "argv", ["subquad", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, re.sub(r"python -m [\w.]*subquad", "subquad", err)) == ("", f"error: {problem}\n")
