@@ -213,6 +213,14 @@ def test_every_form_that_returns_a_state_can_be_explained() -> None:
     assert {name for name in vars(ops) if name.endswith("_with_state")} == set(dispatch.WITH_STATE)
 
 
+@pytest.mark.parametrize("operator", ["gated_conv", "gated_modal_conv"])
+def test_triton_refuses_projections_that_would_compile_for_minutes(operator: str) -> None:
+    call = Call(operator, torch.float32, "cuda", batch=1, channels=1, length=99, taps=3, projection_taps=8)
+    refusal = _triton_backend._filter_refusal if operator == "gated_conv" else _triton_backend._modal_refusal
+    assert refusal(call) is None
+    assert refusal(replace(call, projection_taps=9)) == "9 projection taps; accepted: 1 to 8"
+
+
 def test_triton_refuses_a_stream_whose_samples_32_bits_cannot_number() -> None:
     call = Call("causal_conv", torch.float32, "cuda", batch=1, channels=1, length=2**31 - 2**16, taps=3)
     assert _triton_backend._refusal(call) is None

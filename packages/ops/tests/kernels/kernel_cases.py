@@ -22,7 +22,7 @@ from tools.testing.oracle import assert_as_exact_as, assert_close
 
 DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
 BACKEND = sys.argv[2] if len(sys.argv) > 2 else "triton"
-FEWEST_TAPS, MOST_TAPS, MOST_STATES = (2, 129, 16) if BACKEND == "cuda" else (1, 256, 32)
+FEWEST_TAPS, MOST_TAPS, MOST_STATES = (2, 129, 16) if BACKEND == "cuda" else (1, 256, 64)
 LENGTHS = (1, 5, 70, 300) if DEVICE.type == "cpu" else (1, 5, 70, 300, 4095, 4096, 8192, 10007)
 _EVERY_TAPS = (
     (1, 2, 3, 7, 8, 9, 40, 128)
@@ -132,7 +132,7 @@ def gated_conv(dtype: torch.dtype) -> None:
 
 def gated_modal_conv(dtype: torch.dtype) -> None:
     for length in LENGTHS:
-        for states in (n for n in (1, 5, 16, 32) if n <= MOST_STATES):
+        for states in (n for n in (1, 5, 16, 32, 64) if n <= MOST_STATES):
             z, p, skip = random(2, 6, length, dtype=dtype), random(6, 3, dtype=dtype), random(2, dtype=dtype)
             poles, residues = decaying(2, states), random(2, states)
             before = ops.GatedModalState(random(2, 6, 2, dtype=dtype), random(2, 2, states))
@@ -145,7 +145,7 @@ def gated_modal_conv(dtype: torch.dtype) -> None:
 
 def modal_conv(dtype: torch.dtype) -> None:
     for length in LENGTHS:
-        for states in (n for n in (1, 5, 16, 32) if n <= MOST_STATES):
+        for states in (n for n in (1, 5, 16, 32, 64) if n <= MOST_STATES):
             x, skip = random(2, 3, length, dtype=dtype), random(3, dtype=dtype)
             poles, residues = decaying(3, states), random(3, states)
             for state in (None, random(2, 3, states)):

@@ -15,6 +15,7 @@ from subquad.ops.dispatch import Call, Implementation
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST_CAPABILITY, _OLDEST_E4M3 = (8, 0), (8, 9)
+_MOST_PROJECTION_TAPS = 8  # unrolled for each tile of the mixer: 16 compile for one and a half minutes
 _MOST_SAMPLES = 2**31 - 2**16  # a kernel's last tile, too, has to be numbered in 32 bits
 
 
@@ -56,6 +57,8 @@ def _refusal(call: Call) -> str | None:
         return f"batch {call.batch}, {call.channels} channels; accepted: up to 65535 each"
     if call.length > _MOST_SAMPLES:
         return f"length {call.length}; accepted: up to {_MOST_SAMPLES}"
+    if call.projection_taps > _MOST_PROJECTION_TAPS:
+        return f"{call.projection_taps} projection taps; accepted: 1 to {_MOST_PROJECTION_TAPS}"
     return None
 
 
