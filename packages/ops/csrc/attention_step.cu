@@ -3,7 +3,7 @@
 //
 // The blocks of a cluster share one head of one row. A warp takes tiles of tokens, the next tile's keys and values in its
 // registers while it works on one, and keeps a maximum, a sum of weights and a weighted sum of its own; these meet in the
-// cluster's shared memory. What earlier steps have stored is on its way before the kernel that writes the new token ends.
+// cluster's shared memory. What steps long ago have stored is on its way before the kernel that writes the new token ends.
 #include <math_constants.h>
 
 #include "packages/ops/csrc/order_of_kernels.cuh"
@@ -16,6 +16,7 @@ constexpr int kLanes = 32;
 constexpr int kWarps = 8;
 constexpr int kPack = 8;   // numbers in 16 bytes
 constexpr int kMostBlocks = 8;  // of a cluster
+constexpr int kMostGrids = 128;  // that a GPU works on at a time: as many of the last steps may not have ended
 constexpr int kTokensOfPage = 32;  // a page holds a multiple of these, so that no tile lies in two pages
 
 struct Arguments {
@@ -309,10 +310,17 @@ __global__ void __launch_bounds__(kLanes* kWarps, 2) kernel(const Arguments argu
   __syncthreads();
   uint4 keys[kLoads], values[kLoads];
   int64_t place = begin < row.held ? row.place(begin) : nothing;
-  row.load_tile(keys, arguments.keys, begin, place);
-  row.load_tile(values, arguments.values, begin, place);
+  const bool settled = begin + Row<kSize>::kTile + kMostGrids <= row.held;
+  if (settled) {
+    row.load_tile(keys, arguments.keys, begin, place);
+    row.load_tile(values, arguments.values, begin, place);
+  }
   start_next_kernel();
   await_previous_kernel();
+  if (!settled) {
+    row.load_tile(keys, arguments.keys, begin, place);
+    row.load_tile(values, arguments.values, begin, place);
+  }
   float q[kPack];
   row.rotated(q, turns, 0);
 #pragma unroll

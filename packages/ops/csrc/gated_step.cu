@@ -1,7 +1,7 @@
 // One decode step of a Hyena mixer for one vector: norm, projection, projection filter, gate, mixer, gate.
 //
 // A warp makes the three projected rows of a channel and has then all that the channel needs: its rings or its modes, which
-// it has loaded while the weights were on their way. Rings and modes change in place.
+// it loads as soon as the kernel before has ended, while the vector is on its way. Rings and modes change in place.
 #include "packages/ops/csrc/subquad_ops_cuda.h"
 #include "packages/ops/csrc/weight_stream.cuh"
 
@@ -43,7 +43,7 @@ constexpr int kRowLanes = 8;  // lanes that filter one projected row: one a past
 
 template <bool kModal>
 struct Finish {
-  static constexpr bool kBeforeVector = true;
+  static constexpr bool kBeforeVector = false;  // the kernel before may be the step before, which writes rings and modes
   struct Loaded {
     Stored row_tap;     // of the projected row lane / kRowLanes: the tap of this lane,
     uint16_t row_past;  // and the past sample that it meets
