@@ -40,12 +40,15 @@ def causal_conv(
       initial_state: the ``tap - 1`` samples before the first, oldest first; zeros when absent.
       cu_seqlens: ``[sequences + 1]`` offsets of sequences packed in one row of x (batch 1); each starts anew, from its
         own row of ``initial_state`` ``[sequences, channel, tap - 1]`` if given.
-      chunk_size: compute so many channels at a time and recompute them in backward, so that peak memory falls.
+      chunk_size: compute so many channels at a time and recompute them in backward, so that peak memory falls; the
+        result has the same bits. On a CPU 2 at least, and of transforms that its threads share more than half as many
+        as threads.
       layout: ``"BHL"`` ``[batch, channel, length]`` or ``"BLH"`` ``[batch, length, channel]``.
       backend: ``"auto"`` or a name that ``subquad doctor`` lists.
 
     Returns:
-      The filtered sequence in the dtype and layout of x, summed in float32 (float64 for float64).
+      The filtered sequence in the dtype and layout of x, summed in float32 (float64 for float64). It may be a view of
+      a padded one, of up to twice its size for long filters; ``.clone()`` what is kept.
 
     Raises:
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
@@ -121,7 +124,8 @@ def _run(
         return chosen.run(x, taps, **options)
 
     parts = (Part(stream, 1), Part(taps, 0), Part(bias, 0), Part(skip, 0), Part(initial_state, 1))
-    fewest = fewest_channels(stream, stream.shape[2] + batch * taps.shape[1])
+    longest = stream.shape[2] + batch * taps.shape[1]
+    fewest = 1 if chunk_size is None else fewest_channels(stream, longest)
     y, state = by_channels(run, chunk_size, channels, parts, fewest)
     return y, state
 
