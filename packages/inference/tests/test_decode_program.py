@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from packages.inference.tests.conftest import tiny_network
-from subquad.inference import ByteTokenizer, Engine, GenerationOptions
+from subquad.inference import ByteTokenizer, Engine, GenerateJob, GenerationOptions, Ticket
+from subquad.inference.continuous_batch import ContinuousBatch
 from subquad.inference.decode_program import DecodeProgram, RowSettings, SamplingTable
 from subquad.inference.state_pool import StatePool
 
@@ -81,6 +82,20 @@ def test_a_stream_that_nobody_reads_to_its_end_leaves_an_engine_that_gives_the_s
         assert kept.idle
         assert kept.pool.free == 1
         assert engine.generate(PROMPTS[:2], GREEDY) == expected
+
+
+def test_a_row_whose_reader_makes_room_meanwhile_is_not_launched_beside_those_that_were_ready(network, ahead) -> None:
+    batch = ContinuousBatch(network, ByteTokenizer(), slots=2, max_sequence_tokens=64, prefill_chunk=16)
+    tickets = [Ticket(1), Ticket(1, buffer_capacity=2)]
+    for ticket in tickets:
+        batch.submit(ticket, GenerateJob(list(b"ACGT"), GREEDY, ignore_end_of_document=True))
+    while batch._rows.ready() != [0]:
+        batch.step()
+    tickets[1].take()
+    ahead.clear()
+    batch._rows.step([0])  # where it fails, the caller ends this row and no other
+    assert ahead == [[0]]
+    assert batch._rows.ready() == [0, 1]
 
 
 def test_settings_keep_their_place_and_say_what_is_needed() -> None:

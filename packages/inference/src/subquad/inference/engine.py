@@ -87,6 +87,7 @@ class Engine:
         self.prefill_chunk, self.prefill_rows = prefill_chunk, prefill_rows
         if max_sequence_tokens is None:
             max_sequence_tokens = self.metadata.get("max_sequence_tokens") or DEFAULT_MAX_SEQUENCE_TOKENS
+        assert max_sequence_tokens is not None
         check_size("max_sequence_tokens", max_sequence_tokens, 2)
         self.max_sequence_tokens = max_sequence_tokens
         self._idle_batch: ContinuousBatch | None = None
