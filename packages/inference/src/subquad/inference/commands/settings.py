@@ -173,8 +173,8 @@ class EngineOptions:
         WeightsChoice,
         typer.Option(
             "--weights",
-            help="fp8 rounds linear layers to one byte a weight, 3 bits of mantissa: half the memory of bfloat16, "
-            "errors about ten times its; compare scores before you rely on it.",
+            help="fp8 rounds linear layers to one byte a weight, 3 bits of mantissa: half the memory of bfloat16. Log-"
+            "likelihoods of a trained network moved by 0.0044 nats a base, by 0.0017 in bfloat16; compare your own.",
         ),
     ] = WeightsChoice.stored
     tensor_parallel: Annotated[
