@@ -127,3 +127,17 @@ def check_embed_job(job: EmbedJob, *, vocab_size: int, max_sequence_tokens: int,
         check_ids(ids, vocab_size, field=f"sequences[{index}]")
         if len(ids) > max_sequence_tokens:
             raise RequestTooLarge(f"sequences[{index}]", len(ids), max_sequence_tokens, "tokens")
+
+
+def require_subquadratic_ops(model: nn.Module) -> None:
+    """Checks that fused operators can run in a network.
+
+    Raises:
+      InvalidOption: One of them cannot; says why.
+    """
+    from subquad.modules.errors import FusedOperatorsUnavailable
+
+    try:
+        model.require_subquadratic_ops()  # type: ignore[operator]
+    except FusedOperatorsUnavailable as error:
+        raise InvalidOption("use_subquadratic_ops", True, f"None or False here; {error}") from None

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subquad.inference.checks import check_generate_job, check_ids, check_score_job, check_size
+from subquad.inference.checks import require_subquadratic_ops as require_fused_operators
 from subquad.inference.collected_generation import CollectedGeneration
 from subquad.inference.continuous_batch import ContinuousBatch, reserved_tokens
 from subquad.inference.embedding import POOLINGS, Pooling, embed_rows, resolve_layer
@@ -72,7 +73,7 @@ class Engine:
                 raise InvalidOption("use_subquadratic_ops", use_subquadratic_ops, accepted)
             model.use_subquadratic_ops = use_subquadratic_ops  # type: ignore[assignment]
             if use_subquadratic_ops:
-                _require_subquadratic_ops(model)
+                require_fused_operators(model)
         self.model = model.eval()
         if prefill_chunk is None:
             prefill_chunk = PREFILL_CHUNKS.get(self.device.type, PREFILL_CHUNK)
@@ -595,12 +596,3 @@ class Engine:
 
 def _name(field: str, names: Sequence[str] | None, index: int) -> str:
     return f"{field}[{index}]" if names is None else names[index]
-
-
-def _require_subquadratic_ops(model: torch.nn.Module) -> None:
-    from subquad.modules.errors import FusedOperatorsUnavailable
-
-    try:
-        model.require_subquadratic_ops()  # type: ignore[operator]
-    except FusedOperatorsUnavailable as error:
-        raise InvalidOption("use_subquadratic_ops", True, f"None or False here; {error}") from None
