@@ -1,11 +1,13 @@
 """Finding and refusing the CUDA kernel library, on any machine."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from subquad.ops import _cuda_library as cuda_library
+from subquad.ops._environment import settings
 from subquad.ops.errors import BackendUnavailable, DeviceMismatch, DtypeMismatch, ShapeMismatch
 
 
@@ -13,6 +15,21 @@ from subquad.ops.errors import BackendUnavailable, DeviceMismatch, DtypeMismatch
 def callable_without_library() -> cuda_library.CudaLibrary:
     """A library object whose checks run although no file was opened."""
     return object.__new__(cuda_library.CudaLibrary)
+
+
+@pytest.fixture(autouse=True)
+def environment_read_anew() -> Iterator[None]:
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = cuda_library.cuda_library_path()
+    monkeypatch.setenv("SUBQUAD_OPS_CUDA_LIBRARY", str(tmp_path / "later.so"))
+    assert cuda_library.cuda_library_path() == before
+    settings.cache_clear()
+    assert cuda_library.cuda_library_path() == tmp_path / "later.so"
 
 
 def test_the_environment_variable_names_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ PyTorch. `packages/ops/csrc/subquad_ops_cuda.h` is the other side of this file.
 
 import ctypes
 import functools
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from subquad.ops import _checks
 from subquad.ops._cuda_interface import ABI_VERSION, ACTIVATION_CODES, DTYPE_CODES, address, declare
+from subquad.ops._environment import LIBRARY_VARIABLE, settings
 from subquad.ops.axes import History, PerChannel, Sequence, Taps
 from subquad.ops.errors import BackendUnavailable, ShapeMismatch
 
-LIBRARY_VARIABLE = "SUBQUAD_OPS_CUDA_LIBRARY"  # the environment variable that names a library file to take instead
 LIBRARY_FILE = "libsubquad_ops_cuda.so"  # beside this module where the wheel ships it
 MIN_TAP, MAX_TAP = 2, 8
 
@@ -148,7 +147,7 @@ def _open_once(named: str | None) -> CudaLibrary | KernelUnavailable:
 
 def cuda_library_path() -> Path:
     """Says which file is the library: the one the environment variable names, else the one beside this module."""
-    named = os.environ.get(LIBRARY_VARIABLE)
+    named = settings().cuda_library
     return Path(named) if named else Path(__file__).with_name(LIBRARY_FILE)
 
 
@@ -158,7 +157,7 @@ def load_cuda_library() -> CudaLibrary:
     Raises:
       KernelUnavailable: It is not there or not usable; the message says what to do.
     """
-    opened = _open_once(os.environ.get(LIBRARY_VARIABLE))
+    opened = _open_once(settings().cuda_library)
     if isinstance(opened, KernelUnavailable):
         raise opened
     return opened

@@ -41,9 +41,10 @@ def product(x: Tensor, factor: Tensor) -> Tensor:
 
 def product_of_windows(x: Tensor, factor: Tensor) -> Tensor:
     """Does product for x ``[batch, channel, window, frequency]`` and a factor with one window in place of several."""
-    rows, threads = x.numel() // max(1, x.shape[-1]), torch.get_num_threads()
-    in_rows = x.is_contiguous() and x.shape[-2] > 1 and _cut_between_rows(rows, x.shape[-1], threads)
-    if in_rows and _on_the_host(x, factor):
+    if not _on_the_host(x, factor):
+        return x * factor
+    rows, threads = x.numel() // x.shape[-1], torch.get_num_threads()
+    if x.is_contiguous() and x.shape[-2] > 1 and _cut_between_rows(rows, x.shape[-1], threads):
         return x * factor if dispatch.gradient_wanted(x, factor) else x.mul_(factor)
     return product(x, factor)
 
@@ -88,8 +89,13 @@ class _Activated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
-        slope = torch.ops.aten.silu_backward if ctx.activation == "silu" else torch.ops.aten.gelu_backward
-        return slope(gradients[0], ctx.saved_tensors[0]), None
+        (y,), (gradient,) = ctx.saved_tensors, gradients
+        if ctx.activation == "gelu":
+            return torch.ops.aten.gelu_backward(gradient, y), None
+        if not torch.is_grad_enabled():  # the operator has no derivative
+            return torch.ops.aten.silu_backward(gradient, y), None
+        gate = torch.sigmoid(y)
+        return gradient * gate * (1 + y * (1 - gate)), None
 
 
 def _on_the_host(x: Tensor, *others: Tensor) -> bool:

@@ -5,12 +5,12 @@ Environment: ``TRITON_INTERPRET=1`` runs them on the CPU, slowly, for tests.
 
 import functools
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from subquad.ops._environment import settings
 from subquad.ops.dispatch import Call, Implementation
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -22,7 +22,7 @@ _MOST_SAMPLES = 2**31 - 2**16  # a kernel's last tile, too, has to be numbered i
 @torch.compiler.assume_constant_result
 def interpreting() -> bool:
     """Says whether Triton runs its kernels in Python on the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return settings().triton_interpreted
 
 
 @torch.compiler.assume_constant_result
