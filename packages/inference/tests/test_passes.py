@@ -1,7 +1,6 @@
 """Passes one behind the other: a device has the next chunk before anybody waits for the one before."""
 
 import gc
-import math
 import weakref
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from packages.inference.tests.conftest import tiny_network
 from packages.inference.tests.reading import Reader, until
+from packages.inference.tests.watched import CHUNK, Watched
 from subquad.inference import (
     ByteTokenizer,
     Embedded,
@@ -20,40 +20,10 @@ from subquad.inference import (
     ScoreJob,
 )
 from subquad.inference.errors import NonFiniteActivations, NonFiniteLogits, StepFailed
-from subquad.inference.host_copy import HostCopy
 from subquad.inference.network import require_alive
 from subquad.inference.passes import StatesInTurn, side_by_side
 
-BAD = ord("N")
-CHUNK = 16
 TEXTS = ["ACGTTTACG" * 7, "GATTACA" * 8, "CCGT" * 11, "GG", "ACGT", "TTAGGG" * 3]
-
-
-class Watched:
-    """A network that notes when a chunk is launched and when a result is read, and spoils what follows a token."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.network = tiny_network()
-        self.events: list[str] = []
-        for name in ("encode", "encode_blocks"):
-            monkeypatch.setattr(self.network, name, self._launching(getattr(self.network, name)))
-        read = HostCopy.read
-
-        def watched_read(copy: HostCopy) -> torch.Tensor:
-            self.events.append("read")
-            return read(copy)
-
-        monkeypatch.setattr(HostCopy, "read", watched_read)
-        self.engine = Engine(self.network, ByteTokenizer(), max_running=2, prefill_chunk=CHUNK, max_sequence_tokens=512)
-
-    def _launching(self, encode):
-        def launch(ids, *arguments, **keywords):
-            self.events.append("launch")
-            hidden = encode(ids, *arguments, **keywords)
-            hidden[(ids == BAD).cumsum(1) > 0] = math.nan
-            return hidden
-
-        return launch
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from packages.inference.tests.commands.running import done, lines, run
-from packages.inference.tests.test_passes import Watched
+from packages.inference.tests.watched import Watched
 from subquad.inference import Engine
 from subquad.inference.commands.batches import groups
 from subquad.inference.commands.run_batches import EngineChoice

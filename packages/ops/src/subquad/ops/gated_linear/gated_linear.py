@@ -85,7 +85,12 @@ def describe(x: Tensor, gate_weight: Tensor, value_weight: Tensor, *, activation
 
 @without_autocast
 def compute_in_torch(
-    x: Tensor, gate_weight: Tensor, value_weight: Tensor, *, activation: str | None, backend: str = "torch"
+    x: Tensor,
+    gate_weight: Tensor,
+    value_weight: Tensor,
+    *,
+    activation: GateActivation | None,
+    backend: str = "torch",
 ) -> Tensor:
     """Computes the checked call as two products of torch and what ``backend`` has for their product."""
     gate, value = functional.linear(x, gate_weight), functional.linear(x, value_weight)
