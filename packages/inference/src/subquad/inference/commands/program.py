@@ -27,11 +27,11 @@ def run_application(app: typer.Typer, name: str | None = None) -> None:
         status = FAILED
     except Exception as error:
         # Typer brings Click's errors under names that change with its version.
-        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+        status = getattr(error, "exit_code", None)
+        if status is None or not hasattr(error, "format_message"):
             raise
         if type(error).__name__ != "NoArgsIsHelpError":  # the help has been printed
             print(f"error: {shortened(usage_problem(error))}", file=sys.stderr)
-        status = error.exit_code
     if status == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)

@@ -170,8 +170,7 @@ def projected_gated_step_kernel(
     row = 3 * channel
     column = tl.arange(0, IN)
     q_rows = weight + row.to(tl.int64) * inputs
-    k_rows = q_rows + inputs
-    v_rows = k_rows + inputs
+    k_rows, v_rows = q_rows + inputs, q_rows + 2 * inputs
     q_tile = weight_tile(q_rows, present, 0, column, inputs)
     k_tile = weight_tile(k_rows, present, 0, column, inputs)
     v_tile = weight_tile(v_rows, present, 0, column, inputs)
