@@ -19,7 +19,6 @@ struct Gated {
 };
 
 struct FinishSum {
-  static constexpr bool kBeforeVector = false;
   struct Loaded {
     Stored bias;
     uint16_t residual;
@@ -29,8 +28,13 @@ struct FinishSum {
   __device__ Loaded load(int unit, int) const {
     Loaded loaded{};
     if (arguments.bias != nullptr) loaded.bias = load_stored(arguments.bias, unit, arguments.bias_dtype);
-    if (arguments.residual != nullptr) loaded.residual = arguments.residual[unit];
     return loaded;
+  }
+
+  __device__ void fetch(int, int) const {}
+
+  __device__ void read(Loaded& loaded, int unit, int) const {
+    if (arguments.residual != nullptr) loaded.residual = arguments.residual[unit];
   }
 
   __device__ void finish(int unit, int lane, const Loaded& loaded, const float (&sums)[1]) const {
@@ -42,11 +46,12 @@ struct FinishSum {
 };
 
 struct FinishGated {
-  static constexpr bool kBeforeVector = true;
   struct Loaded {};
   const Gated& arguments;
 
   __device__ Loaded load(int, int) const { return {}; }
+  __device__ void fetch(int, int) const {}
+  __device__ void read(Loaded&, int, int) const {}
 
   __device__ void finish(int unit, int lane, const Loaded&, const float (&sums)[2]) const {
     if (lane != 0) return;

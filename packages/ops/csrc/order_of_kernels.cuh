@@ -4,6 +4,12 @@
 
 namespace subquad {
 
+// Of shared memory, a block, with what the system takes: one of each kind fits into a multiprocessor, and two behind a norm
+// do not, so that such a kernel has one block on every multiprocessor whatever ran before, and leaves the next one as much
+// room everywhere.
+constexpr int kBytesBehindNorm = 118784;
+constexpr int kBytesPlain = 112384;
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 // Lets the next kernel on the stream start as soon as every block has said so and there is room.

@@ -27,10 +27,6 @@ constexpr int kSlotBytes = 2048;
 constexpr int kPieces = kSlotBytes / (16 * kLanes);  // a piece is 16 bytes a lane
 constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
-// Of a block, with what the system takes: one of each kind fits into a multiprocessor, and two behind a norm do not, so that
-// such a kernel has one block on every multiprocessor whatever ran before, and leaves the next one as much room everywhere.
-constexpr int kBytesBehindNorm = 118784;
-constexpr int kBytesPlain = 112384;
 constexpr int kMostNormed = 8192;              // inputs of a product behind a norm
 constexpr int kHeldOctets = (kMostNormed / 8 + kThreads - 1) / kThreads;  // octets of a normalised vector that a thread takes at most
 constexpr unsigned kAll = 0xffffffffu;
@@ -200,8 +196,9 @@ __device__ __forceinline__ const uint8_t* row_start(const Product& product, int 
 }
 
 // Multiplies `kRows` rows of every unit by the vector and hands the sums, the same in every lane, to `Finish`. Its
-// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing;
-// kBeforeVector says that none of it comes from the kernel before.
+// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs and no kernel writes, one unit ahead, the
+// first before the kernel in front has ended; `read(loaded, unit, lane)` behind it what kernels in front may have written,
+// which `fetch(unit, lane)` has brought to the cache. None of them waits.
 template <typename Weights, bool kNormed, int kRows, typename Finish>
 __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   using Held = Vector<Weights, kNormed>;
@@ -251,7 +248,6 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     float scales[kRows];
   };
   auto load_behind = [&](Behind& behind, int unit) {
-    if (unit >= product.units) return;
     behind.loaded = finish.load(unit, lane);
     if (product.first_scale == nullptr) return;
 #pragma unroll
@@ -260,11 +256,19 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
       behind.scales[row] = (second ? product.second_scale : product.first_scale)[kRows == 3 ? 3 * unit + row : unit];
     }
   };
+  auto load_next = [&](Behind& behind, int unit) {
+    if (unit >= product.units) return;
+    load_behind(behind, unit);
+    finish.read(behind.loaded, unit, lane);
+  };
   const int first_unit = static_cast<int>(blockIdx.x + gridDim.x * warp);
   Behind behind{}, behind_next{};
-  if (Finish::kBeforeVector) load_behind(behind, first_unit);
+  if (first_unit < product.units) {
+    finish.fetch(first_unit, lane);
+    load_behind(behind, first_unit);
+  }
   await_previous_kernel();
-  if (!Finish::kBeforeVector) load_behind(behind, first_unit);
+  if (first_unit < product.units) finish.read(behind.loaded, first_unit, lane);
 
   float factor = 1.0f;
   if constexpr (kNormed) {
@@ -344,10 +348,10 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     finish.finish(unit, lane, own.loaded, sums);
   };
   for (int unit = first_unit; unit < product.units; unit += 2 * stride) {
-    load_behind(behind_next, unit + stride);
+    load_next(behind_next, unit + stride);
     take(unit, behind);
     if (unit + stride >= product.units) break;
-    load_behind(behind, unit + 2 * stride);
+    load_next(behind, unit + 2 * stride);
     take(unit + stride, behind_next);
   }
 }

@@ -9,7 +9,7 @@ import torch
 from subquad.ops._cuda_interface import DTYPE_CODES
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
 from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_PAST, MOST_UNALIGNED, PACK
-from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
+from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS_OF_ROWS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.attention_step.attention_step import GAPS, PAGE_MULTIPLE, UNEVEN_PAGES
@@ -86,10 +86,13 @@ def _image_refusal(call: Call) -> str | None:
 
 
 def _product_refusal(call: Call) -> str | None:
-    if call.dtype != torch.bfloat16 or call.batch != 1:
-        return f"{call.batch} vectors of {str(call.dtype)[6:]}; accepted: one of bfloat16"
+    most_rows = max(MOST_INPUTS_OF_ROWS)
+    if call.dtype != torch.bfloat16 or call.batch > most_rows:
+        return f"{call.batch} vectors of {str(call.dtype)[6:]}; accepted: up to {most_rows} of bfloat16"
     pack = 16 if "rounded weight" in call.options else 8
-    most = MOST_NORMED_INPUTS if {"norm", "projection"} & call.options else MOST_INPUTS
+    most = next(inputs for rows, inputs in MOST_INPUTS_OF_ROWS.items() if call.batch <= rows)
+    if call.batch == 1 and {"norm", "projection"} & call.options:
+        most = MOST_NORMED_INPUTS
     if call.inputs % pack or not pack <= call.inputs <= most:
         return f"{call.inputs} inputs; accepted: multiples of {pack} up to {most}"
     if OTHER_DTYPE in call.options:
@@ -133,6 +136,8 @@ def _few_rows(call: Call) -> str | None:
 def _step_refusal(call: Call) -> str | None:
     if "projection" not in call.options:
         return "the rows are projected already; accepted: a step with its projection"
+    if call.batch != 1:
+        return f"{call.batch} vectors; accepted: one"
     modal = call.operator == "gated_modal_step"
     low, most = (1, MOST_MODES) if modal else (2, MOST_RING + 1)
     if not low <= call.taps <= most or not 2 <= call.projection_taps <= MOST_PROJECTION_TAPS_OF_STEPS:

@@ -1,0 +1,584 @@
+// One decode step of a linear layer, and of a gated pair of them, for several vectors: each weight is read once and meets
+// all of them on the tensor cores.
+//
+// A cluster of eight blocks takes 128 rows of weights at a time; each block has an eighth of the inputs, and keeps that part
+// of all vectors in its shared memory. One warp of it copies weights ahead, before the kernel in front has ended; two
+// warpgroups multiply 64 rows each. What they have is sent to the block of the cluster that adds up a row, multiplies by
+// what is left of norm and rounding, and writes the result, while the others are at their next tile. Weights of one byte
+// become bfloat16 in registers. A vector's result does not depend on the others, nor on how many there are.
+#include "packages/ops/csrc/numeric.cuh"
+#include "packages/ops/csrc/order_of_kernels.cuh"
+#include "packages/ops/csrc/rows.cuh"
+#include "packages/ops/csrc/subquad_ops_cuda.h"
+#include "packages/ops/csrc/tensor_strips.cuh"
+#include "packages/ops/csrc/tensor_tiles.cuh"
+
+namespace subquad::linear_rows {
+
+using namespace tensor_tiles;
+
+constexpr int kBlocks = 8;                     // of a cluster
+constexpr int kStrips = 2;                     // of 64 weight rows, in a tile
+constexpr int kTileRows = kStrips * kStripRows;
+constexpr int kUnit = kRowBytes;               // bytes of a weight row in a stage
+constexpr int kStageBytes = kTileRows * kUnit;
+constexpr int kConsumers = kStrips * kWarpgroup;
+constexpr int kFinishers = 96;                 // threads, behind the warp that copies
+constexpr int kThreads = kConsumers + 32 + kFinishers;
+constexpr int kTakers = kThreads / 32 - 1;      // warps that take vectors
+constexpr int kOwnRows = kTileRows / kBlocks;  // of a tile, that a block adds up
+constexpr int kMostStages = 6, kFewestStages = 3;
+constexpr int kMostBytes = 232448 - 1024;      // of shared memory, a block, less what aligning it may take
+constexpr int kAlignment = 1024;
+
+struct Arguments {
+  const __nv_bfloat16* vectors;  // [rows, inputs]
+  const void* norm_scale;        // [inputs] in norm_dtype, or null
+  const float* first_scale;      // what each row of weights was multiplied by when it was rounded, or null
+  const float* second_scale;
+  const void* bias;               // [outputs] in bias_dtype, or null
+  const __nv_bfloat16* residual;  // [rows, outputs], or null
+  __nv_bfloat16* output;          // [rows, outputs]
+  int64_t outputs;
+  int32_t rows, inputs;
+  int32_t tiles;
+  int32_t units;       // of a weight row
+  int32_t most_units;  // of a block
+  int32_t stages;
+  int32_t norm, norm_dtype, bias_dtype, activation;
+  float eps;
+};
+
+// Where everything lies in the shared memory of a block.
+template <int kVectors>
+struct Room {
+  static constexpr int kReceivedRow = kVectors + 2;  // floats
+  static constexpr int kReceivedBytes = kBlocks * kOwnRows * kReceivedRow * static_cast<int>(sizeof(float));
+  static constexpr int kSquaresBytes = kBlocks * kVectors * static_cast<int>(sizeof(float));
+  static constexpr int kXUnitBytes = kVectors * kRowBytes;  // 64 inputs of all vectors
+
+  __host__ __device__ static int bytes(int stages, int x_units) {
+    const int barriers = 2 * stages + 1 + kBlocks;
+    return stages * kStageBytes + x_units * kXUnitBytes + kReceivedBytes + kSquaresBytes +
+           barriers * static_cast<int>(sizeof(uint64_t));
+  }
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// --------------------------------------------------------------------------------- between the blocks of a cluster
+
+__device__ __forceinline__ uint32_t address_in(const void* own, int block) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(block));
+  return there;
+}
+
+__device__ __forceinline__ void store_at(uint32_t there, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_at(uint32_t there, float first, float second) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(first), "f"(second) : "memory");
+}
+
+// Says at another block's barrier that what this warp has stored there can be read.
+__device__ __forceinline__ void publish_at(const uint64_t* own, int block) {
+  asm volatile("fence.acq_rel.cluster;" ::: "memory");
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(own, block)) : "memory");
+  }
+}
+
+__device__ __forceinline__ void await_of_cluster(const uint64_t* barrier, uint32_t phase) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}\n"
+        : "=r"(done)
+        : "r"(shared_address(barrier)), "r"(phase)
+        : "memory");
+  }
+}
+
+__device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void await_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// --------------------------------------------------------------------------------- elements
+
+// Four E4M3 codes as two pairs of bfloat16. The bits of a code, moved, are a bfloat16 that is 2^120 times too small, those
+// below the least normal number too; codes that are not numbers are not served.
+__device__ __forceinline__ void widen(uint32_t& low, uint32_t& high, uint32_t codes) {
+  constexpr uint32_t kMagnitude = 0x07f007f0u, kSign = 0x80008000u, kTwoTo120 = 0x7b807b80u;
+  const uint32_t spread[2] = {__byte_perm(codes, 0, 0x1404), __byte_perm(codes, 0, 0x3424)};
+  uint32_t result[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t bits = ((spread[i] >> 4) & kMagnitude) | (spread[i] & kSign);
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result[i]) : "r"(bits), "r"(kTwoTo120));
+  }
+  low = result[0];
+  high = result[1];
+}
+
+// Sixteen inputs of a vector, times the scale of the norm, as two pieces of 16 bytes: in their order, or with weights of one
+// byte the pairs with even numbers first, as the lanes of the tensor cores then meet the codes that they hold.
+template <bool kRounded>
+__device__ __forceinline__ void arrange(uint4 (&pieces)[2], float (&x)[16]) {
+  uint32_t pairs[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+    pairs[i] = *reinterpret_cast<const uint32_t*>(&both);
+  }
+  constexpr int kStep = kRounded ? 2 : 1, kSecond = kRounded ? 1 : 4;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    pieces[i] = make_uint4(pairs[i * kSecond], pairs[i * kSecond + kStep], pairs[i * kSecond + 2 * kStep],
+                           pairs[i * kSecond + 3 * kStep]);
+  }
+}
+
+// --------------------------------------------------------------------------------- the work of a block
+
+// Which stage is next, and how often all of them were used, modulo 2.
+struct Turn {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+__device__ __forceinline__ float sum_of_warp(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+  return value;
+}
+
+// What the parts of a block share.
+template <bool kRounded, int kVectors>
+struct Block {
+  using Places = Room<kVectors>;
+  static constexpr int kXUnits = kRounded ? 2 : 1;  // units of 64 inputs that a unit of weights meets
+  static constexpr int kUnitInputs = kUnit / (kRounded ? 1 : 2);
+
+  const Arguments& a;
+  uint8_t* stages;
+  uint8_t* x;
+  float* received;  // [block, own row, kReceivedRow]
+  float* squares;   // [block, vector]
+  uint64_t *full, *empty, *arrived, *room;
+  int rank, first_unit, units, cluster, clusters;
+
+  __device__ Block(const Arguments& arguments, uint8_t* shared) : a(arguments) {
+    stages = shared;
+    x = stages + a.stages * kStageBytes;
+    received = reinterpret_cast<float*>(x + a.most_units * kXUnits * Places::kXUnitBytes);
+    squares = received + Places::kReceivedBytes / sizeof(float);
+    full = reinterpret_cast<uint64_t*>(squares + Places::kSquaresBytes / sizeof(float));
+    empty = full + a.stages;
+    arrived = empty + a.stages;
+    room = arrived + 1;
+    rank = static_cast<int>(rank_in_cluster());
+    first_unit = rank * a.units / kBlocks;
+    units = (rank + 1) * a.units / kBlocks - first_unit;
+    cluster = blockIdx.x / kBlocks;
+    clusters = gridDim.x / kBlocks;
+  }
+
+  __device__ bool gated() const { return a.activation >= 0; }
+
+  __device__ void initialise_barriers() {
+    for (int stage = 0; stage < a.stages; ++stage) {
+      initialise(full + stage, 1);
+      initialise(empty + stage, kConsumers / 32);
+    }
+    initialise(arrived, gated() ? 2 * kBlocks : kBlocks);
+    for (int block = 0; block < kBlocks; ++block) initialise(room + block, 1);
+    publish_barriers();
+  }
+
+  // What is copied next.
+  struct Course {
+    int tile, unit = 0;
+    Turn turn;
+  };
+
+  // Brings weights of so many stages, by one thread.
+  __device__ void bring(Course& course, int wanted, const CUtensorMap& first, const CUtensorMap& second) {
+    const uint64_t policy = read_once();
+    for (int i = 0; i < wanted && units > 0 && course.tile < a.tiles; ++i) {
+      uint64_t* barrier = full + course.turn.stage;
+      await(empty + course.turn.stage, course.turn.phase ^ 1);
+      expect(barrier, kStageBytes);
+      const int row = course.tile * (gated() ? kStripRows : kTileRows), column = (first_unit + course.unit) * kUnitInputs;
+      uint8_t* to = stages + course.turn.stage * kStageBytes;
+      copy_tile(to, first, row, column, barrier, policy);
+      copy_tile(to + kStageBytes / kStrips, second, gated() ? row : row + kStripRows, column, barrier, policy);
+      course.turn.advance(a.stages);
+      if (++course.unit == units) {
+        course.unit = 0;
+        course.tile += clusters;
+      }
+    }
+  }
+
+  // Puts this block's part of the vectors into its shared memory, and sums of squares into that of all. A warp has a vector.
+  __device__ void take_vectors() {
+    constexpr int kTogether = 3;  // vectors of a warp whose loads are on the way at once
+    const int warp = threadIdx.x / 32 - (threadIdx.x > kConsumers), lane = threadIdx.x % 32;
+    const int begin = first_unit * kUnitInputs, groups = units * kUnitInputs / 16;
+    for (int from = warp; from < kVectors; from += kTogether * kTakers) {
+      float sums[kTogether] = {};
+      for (int group = lane; group < groups; group += 32) {
+        const int input = begin + 16 * group;
+        uint4 loaded[kTogether][2];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          const int vector = from + i * kTakers;
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const bool inside = vector < a.rows && input + 8 * half < a.inputs;
+            const auto* at = a.vectors + static_cast<int64_t>(vector) * a.inputs + input + 8 * half;
+            loaded[i][half] = inside ? __ldcg(reinterpret_cast<const uint4*>(at)) : make_uint4(0, 0, 0, 0);
+          }
+        }
+        float scale[16];
+#pragma unroll
+        for (int k = 0; k < 16; ++k) {
+          scale[k] = a.norm == 0 || input + k >= a.inputs ? 1.0f : load_parameter(a.norm_scale, input + k, a.norm_dtype);
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          const int vector = from + i * kTakers;
+          if (vector >= kVectors) break;
+          float values[16];
+#pragma unroll
+          for (int k = 0; k < 16; ++k) {
+            const uint4 part = loaded[i][k / 8];
+            const uint32_t word = k % 8 / 2 == 0 ? part.x : k % 8 / 2 == 1 ? part.y : k % 8 / 2 == 2 ? part.z : part.w;
+            const float plain = __uint_as_float(k % 2 == 0 ? word << 16 : word & 0xffff0000u);
+            sums[i] = fmaf(plain, plain, sums[i]);
+            values[k] = plain * scale[k];
+          }
+          uint4 pieces[2];
+          arrange<kRounded>(pieces, values);
+          uint8_t* row = x + group / 4 * Places::kXUnitBytes + vector * kRowBytes;
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int piece = (group % 4 * 2 + half) ^ (vector % 8);
+            *reinterpret_cast<uint4*>(row + 16 * piece) = pieces[half];
+          }
+        }
+      }
+      if (a.norm == 0) continue;
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int vector = from + i * kTakers;
+        const float total = sum_of_warp(sums[i]);
+        if (vector < kVectors && lane < kBlocks) store_at(address_in(squares + rank * kVectors + vector, lane), total);
+      }
+    }
+  }
+
+  // Multiplies a strip of the stage by the unit of the vectors that it meets.
+  __device__ void multiply_unit(StripSums<kVectors>& sums, const uint8_t* strip, int unit) {
+    const uint8_t* own = x + unit * kXUnits * Places::kXUnitBytes;
+    if constexpr (kRounded) {
+      const int warp = threadIdx.x % kWarpgroup / 32, lane = threadIdx.x % 32;
+      const auto* words = reinterpret_cast<const uint32_t*>(strip) + (16 * warp + lane / 4) * (kUnit / 4) + lane % 4;
+      constexpr int kSteps = kUnit / 16, kEightRows = 8 * kUnit / 4;
+      uint32_t weights[kSteps][4];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const int piece = (step ^ (lane / 4)) * 4;
+        widen(weights[step][0], weights[step][2], words[piece]);
+        widen(weights[step][1], weights[step][3], words[piece + kEightRows]);
+      }
+      begin_products();
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const uint64_t vectors = described(own + step / 4 * Places::kXUnitBytes) + step % 4 * kNextSixteen;
+        multiply_strip<kVectors>(sums, weights[step], vectors);
+      }
+    } else {
+      const uint64_t weights = described(strip), vectors = described(own);
+      begin_products();
+#pragma unroll
+      for (int step = 0; step < kDepth / 16; ++step) {
+        multiply_strip<kVectors>(sums, weights + step * kNextSixteen, vectors + step * kNextSixteen);
+      }
+    }
+    end_products();
+  }
+
+  // Multiplies all tiles and sends what comes out to the blocks that add it up.
+  __device__ void multiply_all() {
+    const int strip = threadIdx.x / kWarpgroup, warp = threadIdx.x % kWarpgroup / 32, lane = threadIdx.x % 32;
+    Turn next;
+    uint32_t turn = 0;
+    for (int tile = cluster; tile < a.tiles; tile += clusters, turn ^= 1) {
+      StripSums<kVectors> sums;
+#pragma unroll
+      for (int j = 0; j < kVectors / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[j][i] = 0.0f;
+      }
+      for (int unit = 0; unit < units; ++unit) {
+        await(full + next.stage, next.phase);
+        multiply_unit(sums, stages + next.stage * kStageBytes + strip * (kStageBytes / kStrips), unit);
+        await_products<0>();
+        __syncwarp();
+        if (lane == 0) arrive(empty + next.stage);
+        next.advance(a.stages);
+      }
+      send(sums, strip, warp, lane, turn);
+    }
+  }
+
+  // A warp has 16 rows of its strip. Of a gated pair the block that adds up a row of the first matrix has that of the second.
+  __device__ void send(const StripSums<kVectors>& sums, int strip, int warp, int lane, uint32_t turn) {
+    const int within = lane / 4, column = 2 * (lane % 4);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int owner = gated() ? 2 * warp + half : 4 * strip + warp;
+      const int row = gated() ? 8 * strip + within : 8 * half + within;
+      if (half == 0 || gated()) await_of_cluster(room + owner, turn ^ 1);
+      const uint32_t there = address_in(received + (rank * kOwnRows + row) * Places::kReceivedRow + column, owner);
+#pragma unroll
+      for (int j = 0; j < kVectors / 8; ++j) {
+        store_at(there + j * 8 * static_cast<int>(sizeof(float)), sums[j][2 * half], sums[j][2 * half + 1]);
+      }
+      if (half == 1 || gated()) publish_at(arrived, owner);
+    }
+  }
+
+  __device__ float factor_of(int vector) const {
+    if (a.norm == 0) return 1.0f;
+    float total = 0.0f;
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) total += squares[block * kVectors + vector];
+    const float mean = total / a.inputs;
+    return a.norm == 1 ? 1.0f / (sqrtf(mean) + a.eps) : rsqrtf(mean + a.eps);
+  }
+
+  __device__ float total_of(int row, int vector) const {
+    float total = 0.0f;
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      total += received[(block * kOwnRows + row) * Places::kReceivedRow + vector];
+    }
+    return total;
+  }
+
+  // Adds up this block's rows of all tiles and writes what they give.
+  __device__ void finish_all() {
+    const int thread = threadIdx.x - (kThreads - kFinishers);
+    const int own = gated() ? kOwnRows / 2 : kOwnRows;
+    uint32_t turn = 0;
+    for (int tile = cluster; tile < a.tiles; tile += clusters, turn ^= 1) {
+      await_of_cluster(arrived, turn);
+      for (int element = thread; element < own * a.rows; element += kFinishers) {
+        const int row = element % own, vector = element / own;
+        const int64_t output = (static_cast<int64_t>(tile) * kBlocks + rank) * own + row;
+        if (output >= a.outputs) continue;
+        const float factor = factor_of(vector);
+        float result = total_of(row, vector) * factor;
+        if (a.first_scale != nullptr) result /= a.first_scale[output];
+        const int64_t place = vector * a.outputs + output;
+        if (gated()) {
+          float value = total_of(own + row, vector) * factor;
+          if (a.second_scale != nullptr) value /= a.second_scale[output];
+          result = (a.activation == SUBQUAD_OPS_GELU ? rows::gelu(result) : result) * value;
+        } else {
+          if (a.bias != nullptr) result += load_parameter(a.bias, output, a.bias_dtype);
+          if (a.residual != nullptr) result += to_float(a.residual[place]);
+        }
+        a.output[place] = from_float<__nv_bfloat16>(result);
+      }
+      asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
+      if (thread < kBlocks) arrive_at(room + rank, thread);
+    }
+  }
+};
+
+#endif  // sm_90a
+
+template <bool kRounded, int kVectors>
+__global__ void __launch_bounds__(kThreads, kVectors > 32 ? 1 : 2)
+    kernel(const __grid_constant__ CUtensorMap first, const __grid_constant__ CUtensorMap second, const Arguments a) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint8_t room[];
+  Block<kRounded, kVectors> block(a, room + (kAlignment - shared_address(room) % kAlignment) % kAlignment);
+  if (threadIdx.x == kConsumers) block.initialise_barriers();
+  __syncthreads();
+  arrive_in_cluster();
+  if (threadIdx.x / 32 == kConsumers / 32) {
+    typename Block<kRounded, kVectors>::Course course{block.cluster};
+    const bool copies = threadIdx.x == kConsumers;
+    if (copies) block.bring(course, a.stages, first, second);
+    start_next_kernel();
+    __syncwarp();
+    await_cluster();
+    arrive_in_cluster();
+    if (copies) block.bring(course, INT32_MAX, first, second);
+    __syncwarp();
+    await_cluster();
+  } else {
+    start_next_kernel();
+    await_previous_kernel();
+    await_cluster();
+    block.take_vectors();
+    publish_to_copies();
+    asm volatile("bar.sync 2, %0;" ::"n"(kThreads - 32) : "memory");
+    arrive_in_cluster();
+    if (threadIdx.x < kConsumers) {
+      block.multiply_all();
+      await_cluster();
+    } else {
+      await_cluster();
+      block.finish_all();
+    }
+  }
+  arrive_in_cluster();
+  await_cluster();  // nobody leaves while others write to its memory
+#endif
+}
+
+// How many clusters run at the same time, one block a multiprocessor.
+template <typename Kernel>
+int32_t clusters_at_once(int* clusters, Kernel* kernel, const cudaLaunchConfig_t& config) {
+  int device = 0, multiprocessors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(clusters, kernel, &config);
+  if (error != cudaSuccess) return static_cast<int32_t>(error);
+  if (*clusters > multiprocessors / kBlocks) *clusters = multiprocessors / kBlocks;
+  return *clusters < 1 ? static_cast<int32_t>(cudaErrorNotSupported) : SUBQUAD_OPS_OK;
+}
+
+template <bool kRounded, int kVectors>
+int32_t launch(const SubquadOpsProduct& given, Arguments a, cudaStream_t stream) {
+  using Places = Room<kVectors>;
+  const bool gated = a.activation >= 0;
+  const int x_units = a.most_units * (kRounded ? 2 : 1);
+  const int usual = a.norm != 0 ? kBytesBehindNorm : kBytesPlain;
+  a.stages = kMostStages;
+  while (a.stages > kFewestStages && Places::bytes(a.stages, x_units) + kAlignment > usual) --a.stages;
+  int bytes = Places::bytes(a.stages, x_units) + kAlignment;
+  if (bytes > usual) {  // one block a multiprocessor, and none of the next kernel beside it
+    a.stages = kMostStages;
+    while (a.stages > kFewestStages && Places::bytes(a.stages, x_units) > kMostBytes) --a.stages;
+    bytes = Places::bytes(a.stages, x_units) + kAlignment;
+    if (bytes > kMostBytes + kAlignment) return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  } else if (a.norm != 0) {
+    bytes = usual;
+  }
+  constexpr int kBytes = kRounded ? 1 : 2;
+  const void* other = gated ? given.second : given.weight;
+  CUtensorMap first, second;
+  int32_t status = describe(&first, given.weight, given.outputs, given.inputs, given.inputs, kStripRows, kBytes);
+  if (status == 0) status = describe(&second, other, given.outputs, given.inputs, given.inputs, kStripRows, kBytes);
+  if (status != 0) return status;
+  auto* chosen = kernel<kRounded, kVectors>;
+  cudaError_t error = cudaFuncSetAttribute(chosen, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(chosen, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
+  if (error != cudaSuccess) return static_cast<int32_t>(error);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = kBlocks;
+  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(kBlocks);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 1;
+  int clusters = 0;
+  status = clusters_at_once(&clusters, chosen, config);
+  if (status != SUBQUAD_OPS_OK) return status;
+  config.gridDim = dim3(static_cast<unsigned>((clusters < a.tiles ? clusters : a.tiles) * kBlocks));
+  config.numAttrs = 2;
+  return static_cast<int32_t>(cudaLaunchKernelEx(&config, chosen, first, second, a));
+}
+
+int32_t start(const SubquadOpsProduct& given, int64_t rows, Arguments a, cudaStream_t stream) {
+  constexpr int kFewVectors = 8, kVectors = 32, kManyVectors = 64;
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const bool rounded = given.weight_dtype == SUBQUAD_OPS_E4M3;
+  const int64_t pack = rounded ? 16 : 8;
+  if (!rounded && given.weight_dtype != SUBQUAD_OPS_BFLOAT16) return SUBQUAD_OPS_UNKNOWN_DTYPE;
+  if (rows < 1 || rows > kManyVectors || given.outputs < 1 || given.outputs > kMost || given.inputs < pack ||
+      given.inputs > kMost || given.inputs % pack != 0) {
+    return SUBQUAD_OPS_SIZE_OUT_OF_RANGE;
+  }
+  if (given.norm < 0 || given.norm > 2) return SUBQUAD_OPS_UNKNOWN_NORM;
+  const bool gated = a.activation >= 0;
+  if (given.vector == nullptr || given.weight == nullptr || (given.norm != 0 && given.norm_scale == nullptr) ||
+      (gated && given.second == nullptr) || (rounded && given.weight_scale == nullptr) ||
+      (rounded && gated && given.second_scale == nullptr)) {
+    return SUBQUAD_OPS_NULL_POINTER;
+  }
+  if (!subquad::rows::is_aligned(given.vector) || !subquad::rows::is_aligned(given.weight) ||
+      (gated && !subquad::rows::is_aligned(given.second))) {
+    return SUBQUAD_OPS_UNALIGNED;
+  }
+  a.vectors = static_cast<const __nv_bfloat16*>(given.vector);
+  a.norm_scale = given.norm_scale;
+  a.first_scale = rounded ? given.weight_scale : nullptr;
+  a.second_scale = rounded && gated ? given.second_scale : nullptr;
+  a.outputs = given.outputs;
+  a.rows = static_cast<int32_t>(rows);
+  a.inputs = static_cast<int32_t>(given.inputs);
+  const int tile = gated ? kStripRows : kTileRows;
+  a.tiles = static_cast<int32_t>((given.outputs + tile - 1) / tile);
+  a.units = static_cast<int32_t>((given.inputs * (rounded ? 1 : 2) + kUnit - 1) / kUnit);
+  a.most_units = (a.units + kBlocks - 1) / kBlocks;
+  a.norm = given.norm;
+  a.norm_dtype = given.norm_dtype;
+  a.eps = given.eps;
+  if (rounded) {
+    return rows <= kFewVectors ? launch<true, kFewVectors>(given, a, stream)
+           : rows <= kVectors  ? launch<true, kVectors>(given, a, stream)
+                               : launch<true, kManyVectors>(given, a, stream);
+  }
+  return rows <= kFewVectors ? launch<false, kFewVectors>(given, a, stream)
+         : rows <= kVectors  ? launch<false, kVectors>(given, a, stream)
+                             : launch<false, kManyVectors>(given, a, stream);
+}
+
+}  // namespace subquad::linear_rows
+
+extern "C" int32_t subquad_ops_linear_rows(const SubquadOpsProduct* product, int64_t rows, const void* bias,
+                                           const void* residual, void* output, int32_t bias_dtype, void* stream) {
+  if (product == nullptr || output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  subquad::linear_rows::Arguments arguments{};
+  arguments.bias = bias;
+  arguments.residual = static_cast<const __nv_bfloat16*>(residual);
+  arguments.output = static_cast<__nv_bfloat16*>(output);
+  arguments.bias_dtype = bias_dtype;
+  arguments.activation = -1;
+  return subquad::linear_rows::start(*product, rows, arguments, static_cast<cudaStream_t>(stream));
+}
+
+extern "C" int32_t subquad_ops_gated_linear_rows(const SubquadOpsProduct* product, int64_t rows, void* output,
+                                                 int32_t activation, void* stream) {
+  if (product == nullptr || output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (activation != SUBQUAD_OPS_IDENTITY && activation != SUBQUAD_OPS_GELU) return SUBQUAD_OPS_UNKNOWN_ACTIVATION;
+  subquad::linear_rows::Arguments arguments{};
+  arguments.output = static_cast<__nv_bfloat16*>(output);
+  arguments.activation = activation;
+  return subquad::linear_rows::start(*product, rows, arguments, static_cast<cudaStream_t>(stream));
+}
