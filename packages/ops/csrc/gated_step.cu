@@ -1,8 +1,8 @@
 // One decode step of a Hyena mixer for one vector: norm, projection, projection filter, gate, mixer, gate.
 //
-// A warp makes the three projected rows of a channel and has then all that the channel needs: its filters, which it loads
-// while the kernel before runs, and its rings or modes, which that kernel may have written: they are brought to the cache
-// meanwhile and loaded behind it, while the vector is on its way. Rings and modes change in place.
+// A warp makes the three projected rows of a channel and has then all that the channel needs: its filters and its rings or
+// modes, which it brings to the cache while the kernel before runs and loads as soon as that has ended, while the vector is
+// on its way. Rings and modes change in place.
 #include "packages/ops/csrc/subquad_ops_cuda.h"
 #include "packages/ops/csrc/weight_stream.cuh"
 
@@ -40,8 +40,14 @@ __device__ __forceinline__ float wide(uint16_t bfloat16) { return __uint_as_floa
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-__device__ __forceinline__ void bring_to_cache(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+__device__ __forceinline__ int bytes_of(int32_t dtype) { return dtype == SUBQUAD_OPS_FLOAT32 ? 4 : 2; }
+
+// Brings rows of a matrix to the cache, one line a lane.
+__device__ __forceinline__ void bring_to_cache(const void* matrix, int64_t row, int rows, int columns, int bytes, int lane) {
+  constexpr int kLine = 128;
+  const int64_t begin = row * columns * bytes, end = begin + rows * columns * bytes;
+  const int64_t own = begin / kLine * kLine + lane * kLine;  // lines as they lie if the matrix begins with one
+  if (own < end) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint8_t*>(matrix) + (own > begin ? own : begin)));
 }
 
 constexpr int kRowLanes = 8;  // lanes that filter one projected row: one a past sample, the last for the current one
@@ -69,6 +75,15 @@ struct Finish {
     memory_slot = static_cast<int>(time % a.size);
   }
 
+  __device__ void fetch(int channel, int lane) const {
+    const int taps = a.projection_past + 1, rows = kModal ? channel : channel / a.channels_per_row;
+    bring_to_cache(a.projection_taps, 3 * static_cast<int64_t>(channel), 3, taps, bytes_of(a.projection_dtype), lane);
+    bring_to_cache(a.projection_ring, 3 * static_cast<int64_t>(channel), 3, a.projection_past, sizeof(uint16_t), lane);
+    bring_to_cache(a.first, rows, 1, kModal ? a.size : a.size + 1, bytes_of(a.mixer_dtype), lane);
+    bring_to_cache(a.memory, channel, 1, a.size, kModal ? sizeof(float) : sizeof(uint16_t), lane);
+    if constexpr (kModal) bring_to_cache(a.second, rows, 1, a.size, bytes_of(a.mixer_dtype), lane);
+  }
+
   __device__ Loaded load(int channel, int lane) const {
     Loaded loaded{};
     const int row = 3 * channel + lane / kRowLanes, within = lane % kRowLanes;
@@ -77,6 +92,7 @@ struct Finish {
       const int lag = is_past ? lag_of(projection_slot, within, a.projection_past) : 0;
       const int64_t taps = static_cast<int64_t>(row) * (a.projection_past + 1);
       loaded.row_tap = load_stored(a.projection_taps, taps + lag, a.projection_dtype);
+      if (is_past) loaded.row_past = a.projection_ring[static_cast<int64_t>(row) * a.projection_past + within];
     }
     if (a.skip != nullptr) loaded.skip = load_stored(a.skip, channel, a.skip_dtype);
     const int64_t own = static_cast<int64_t>(channel) * a.size;
@@ -84,45 +100,21 @@ struct Finish {
       if (lane < a.size) {
         loaded.first[0] = load_stored(a.first, own + lane, a.mixer_dtype);
         loaded.second = load_stored(a.second, own + lane, a.mixer_dtype);
+        loaded.mode = static_cast<const float*>(a.memory)[own + lane];
       }
     } else {
       const int64_t taps = static_cast<int64_t>(channel / a.channels_per_row) * (a.size + 1);
 #pragma unroll
       for (int i = 0; i < kMostSize / kLanes; ++i) {
         const int slot = lane + i * kLanes;
-        if (slot < a.size) loaded.first[i] = load_stored(a.first, taps + lag_of(memory_slot, slot, a.size), a.mixer_dtype);
+        if (slot < a.size) {
+          loaded.first[i] = load_stored(a.first, taps + lag_of(memory_slot, slot, a.size), a.mixer_dtype);
+          loaded.past[i] = static_cast<const uint16_t*>(a.memory)[own + slot];
+        }
       }
       loaded.first[kMostSize / kLanes] = load_stored(a.first, taps, a.mixer_dtype);
     }
     return loaded;
-  }
-
-  // Where a lane finds its past sample of a projected row; null where it has none.
-  __device__ const uint16_t* past_of_row(int channel, int lane) const {
-    const int row = 3 * channel + lane / kRowLanes, within = lane % kRowLanes;
-    if (lane >= 3 * kRowLanes || within >= a.projection_past) return nullptr;
-    return a.projection_ring + static_cast<int64_t>(row) * a.projection_past + within;
-  }
-
-  __device__ void fetch(int channel, int lane) const {
-    constexpr int kLine = 128;
-    if (const uint16_t* past = past_of_row(channel, lane)) bring_to_cache(past);
-    const int bytes = a.size * (kModal ? sizeof(float) : sizeof(uint16_t));
-    if (lane * kLine < bytes) bring_to_cache(static_cast<const uint8_t*>(a.memory) + static_cast<int64_t>(channel) * bytes + lane * kLine);
-  }
-
-  __device__ void read(Loaded& loaded, int channel, int lane) const {
-    if (const uint16_t* past = past_of_row(channel, lane)) loaded.row_past = *past;
-    const int64_t own = static_cast<int64_t>(channel) * a.size;
-    if constexpr (kModal) {
-      if (lane < a.size) loaded.mode = static_cast<const float*>(a.memory)[own + lane];
-    } else {
-#pragma unroll
-      for (int i = 0; i < kMostSize / kLanes; ++i) {
-        const int slot = lane + i * kLanes;
-        if (slot < a.size) loaded.past[i] = static_cast<const uint16_t*>(a.memory)[own + slot];
-      }
-    }
   }
 
   __device__ void finish(int channel, int lane, const Loaded& loaded, const float (&sums)[3]) const {

@@ -46,6 +46,7 @@ struct Arguments {
   int32_t most_units;  // of a block
   int32_t stages;
   int32_t norm, norm_dtype, bias_dtype, activation;
+  bool packed_scale;  // bfloat16, and begins at a multiple of 16 bytes
   float eps;
 };
 
@@ -84,7 +85,6 @@ __device__ __forceinline__ void store_at(uint32_t there, float first, float seco
 
 // Says at another block's barrier that what this warp has stored there can be read.
 __device__ __forceinline__ void publish_at(const uint64_t* own, int block) {
-  asm volatile("fence.acq_rel.cluster;" ::: "memory");
   __syncwarp();
   if (threadIdx.x % 32 == 0) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(own, block)) : "memory");
@@ -122,6 +122,12 @@ __device__ __forceinline__ void widen(uint32_t& low, uint32_t& high, uint32_t co
   }
   low = result[0];
   high = result[1];
+}
+
+// One of eight numbers.
+__device__ __forceinline__ float number_of(const uint4& pack, int index) {
+  const uint32_t words[4] = {pack.x, pack.y, pack.z, pack.w};
+  return __uint_as_float(index % 2 == 0 ? words[index / 2] << 16 : words[index / 2] & 0xffff0000u);
 }
 
 // Sixteen inputs of a vector, times the scale of the norm, as two pieces of 16 bytes: in their order, or with weights of one
@@ -230,8 +236,25 @@ struct Block {
     }
   }
 
-  // Puts this block's part of the vectors into its shared memory, and sums of squares into that of all. A warp has a vector.
-  __device__ void take_vectors() {
+  // Loads the scale of the norm for 16 inputs of this block's part.
+  __device__ void load_scale(float (&scale)[16], int group) const {
+    const int input = first_unit * kUnitInputs + 16 * group;
+    if (a.packed_scale && input + 16 <= a.inputs) {
+      const auto* at = reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(a.norm_scale) + input);
+      const uint4 halves[2] = {at[0], at[1]};
+#pragma unroll
+      for (int k = 0; k < 16; ++k) scale[k] = number_of(halves[k / 8], k % 8);
+      return;
+    }
+#pragma unroll
+    for (int k = 0; k < 16; ++k) {
+      scale[k] = a.norm == 0 || input + k >= a.inputs ? 1.0f : load_parameter(a.norm_scale, input + k, a.norm_dtype);
+    }
+  }
+
+  // Puts this block's part of the vectors into its shared memory, and sums of squares into that of all. A warp has a vector,
+  // a lane 16 inputs at a time; `scale` is that of its first.
+  __device__ void take_vectors(float (&scale)[16]) {
     constexpr int kTogether = 3;  // vectors of a warp whose loads are on the way at once
     const int warp = threadIdx.x / 32 - (threadIdx.x > kConsumers), lane = threadIdx.x % 32;
     const int begin = first_unit * kUnitInputs, groups = units * kUnitInputs / 16;
@@ -250,11 +273,7 @@ struct Block {
             loaded[i][half] = inside ? __ldcg(reinterpret_cast<const uint4*>(at)) : make_uint4(0, 0, 0, 0);
           }
         }
-        float scale[16];
-#pragma unroll
-        for (int k = 0; k < 16; ++k) {
-          scale[k] = a.norm == 0 || input + k >= a.inputs ? 1.0f : load_parameter(a.norm_scale, input + k, a.norm_dtype);
-        }
+        if (group != lane) load_scale(scale, group);
 #pragma unroll
         for (int i = 0; i < kTogether; ++i) {
           const int vector = from + i * kTakers;
@@ -262,9 +281,7 @@ struct Block {
           float values[16];
 #pragma unroll
           for (int k = 0; k < 16; ++k) {
-            const uint4 part = loaded[i][k / 8];
-            const uint32_t word = k % 8 / 2 == 0 ? part.x : k % 8 / 2 == 1 ? part.y : k % 8 / 2 == 2 ? part.z : part.w;
-            const float plain = __uint_as_float(k % 2 == 0 ? word << 16 : word & 0xffff0000u);
+            const float plain = number_of(loaded[i][k / 8], k % 8);
             sums[i] = fmaf(plain, plain, sums[i]);
             values[k] = plain * scale[k];
           }
@@ -278,6 +295,7 @@ struct Block {
           }
         }
       }
+      if (groups > 32) load_scale(scale, lane);
       if (a.norm == 0) continue;
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
@@ -360,6 +378,7 @@ struct Block {
     }
   }
 
+  // What a vector's products are multiplied by.
   __device__ float factor_of(int vector) const {
     if (a.norm == 0) return 1.0f;
     float total = 0.0f;
@@ -369,42 +388,69 @@ struct Block {
     return a.norm == 1 ? 1.0f / (sqrtf(mean) + a.eps) : rsqrtf(mean + a.eps);
   }
 
-  __device__ float total_of(int row, int vector) const {
-    float total = 0.0f;
+  // The sums of a row for two vectors.
+  __device__ float2 totals_of(int row, int vector) const {
+    float2 total = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      total += received[(block * kOwnRows + row) * Places::kReceivedRow + vector];
+      const float2 part =
+          *reinterpret_cast<const float2*>(received + (block * kOwnRows + row) * Places::kReceivedRow + vector);
+      total.x += part.x;
+      total.y += part.y;
     }
     return total;
   }
 
-  // Adds up this block's rows of all tiles and writes what they give.
+  // Adds up this block's rows of all tiles and writes what they give. A thread has one row, and every so many pairs of vectors.
+  template <bool kGated>
   __device__ void finish_all() {
-    const int thread = threadIdx.x - (kThreads - kFinishers);
-    const int own = gated() ? kOwnRows / 2 : kOwnRows;
+    constexpr int kOwn = kGated ? kOwnRows / 2 : kOwnRows, kGroups = kFinishers / kOwn;
+    constexpr int kPairs = (kVectors / 2 + kGroups - 1) / kGroups;
+    const int thread = threadIdx.x - (kThreads - kFinishers), row = thread % kOwn, group = thread / kOwn;
+    float* factors = squares;  // of block 0, which nobody else reads
+    for (int vector = thread; vector < kVectors; vector += kFinishers) factors[vector] = factor_of(vector);
+    asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
     uint32_t turn = 0;
     for (int tile = cluster; tile < a.tiles; tile += clusters, turn ^= 1) {
-      await_of_cluster(arrived, turn);
-      for (int element = thread; element < own * a.rows; element += kFinishers) {
-        const int row = element % own, vector = element / own;
-        const int64_t output = (static_cast<int64_t>(tile) * kBlocks + rank) * own + row;
-        if (output >= a.outputs) continue;
-        const float factor = factor_of(vector);
-        float result = total_of(row, vector) * factor;
-        if (a.first_scale != nullptr) result /= a.first_scale[output];
-        const int64_t place = vector * a.outputs + output;
-        if (gated()) {
-          float value = total_of(own + row, vector) * factor;
-          if (a.second_scale != nullptr) value /= a.second_scale[output];
-          result = (a.activation == SUBQUAD_OPS_GELU ? rows::gelu(result) : result) * value;
-        } else {
-          if (a.bias != nullptr) result += load_parameter(a.bias, output, a.bias_dtype);
-          if (a.residual != nullptr) result += to_float(a.residual[place]);
+      const int64_t output = (static_cast<int64_t>(tile) * kBlocks + rank) * kOwn + row;
+      const bool inside = output < a.outputs;
+      float first = 1.0f, second = 1.0f, bias = 0.0f, residual[kPairs][2] = {};
+      if (inside && a.first_scale != nullptr) first = a.first_scale[output];
+      if (kGated && inside && a.second_scale != nullptr) second = a.second_scale[output];
+      if (!kGated && inside && a.bias != nullptr) bias = load_parameter(a.bias, output, a.bias_dtype);
+      auto each = [&](auto&& act) {
+#pragma unroll
+        for (int k = 0; k < kPairs; ++k) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int vector = 2 * (group + k * kGroups) + i;
+            if (inside && vector < a.rows) act(k, i, vector * a.outputs + output);
+          }
         }
-        a.output[place] = from_float<__nv_bfloat16>(result);
+      };
+      if (!kGated && a.residual != nullptr) {
+        each([&](int k, int i, int64_t place) { residual[k][i] = to_float(a.residual[place]); });
+      }
+      await_of_cluster(arrived, turn);
+      float results[kPairs][2];
+#pragma unroll
+      for (int k = 0; k < kPairs; ++k) {
+        const int vector = 2 * (group + k * kGroups);
+        if (vector >= kVectors) break;
+        const float2 factor = *reinterpret_cast<const float2*>(factors + vector);
+        const float2 sums = totals_of(row, vector);
+        results[k][0] = sums.x * factor.x / first + bias + residual[k][0];
+        results[k][1] = sums.y * factor.y / first + bias + residual[k][1];
+        if constexpr (kGated) {
+          const float2 values = totals_of(kOwn + row, vector);
+          const bool gelu = a.activation == SUBQUAD_OPS_GELU;
+          results[k][0] = (gelu ? rows::gelu(results[k][0]) : results[k][0]) * (values.x * factor.x / second);
+          results[k][1] = (gelu ? rows::gelu(results[k][1]) : results[k][1]) * (values.y * factor.y / second);
+        }
       }
       asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
       if (thread < kBlocks) arrive_at(room + rank, thread);
+      each([&](int k, int i, int64_t place) { a.output[place] = from_float<__nv_bfloat16>(results[k][i]); });
     }
   }
 };
@@ -433,9 +479,11 @@ __global__ void __launch_bounds__(kThreads, kVectors > 32 ? 1 : 2)
     await_cluster();
   } else {
     start_next_kernel();
+    float scale[16];
+    block.load_scale(scale, threadIdx.x % 32);
     await_previous_kernel();
     await_cluster();
-    block.take_vectors();
+    block.take_vectors(scale);
     publish_to_copies();
     asm volatile("bar.sync 2, %0;" ::"n"(kThreads - 32) : "memory");
     arrive_in_cluster();
@@ -444,7 +492,11 @@ __global__ void __launch_bounds__(kThreads, kVectors > 32 ? 1 : 2)
       await_cluster();
     } else {
       await_cluster();
-      block.finish_all();
+      if (block.gated()) {
+        block.template finish_all<true>();
+      } else {
+        block.template finish_all<false>();
+      }
     }
   }
   arrive_in_cluster();
@@ -497,8 +549,8 @@ int32_t launch(const SubquadOpsProduct& given, Arguments a, cudaStream_t stream)
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = kBlocks;
   attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  error = allow_early_start(&attributes[1], stream);
+  if (error != cudaSuccess) return static_cast<int32_t>(error);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(kBlocks);
   config.blockDim = dim3(kThreads);
@@ -548,6 +600,7 @@ int32_t start(const SubquadOpsProduct& given, int64_t rows, Arguments a, cudaStr
   a.most_units = (a.units + kBlocks - 1) / kBlocks;
   a.norm = given.norm;
   a.norm_dtype = given.norm_dtype;
+  a.packed_scale = given.norm != 0 && given.norm_dtype == SUBQUAD_OPS_BFLOAT16 && subquad::rows::is_aligned(given.norm_scale);
   a.eps = given.eps;
   if (rounded) {
     return rows <= kFewVectors ? launch<true, kFewVectors>(given, a, stream)

@@ -25,16 +25,13 @@ struct FinishSum {
   };
   const Sum& arguments;
 
+  __device__ void fetch(int, int) const {}
+
   __device__ Loaded load(int unit, int) const {
     Loaded loaded{};
     if (arguments.bias != nullptr) loaded.bias = load_stored(arguments.bias, unit, arguments.bias_dtype);
-    return loaded;
-  }
-
-  __device__ void fetch(int, int) const {}
-
-  __device__ void read(Loaded& loaded, int unit, int) const {
     if (arguments.residual != nullptr) loaded.residual = arguments.residual[unit];
+    return loaded;
   }
 
   __device__ void finish(int unit, int lane, const Loaded& loaded, const float (&sums)[1]) const {
@@ -49,9 +46,8 @@ struct FinishGated {
   struct Loaded {};
   const Gated& arguments;
 
-  __device__ Loaded load(int, int) const { return {}; }
   __device__ void fetch(int, int) const {}
-  __device__ void read(Loaded&, int, int) const {}
+  __device__ Loaded load(int, int) const { return {}; }
 
   __device__ void finish(int unit, int lane, const Loaded&, const float (&sums)[2]) const {
     if (lane != 0) return;

@@ -196,9 +196,9 @@ __device__ __forceinline__ const uint8_t* row_start(const Product& product, int 
 }
 
 // Multiplies `kRows` rows of every unit by the vector and hands the sums, the same in every lane, to `Finish`. Its
-// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs and no kernel writes, one unit ahead, the
-// first before the kernel in front has ended; `read(loaded, unit, lane)` behind it what kernels in front may have written,
-// which `fetch(unit, lane)` has brought to the cache. None of them waits.
+// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing. Any
+// of it may come from the kernel in front, so the first is loaded when that has ended; `fetch(unit, lane)` has brought it to
+// the cache by then.
 template <typename Weights, bool kNormed, int kRows, typename Finish>
 __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   using Held = Vector<Weights, kNormed>;
@@ -248,6 +248,7 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     float scales[kRows];
   };
   auto load_behind = [&](Behind& behind, int unit) {
+    if (unit >= product.units) return;
     behind.loaded = finish.load(unit, lane);
     if (product.first_scale == nullptr) return;
 #pragma unroll
@@ -256,19 +257,11 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
       behind.scales[row] = (second ? product.second_scale : product.first_scale)[kRows == 3 ? 3 * unit + row : unit];
     }
   };
-  auto load_next = [&](Behind& behind, int unit) {
-    if (unit >= product.units) return;
-    load_behind(behind, unit);
-    finish.read(behind.loaded, unit, lane);
-  };
   const int first_unit = static_cast<int>(blockIdx.x + gridDim.x * warp);
   Behind behind{}, behind_next{};
-  if (first_unit < product.units) {
-    finish.fetch(first_unit, lane);
-    load_behind(behind, first_unit);
-  }
+  if (first_unit < product.units) finish.fetch(first_unit, lane);
   await_previous_kernel();
-  if (first_unit < product.units) finish.read(behind.loaded, first_unit, lane);
+  load_behind(behind, first_unit);
 
   float factor = 1.0f;
   if constexpr (kNormed) {
@@ -348,10 +341,10 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     finish.finish(unit, lane, own.loaded, sums);
   };
   for (int unit = first_unit; unit < product.units; unit += 2 * stride) {
-    load_next(behind_next, unit + stride);
+    load_behind(behind_next, unit + stride);
     take(unit, behind);
     if (unit + stride >= product.units) break;
-    load_next(behind, unit + 2 * stride);
+    load_behind(behind, unit + 2 * stride);
     take(unit + stride, behind_next);
   }
 }
@@ -394,7 +387,7 @@ inline Product product_of(const SubquadOpsProduct& given, int rows_a_unit) {
   return product;
 }
 
-// Launches a kernel that may start before the one before it ends, one block a multiprocessor.
+// Launches a kernel that may start before the one before it ends (see allow_early_start), one block a multiprocessor.
 template <typename Weights, bool kNormed, typename Arguments>
 int32_t launch(void (*kernel)(Product, Arguments), Product product, const Arguments& arguments, cudaStream_t stream) {
   const int vector = Vector<Weights, kNormed>::bytes(product.inputs);
@@ -413,8 +406,8 @@ int32_t launch(void (*kernel)(Product, Arguments), Product product, const Argume
   }
   if (error != cudaSuccess) return static_cast<int32_t>(error);
   cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  error = allow_early_start(&early, stream);
+  if (error != cudaSuccess) return static_cast<int32_t>(error);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors < product.units ? multiprocessors : product.units));
   config.blockDim = dim3(kThreads);
