@@ -59,7 +59,7 @@ struct Room {
   static constexpr int kXUnitBytes = kVectors * kRowBytes;  // 64 inputs of all vectors
 
   __host__ __device__ static int bytes(int stages, int x_units) {
-    const int barriers = 2 * stages + 1 + kBlocks;
+    const int barriers = 2 * stages + 2 + kBlocks;
     return stages * kStageBytes + x_units * kXUnitBytes + kReceivedBytes + kSquaresBytes +
            barriers * static_cast<int>(sizeof(uint64_t));
   }
@@ -75,37 +75,23 @@ __device__ __forceinline__ uint32_t address_in(const void* own, int block) {
   return there;
 }
 
-__device__ __forceinline__ void store_at(uint32_t there, float value) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
+// Stores numbers in another block, whose barrier counts their bytes when they are there.
+__device__ __forceinline__ void send_to(uint32_t there, uint32_t barrier, float value) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(there), "f"(value),
+               "r"(barrier)
+               : "memory");
 }
 
-__device__ __forceinline__ void store_at(uint32_t there, float first, float second) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(first), "f"(second) : "memory");
+__device__ __forceinline__ void send_to(uint32_t there, uint32_t barrier, float first, float second) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there),
+               "f"(first), "f"(second), "r"(barrier)
+               : "memory");
 }
 
-// Says at another block's barrier that what this warp has stored there can be read.
-__device__ __forceinline__ void publish_at(const uint64_t* own, int block) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(own, block)) : "memory");
-  }
-}
+// Says that this block's barriers are there; waits until all blocks have said so. Orders nothing else.
+__device__ __forceinline__ void announce_to_cluster() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 
-__device__ __forceinline__ void await_of_cluster(const uint64_t* barrier, uint32_t phase) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}\n"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(phase)
-        : "memory");
-  }
-}
-
-__device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-
-__device__ __forceinline__ void await_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void await_cluster() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 
 // --------------------------------------------------------------------------------- elements
 
@@ -173,6 +159,8 @@ template <bool kRounded, int kVectors>
 struct Block {
   using Places = Room<kVectors>;
   static constexpr int kXUnits = kRounded ? 2 : 1;  // units of 64 inputs that a unit of weights meets
+  static constexpr int kTileBytes = kTileRows * kVectors * static_cast<int>(sizeof(float));  // that a block is sent for a tile
+  static constexpr int kHalf = kUnit / 32;        // steps of 16 weights of one byte in half a unit
   static constexpr int kUnitInputs = kUnit / (kRounded ? 1 : 2);
 
   const Arguments& a;
@@ -180,7 +168,7 @@ struct Block {
   uint8_t* x;
   float* received;  // [block, own row, kReceivedRow]
   float* squares;   // [block, vector]
-  uint64_t *full, *empty, *arrived, *room;
+  uint64_t *full, *empty, *measured, *arrived, *room;
   int rank, first_unit, units, cluster, clusters;
 
   __device__ Block(const Arguments& arguments, uint8_t* shared) : a(arguments) {
@@ -190,7 +178,8 @@ struct Block {
     squares = received + Places::kReceivedBytes / sizeof(float);
     full = reinterpret_cast<uint64_t*>(squares + Places::kSquaresBytes / sizeof(float));
     empty = full + a.stages;
-    arrived = empty + a.stages;
+    measured = empty + a.stages;
+    arrived = measured + 1;
     room = arrived + 1;
     rank = static_cast<int>(rank_in_cluster());
     first_unit = rank * a.units / kBlocks;
@@ -206,32 +195,29 @@ struct Block {
       initialise(full + stage, 1);
       initialise(empty + stage, kConsumers / 32);
     }
-    initialise(arrived, gated() ? 2 * kBlocks : kBlocks);
+    initialise(measured, 1);
+    initialise(arrived, 1);
     for (int block = 0; block < kBlocks; ++block) initialise(room + block, 1);
     publish_barriers();
+    if (a.norm != 0) expect(measured, Places::kSquaresBytes);
+    expect(arrived, kTileBytes);
   }
 
-  // What is copied next.
-  struct Course {
-    int tile, unit = 0;
-    Turn turn;
-  };
-
-  // Brings weights of so many stages, by one thread.
-  __device__ void bring(Course& course, int wanted, const CUtensorMap& first, const CUtensorMap& second) {
+  // Brings the weights of all tiles, by one thread.
+  __device__ void bring(const CUtensorMap& first, const CUtensorMap& second) {
     const uint64_t policy = read_once();
-    for (int i = 0; i < wanted && units > 0 && course.tile < a.tiles; ++i) {
-      uint64_t* barrier = full + course.turn.stage;
-      await(empty + course.turn.stage, course.turn.phase ^ 1);
-      expect(barrier, kStageBytes);
-      const int row = course.tile * (gated() ? kStripRows : kTileRows), column = (first_unit + course.unit) * kUnitInputs;
-      uint8_t* to = stages + course.turn.stage * kStageBytes;
-      copy_tile(to, first, row, column, barrier, policy);
-      copy_tile(to + kStageBytes / kStrips, second, gated() ? row : row + kStripRows, column, barrier, policy);
-      course.turn.advance(a.stages);
-      if (++course.unit == units) {
-        course.unit = 0;
-        course.tile += clusters;
+    Turn next;
+    for (int tile = cluster; tile < a.tiles; tile += clusters) {
+      const int row = tile * (gated() ? kStripRows : kTileRows);
+      for (int unit = 0; unit < units; ++unit) {
+        uint64_t* barrier = full + next.stage;
+        await(empty + next.stage, next.phase ^ 1);
+        expect(barrier, kStageBytes);
+        const int column = (first_unit + unit) * kUnitInputs;
+        uint8_t* to = stages + next.stage * kStageBytes;
+        copy_tile(to, first, row, column, barrier, policy);
+        copy_tile(to + kStageBytes / kStrips, second, gated() ? row : row + kStripRows, column, barrier, policy);
+        next.advance(a.stages);
       }
     }
   }
@@ -301,47 +287,63 @@ struct Block {
       for (int i = 0; i < kTogether; ++i) {
         const int vector = from + i * kTakers;
         const float total = sum_of_warp(sums[i]);
-        if (vector < kVectors && lane < kBlocks) store_at(address_in(squares + rank * kVectors + vector, lane), total);
+        if (vector < kVectors && lane < kBlocks) {
+          send_to(address_in(squares + rank * kVectors + vector, lane), address_in(measured, lane), total);
+        }
       }
     }
   }
 
-  // Multiplies a strip of the stage by the unit of the vectors that it meets.
-  __device__ void multiply_unit(StripSums<kVectors>& sums, const uint8_t* strip, int unit) {
+  // Multiplies a strip of a stage by the unit of the vectors that it meets, and says that the stage is free. The products of
+  // weights of one byte are not awaited but for those whose registers are needed again: the next ones are widened meanwhile.
+  __device__ void multiply_unit(StripSums<kVectors>& sums, uint32_t (&weights)[2][kHalf][4], int stage, int unit) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint8_t* strip = stages + stage * kStageBytes + warp / 4 * (kStageBytes / kStrips);
     const uint8_t* own = x + unit * kXUnits * Places::kXUnitBytes;
     if constexpr (kRounded) {
-      const int warp = threadIdx.x % kWarpgroup / 32, lane = threadIdx.x % 32;
-      const auto* words = reinterpret_cast<const uint32_t*>(strip) + (16 * warp + lane / 4) * (kUnit / 4) + lane % 4;
-      constexpr int kSteps = kUnit / 16, kEightRows = 8 * kUnit / 4;
-      uint32_t weights[kSteps][4];
+      const auto* words = reinterpret_cast<const uint32_t*>(strip) + (16 * (warp % 4) + lane / 4) * (kUnit / 4) + lane % 4;
+      constexpr int kEightRows = 8 * kUnit / 4;
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        const int piece = (step ^ (lane / 4)) * 4;
-        widen(weights[step][0], weights[step][2], words[piece]);
-        widen(weights[step][1], weights[step][3], words[piece + kEightRows]);
-      }
-      begin_products();
+      for (int half = 0; half < 2; ++half) {
+        await_products<1>();
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        const uint64_t vectors = described(own + step / 4 * Places::kXUnitBytes) + step % 4 * kNextSixteen;
-        multiply_strip<kVectors>(sums, weights[step], vectors);
+        for (int step = 0; step < kHalf; ++step) {
+          const int piece = ((half * kHalf + step) ^ (lane / 4)) * 4;
+          widen(weights[half][step][0], weights[half][step][2], words[piece]);
+          widen(weights[half][step][1], weights[half][step][3], words[piece + kEightRows]);
+        }
+        if (half == 1) release(stage, lane);
+        const uint64_t vectors = described(own + half * Places::kXUnitBytes);
+        begin_products();
+#pragma unroll
+        for (int step = 0; step < kHalf; ++step) {
+          multiply_strip<kVectors>(sums, weights[half][step], vectors + step * kNextSixteen);
+        }
+        end_products();
       }
     } else {
-      const uint64_t weights = described(strip), vectors = described(own);
+      const uint64_t described_strip = described(strip), vectors = described(own);
       begin_products();
 #pragma unroll
       for (int step = 0; step < kDepth / 16; ++step) {
-        multiply_strip<kVectors>(sums, weights + step * kNextSixteen, vectors + step * kNextSixteen);
+        multiply_strip<kVectors>(sums, described_strip + step * kNextSixteen, vectors + step * kNextSixteen);
       }
+      end_products();
+      await_products<0>();
+      release(stage, lane);
     }
-    end_products();
+  }
+
+  __device__ void release(int stage, int lane) {
+    __syncwarp();
+    if (lane == 0) arrive(empty + stage);
   }
 
   // Multiplies all tiles and sends what comes out to the blocks that add it up.
   __device__ void multiply_all() {
     const int strip = threadIdx.x / kWarpgroup, warp = threadIdx.x % kWarpgroup / 32, lane = threadIdx.x % 32;
     Turn next;
-    uint32_t turn = 0;
+    uint32_t turn = 0, weights[2][kHalf][4];
     for (int tile = cluster; tile < a.tiles; tile += clusters, turn ^= 1) {
       StripSums<kVectors> sums;
 #pragma unroll
@@ -351,12 +353,10 @@ struct Block {
       }
       for (int unit = 0; unit < units; ++unit) {
         await(full + next.stage, next.phase);
-        multiply_unit(sums, stages + next.stage * kStageBytes + strip * (kStageBytes / kStrips), unit);
-        await_products<0>();
-        __syncwarp();
-        if (lane == 0) arrive(empty + next.stage);
+        multiply_unit(sums, weights, next.stage, unit);
         next.advance(a.stages);
       }
+      await_products<0>();
       send(sums, strip, warp, lane, turn);
     }
   }
@@ -368,13 +368,13 @@ struct Block {
     for (int half = 0; half < 2; ++half) {
       const int owner = gated() ? 2 * warp + half : 4 * strip + warp;
       const int row = gated() ? 8 * strip + within : 8 * half + within;
-      if (half == 0 || gated()) await_of_cluster(room + owner, turn ^ 1);
+      if (half == 0 || gated()) await(room + owner, turn ^ 1);
+      const uint32_t barrier = address_in(arrived, owner);
       const uint32_t there = address_in(received + (rank * kOwnRows + row) * Places::kReceivedRow + column, owner);
 #pragma unroll
       for (int j = 0; j < kVectors / 8; ++j) {
-        store_at(there + j * 8 * static_cast<int>(sizeof(float)), sums[j][2 * half], sums[j][2 * half + 1]);
+        send_to(there + j * 8 * static_cast<int>(sizeof(float)), barrier, sums[j][2 * half], sums[j][2 * half + 1]);
       }
-      if (half == 1 || gated()) publish_at(arrived, owner);
     }
   }
 
@@ -407,7 +407,8 @@ struct Block {
     constexpr int kOwn = kGated ? kOwnRows / 2 : kOwnRows, kGroups = kFinishers / kOwn;
     constexpr int kPairs = (kVectors / 2 + kGroups - 1) / kGroups;
     const int thread = threadIdx.x - (kThreads - kFinishers), row = thread % kOwn, group = thread / kOwn;
-    float* factors = squares;  // of block 0, which nobody else reads
+    float* factors = squares;  // of block 0; each is written by the thread that has read them
+    if (a.norm != 0) await(measured, 0);
     for (int vector = thread; vector < kVectors; vector += kFinishers) factors[vector] = factor_of(vector);
     asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
     uint32_t turn = 0;
@@ -431,7 +432,9 @@ struct Block {
       if (!kGated && a.residual != nullptr) {
         each([&](int k, int i, int64_t place) { residual[k][i] = to_float(a.residual[place]); });
       }
-      await_of_cluster(arrived, turn);
+      await(arrived, turn);
+      const bool last = tile + clusters >= a.tiles;
+      if (thread == 0 && !last) expect(arrived, kTileBytes);
       float results[kPairs][2];
 #pragma unroll
       for (int k = 0; k < kPairs; ++k) {
@@ -449,7 +452,7 @@ struct Block {
         }
       }
       asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
-      if (thread < kBlocks) arrive_at(room + rank, thread);
+      if (thread < kBlocks && !last) arrive_at(room + rank, thread);
       each([&](int k, int i, int64_t place) { a.output[place] = from_float<__nv_bfloat16>(results[k][i]); });
     }
   }
@@ -465,42 +468,27 @@ __global__ void __launch_bounds__(kThreads, kVectors > 32 ? 1 : 2)
   Block<kRounded, kVectors> block(a, room + (kAlignment - shared_address(room) % kAlignment) % kAlignment);
   if (threadIdx.x == kConsumers) block.initialise_barriers();
   __syncthreads();
-  arrive_in_cluster();
+  announce_to_cluster();
+  start_next_kernel();
   if (threadIdx.x / 32 == kConsumers / 32) {
-    typename Block<kRounded, kVectors>::Course course{block.cluster};
-    const bool copies = threadIdx.x == kConsumers;
-    if (copies) block.bring(course, a.stages, first, second);
-    start_next_kernel();
-    __syncwarp();
-    await_cluster();
-    arrive_in_cluster();
-    if (copies) block.bring(course, INT32_MAX, first, second);
-    __syncwarp();
-    await_cluster();
-  } else {
-    start_next_kernel();
-    float scale[16];
-    block.load_scale(scale, threadIdx.x % 32);
-    await_previous_kernel();
-    await_cluster();
-    block.take_vectors(scale);
-    publish_to_copies();
-    asm volatile("bar.sync 2, %0;" ::"n"(kThreads - 32) : "memory");
-    arrive_in_cluster();
-    if (threadIdx.x < kConsumers) {
-      block.multiply_all();
-      await_cluster();
-    } else {
-      await_cluster();
-      if (block.gated()) {
-        block.template finish_all<true>();
-      } else {
-        block.template finish_all<false>();
-      }
-    }
+    if (threadIdx.x == kConsumers) block.bring(first, second);
+    return;
   }
-  arrive_in_cluster();
-  await_cluster();  // nobody leaves while others write to its memory
+  float scale[16];
+  block.load_scale(scale, threadIdx.x % 32);
+  await_previous_kernel();
+  await_cluster();
+  block.take_vectors(scale);
+  publish_to_copies();
+  asm volatile("bar.sync 2, %0;" ::"n"(kThreads - 32) : "memory");
+  // Whatever is sent to a block is awaited there, so that none leaves too early.
+  if (threadIdx.x < kConsumers) {
+    block.multiply_all();
+  } else if (block.gated()) {
+    block.template finish_all<true>();
+  } else {
+    block.template finish_all<false>();
+  }
 #endif
 }
 

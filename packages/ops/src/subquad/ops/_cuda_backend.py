@@ -102,6 +102,14 @@ def _product_refusal(call: Call) -> str | None:
     return _refusal(replace(call, projection_taps=0))
 
 
+def _several_vectors(call: Call) -> str | None:
+    """Says why "auto" leaves several vectors to the kernels of Triton."""
+    slower = call.batch > 1 and "rounded weight" not in call.options
+    return (
+        f"{call.batch} vectors; accepted with weights of one byte, others were faster in the next" if slower else None
+    )
+
+
 def _fir_step_refusal(call: Call) -> str | None:
     if call.device != "cuda":
         return f"the tensors are on {call.device}; accepted: cuda"
@@ -212,15 +220,17 @@ def implementations() -> tuple[Implementation, ...]:
         ("fir_step", _fir_step_refusal, fir_step),
         ("gated_conv", _filter_refusal, gated_conv),
         ("gated_conv_step", _step_refusal, gated_conv_step),
-        ("gated_linear_step", _product_refusal, gated_linear_step),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
         ("gated_product", _row_refusal, gated_product),
         ("gated_modal_step", _step_refusal, gated_modal_step),
-        ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
         ("rms_norm", _held_row_refusal, rms_norm),
         ("rotary", _row_refusal, rotary),
         ("rounded_rows", _held_row_refusal, rounded_rows),
     ]
-    fused = Implementation("cuda", "gated_linear", _gated_linear_refusal, gated_linear, unmeasured=_few_rows)
-    return (fused, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
+    measured = (
+        Implementation("cuda", "gated_linear", _gated_linear_refusal, gated_linear, unmeasured=_few_rows),
+        Implementation("cuda", "gated_linear_step", _product_refusal, gated_linear_step, unmeasured=_several_vectors),
+        Implementation("cuda", "linear_step", _product_refusal, linear_step, unmeasured=_several_vectors),
+    )
+    return (*measured, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
