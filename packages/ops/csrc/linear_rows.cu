@@ -312,7 +312,6 @@ struct Block {
           widen(weights[half][step][0], weights[half][step][2], words[piece]);
           widen(weights[half][step][1], weights[half][step][3], words[piece + kEightRows]);
         }
-        if (half == 1) release(stage, lane);
         const uint64_t vectors = described(own + half * Places::kXUnitBytes);
         begin_products();
 #pragma unroll
@@ -321,6 +320,7 @@ struct Block {
         }
         end_products();
       }
+      release(stage, lane);
     } else {
       const uint64_t described_strip = described(strip), vectors = described(own);
       begin_products();
@@ -334,6 +334,7 @@ struct Block {
     }
   }
 
+  // To be called when what was read has been used: a load may wait behind what is sent to other blocks, an arrival does not.
   __device__ void release(int stage, int lane) {
     __syncwarp();
     if (lane == 0) arrive(empty + stage);
@@ -451,9 +452,9 @@ struct Block {
           results[k][1] = (gelu ? rows::gelu(results[k][1]) : results[k][1]) * (values.y * factor.y / second);
         }
       }
+      each([&](int k, int i, int64_t place) { a.output[place] = from_float<__nv_bfloat16>(results[k][i]); });
       asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
       if (thread < kBlocks && !last) arrive_at(room + rank, thread);
-      each([&](int k, int i, int64_t place) { a.output[place] = from_float<__nv_bfloat16>(results[k][i]); });
     }
   }
 };

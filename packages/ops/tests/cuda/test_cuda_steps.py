@@ -64,12 +64,12 @@ def test_what_no_kernel_takes_is_refused_with_what_is_accepted(call: Call, word:
 
 @pytest.mark.parametrize("operator", ["linear_step", "gated_linear_step"])
 def test_several_vectors_are_left_to_the_next_unless_weights_have_one_byte(operator: str) -> None:
-    call = replace(LINEAR, operator=operator, batch=2)
+    call = replace(LINEAR, operator=operator, batch=9)
     offer = next(offer for offer in implementations() if offer.operator == operator)
     assert offer.refusal(call) is None
     assert offer.unmeasured is not None
     assert "the next was faster" in (offer.unmeasured(call) or "")
-    for taken in (replace(call, batch=1), replace(call, options=frozenset({"rounded weight"}))):
+    for taken in (replace(call, batch=8), replace(call, options=frozenset({"rounded weight"}))):
         assert offer.unmeasured(taken) is None
 
 

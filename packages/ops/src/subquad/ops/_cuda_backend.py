@@ -20,6 +20,7 @@ from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
 _MOST_ROWS = 2**31 - 1
+FEW_VECTORS = 8  # of a decode step
 FEWEST_ROWS = 768  # of a gated pair of linear layers
 FEW_INPUTS, FEWEST_ROWS_OF_FEW_INPUTS = 2048, 128
 
@@ -104,10 +105,9 @@ def _product_refusal(call: Call) -> str | None:
 
 def _several_vectors(call: Call) -> str | None:
     """Says why "auto" leaves several vectors to the kernels of Triton."""
-    slower = call.batch > 1 and "rounded weight" not in call.options
-    return (
-        f"{call.batch} vectors; accepted with weights of one byte, others were faster in the next" if slower else None
-    )
+    if call.batch <= FEW_VECTORS or "rounded weight" in call.options:
+        return None
+    return f"{call.batch} vectors; beyond {FEW_VECTORS} the next was faster with weights of two bytes"
 
 
 def _fir_step_refusal(call: Call) -> str | None:
