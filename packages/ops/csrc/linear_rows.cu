@@ -155,13 +155,16 @@ int32_t start(const SubquadOpsProduct& given, int64_t rows, Arguments a, cudaStr
 }  // namespace subquad::linear_rows
 
 extern "C" int32_t subquad_ops_linear_rows(const SubquadOpsProduct* product, int64_t rows, const void* bias,
-                                           const void* residual, void* output, int32_t bias_dtype, void* stream) {
+                                           const void* residual, void* output, int32_t bias_dtype,
+                                           int32_t output_dtype, void* stream) {
   if (product == nullptr || output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (output_dtype != SUBQUAD_OPS_BFLOAT16 && output_dtype != SUBQUAD_OPS_FLOAT32) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   subquad::linear_rows::Arguments arguments{};
   arguments.bias = bias;
   arguments.residual = static_cast<const __nv_bfloat16*>(residual);
-  arguments.output = static_cast<__nv_bfloat16*>(output);
+  arguments.output = output;
   arguments.bias_dtype = bias_dtype;
+  arguments.output_dtype = output_dtype;
   arguments.activation = -1;
   return subquad::linear_rows::start(*product, rows, arguments, static_cast<cudaStream_t>(stream));
 }
@@ -171,7 +174,8 @@ extern "C" int32_t subquad_ops_gated_linear_rows(const SubquadOpsProduct* produc
   if (product == nullptr || output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
   if (activation != SUBQUAD_OPS_IDENTITY && activation != SUBQUAD_OPS_GELU) return SUBQUAD_OPS_UNKNOWN_ACTIVATION;
   subquad::linear_rows::Arguments arguments{};
-  arguments.output = static_cast<__nv_bfloat16*>(output);
+  arguments.output = output;
+  arguments.output_dtype = SUBQUAD_OPS_BFLOAT16;
   arguments.activation = activation;
   return subquad::linear_rows::start(*product, rows, arguments, static_cast<cudaStream_t>(stream));
 }

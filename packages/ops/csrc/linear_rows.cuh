@@ -35,14 +35,14 @@ struct Arguments {
   const float* second_scale;
   const void* bias;               // [outputs] in bias_dtype, or null
   const __nv_bfloat16* residual;  // [rows, outputs], or null
-  __nv_bfloat16* output;          // [rows, outputs]
+  void* output;                   // [rows, outputs] in output_dtype
   int64_t outputs;
   int32_t rows, inputs;
   int32_t tiles;
   int32_t units;       // of a weight row
   int32_t most_units;  // of a block
   int32_t stages;
-  int32_t norm, norm_dtype, bias_dtype, activation;
+  int32_t norm, norm_dtype, bias_dtype, output_dtype, activation;
   bool packed_scale;  // bfloat16, and begins at a multiple of 16 bytes
   float eps;
 };
@@ -449,7 +449,7 @@ struct Block {
           results[k][1] = (gelu ? rows::gelu(results[k][1]) : results[k][1]) * (values.y * factor.y / second);
         }
       }
-      each([&](int k, int i, int64_t place) { a.output[place] = from_float<__nv_bfloat16>(results[k][i]); });
+      each([&](int k, int i, int64_t place) { store_result(a.output, place, results[k][i], a.output_dtype); });
       asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
       if (thread < kBlocks && !last) arrive_at(room + rank, thread);
     }

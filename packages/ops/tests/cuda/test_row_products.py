@@ -116,3 +116,18 @@ def test_the_same_call_gives_the_same_bits_each_time(rows: int, inputs: int, out
     for _ in range(20):
         results = [ops.linear_step(x, given, backend="cuda") for _ in range(20)]
         assert all(torch.equal(result, first) for result in results)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("weights", ["bfloat16", "e4m3"])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_sums_can_be_had_unrounded(rows: int, weights: str, backend: str) -> None:
+    torch.manual_seed(rows)
+    x, weight, residual = random_values(rows, 1920), matrix(512, 1920), random_values(rows, 512)
+    given = rounded(weight) if weights == "e4m3" else weight
+    y = ops.linear_step(x, given, residual=residual, output_dtype=torch.float32, backend=backend)
+    exactly = ops.linear_step(x.double(), wide(given), residual=residual.double(), backend="torch")
+    assert y.dtype == torch.float32
+    assert float((y - exactly).abs().max()) < 2e-5
+    plain = ops.linear_step(x, given, residual=residual, backend=backend)
+    assert torch.equal(y.bfloat16(), plain)

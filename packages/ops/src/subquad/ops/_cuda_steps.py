@@ -82,17 +82,19 @@ def _product(x: Tensor, weight: Matrix, norm: Norm, second: Matrix | None = None
     )
 
 
-def _vectors(x: Tensor, outputs: int) -> Tensor:
-    return torch.empty((x.shape[0], outputs), dtype=x.dtype, device=x.device)
+def _vectors(x: Tensor, outputs: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty((x.shape[0], outputs), dtype=dtype or x.dtype, device=x.device)
 
 
-def linear(x: Tensor, weight: Matrix, norm: Norm, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-    """Returns ``weight @ norm(x) + bias + residual`` of each vector of x, 1 to 64."""
+def linear(
+    x: Tensor, weight: Matrix, norm: Norm, bias: Tensor | None, residual: Tensor | None, *, wide: bool
+) -> Tensor:
+    """Returns ``weight @ norm(x) + bias + residual`` of each vector of x, 1 to 64, in float32 if ``wide``."""
     x, weight = _aligned(x), _aligned_matrix(weight)
-    y = _vectors(x, weight.numbers.shape[0])
+    y = _vectors(x, weight.numbers.shape[0], torch.float32 if wide else None)
     bias = None if bias is None else parameter(bias)
-    code = 0 if bias is None else DTYPE_CODES[bias.dtype]
-    product, rest = ctypes.byref(_product(x, weight, norm)), (address(bias), address(residual), y.data_ptr(), code)
+    codes = (0 if bias is None else DTYPE_CODES[bias.dtype], DTYPE_CODES[y.dtype])
+    product, rest = ctypes.byref(_product(x, weight, norm)), (address(bias), address(residual), y.data_ptr(), *codes)
     if x.shape[0] == 1:
         enqueue("subquad_ops_linear_step", x, product, *rest)
     else:
