@@ -37,6 +37,7 @@ class Case:
 
 
 FLOPS_PER_SECOND = 790e12  # of bfloat16 matrix products on an H100
+_UNCACHED_BYTES = 144 << 20  # nearly three times what an H100's cache holds
 _CHECKED_CHANNELS = 32  # enough to measure an error by, few enough for float64
 
 
@@ -116,6 +117,8 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
         yield from _pointwise_cases(op, shape, dtype, device)
     elif op in ("fir_step", "modal_step"):
         yield from _step_cases(op, channels, dtype, device)
+    elif op in ("linear_step", "gated_linear_step") and size == 2:
+        yield from _product_cases(op, channels, dtype, device)
 
 
 def _image_cases(dtype: torch.dtype, device: str) -> Iterator[Case]:
@@ -159,6 +162,29 @@ def _step_cases(op: str, channels: int, dtype: torch.dtype, device: str) -> Iter
             ring = _random(rows, channels, taps - 1, dtype=dtype, device=device)
             moved = (ring.numel() + 3 * x.numel() + w.numel()) * size
             yield Case(f"batch {rows}, {taps} taps", (x, w, ring, position), _fir_step, moved, True, False)
+
+
+def _product_cases(op: str, channels: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """Yields projections, and gated pairs of them, of a few vectors, with as many matrices as no cache holds."""
+    outputs = 3 * channels if op == "linear_step" else -(-channels * 8 // 3 // 256) * 256
+    pair = 1 if op == "linear_step" else 2
+    for rounded in (False, True):
+        stored = outputs * channels * (1 if rounded else dtype.itemsize)
+        count = -(-_UNCACHED_BYTES // stored) if device == "cuda" else 2
+        matrices = [
+            _random(outputs, channels, dtype=dtype, device=device, mean=0.0) * channels**-0.5
+            for _ in range(-(-count // pair) * pair)
+        ]
+        scales = [ops.row_scales(matrix)[:, 0].contiguous() for matrix in matrices] if rounded else []
+        if rounded:
+            pairs = zip(matrices, scales, strict=True)
+            matrices = [ops.round_to_e4m3(matrix, scale[:, None]) for matrix, scale in pairs]
+        for rows in (1, 8, 32, 64):
+            x, scale = (_random(*shape, dtype=dtype, device=device) for shape in ((rows, channels), (channels,)))
+            kind = "one byte" if rounded else "two bytes"
+            name = f"{rows} vectors, {len(matrices)} x {outputs} x {channels}, {kind}"
+            run = _linear_steps if pair == 1 else _gated_linear_steps
+            yield Case(name, (x, scale, *matrices, *scales), run, len(matrices) * stored, differentiable=False)
 
 
 def _pointwise_cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> Iterator[Case]:
@@ -206,6 +232,8 @@ OPERATORS = (
     "fft_conv2d",
     "fir_step",
     "modal_step",
+    "linear_step",
+    "gated_linear_step",
     "rms_norm",
     "gated_product",
     "gated_linear",
@@ -247,6 +275,28 @@ def _fir_step(x: Tensor, w: Tensor, ring: Tensor, position: Tensor, backend: str
 
 def _modal_step(x: Tensor, poles: Tensor, residues: Tensor, state: Tensor, backend: str) -> Tensor:
     return ops.modal_step(x, poles, residues, state, backend=backend)
+
+
+def _weights(x: Tensor, arrays: tuple[Tensor, ...]) -> list[Tensor | ops.RoundedWeight]:
+    """Returns the matrices among these, with the factors of their rows, which follow them, where they have any."""
+    count = sum(array.dim() == 2 for array in arrays)
+    if len(arrays) == count:
+        return list(arrays)
+    pairs = zip(arrays[:count], arrays[count:], strict=True)
+    if x.dtype == torch.float64:
+        return [codes / scale[:, None] for codes, scale in pairs]
+    return [ops.RoundedWeight(codes, scale) for codes, scale in pairs]
+
+
+def _linear_steps(x: Tensor, scale: Tensor, *arrays: Tensor, backend: str) -> Tensor:
+    norm = ops.StepNorm(scale, 1e-6, "vortex")
+    return [ops.linear_step(x, weight, norm=norm, backend=backend) for weight in _weights(x, arrays)][-1]
+
+
+def _gated_linear_steps(x: Tensor, scale: Tensor, *arrays: Tensor, backend: str) -> Tensor:
+    norm, weights = ops.StepNorm(scale, 1e-6, "vortex"), _weights(x, arrays)
+    pairs = zip(weights[::2], weights[1::2], strict=True)
+    return [ops.gated_linear_step(x, gate, value, norm=norm, backend=backend) for gate, value in pairs][-1]
 
 
 def _rms_norm(x: Tensor, scale: Tensor, backend: str) -> Tensor:
