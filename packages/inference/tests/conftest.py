@@ -34,6 +34,17 @@ def tiny_network(seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: obj
     return network.eval()
 
 
+def unmixed_network(dtype: torch.dtype) -> StripedHyena2:
+    """Returns one whose blocks add nothing: its vectors are those of its last token, however it was read."""
+    network = tiny_network(dtype=dtype)
+    with torch.no_grad():
+        for name, parameter in network.blocks.named_parameters():
+            if name.endswith((".weight", ".bias")):
+                parameter.zero_()
+        network.norm.scale.copy_(torch.randn(TINY["hidden_size"], generator=torch.Generator().manual_seed(1)) * 0.5)
+    return network
+
+
 @pytest.fixture(scope="session")
 def network() -> StripedHyena2:
     """A tiny StripedHyena 2 in float32; tests must not change it."""

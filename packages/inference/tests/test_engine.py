@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from packages.inference.tests.conftest import tiny_network
+from packages.inference.tests.conftest import tiny_network, unmixed_network
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions, memory
 from subquad.inference.continuous_batch import ContinuousBatch
 from subquad.inference.decode_program import DecodeProgram
@@ -386,3 +386,21 @@ def test_logits_of_a_network_that_rounds_them_are_made_wide(dtype: torch.dtype) 
         found = wide_logits(Narrow(network), hidden)  # type: ignore[arg-type]
         assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert torch.equal(found, network.unembed(hidden).to(found.dtype))
+
+
+@pytest.mark.parametrize("prefill_rows", [1, 4])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_16_bit_network_draws_from_the_logits_that_it_scores_with(dtype, temperature, prefill_rows) -> None:
+    network = unmixed_network(dtype)
+    engine = Engine(network, ByteTokenizer(), prefill_chunk=16, prefill_rows=prefill_rows, max_running=4)
+    options = GenerationOptions(max_new_tokens=30, temperature=temperature, seed=5, return_logprobs=True)
+    prompts = ["ACGT", "TTAGGGTTAGGGTTAGGGC", "G"]
+    for prompt, result in zip(prompts, engine.generate(prompts, options), strict=True):
+        ids = [*prompt.encode(), *result.ids]
+        (scored,) = engine.score([ids], reduce="none")
+        assert result.logprobs == pytest.approx(scored[len(prompt) - 1 :], abs=1e-5)
+        with torch.no_grad():
+            hidden = network.encode(torch.tensor([ids])).double()
+        best = (hidden @ network.embedding_layer.weight.double().t()).argmax(-1)[0]
+        assert temperature or result.ids == best[len(prompt) - 1 : -1].tolist()

@@ -227,6 +227,26 @@ def test_sequences_are_read_side_by_side_up_to_a_chunk_of_tokens(
     assert side_by_side(lengths, batch_size, 16) == batches
 
 
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [([5, 2, 7, 8, 1], [[0, 1], [2, 3], [4]]), ([2, 16, 5, 5, 5], [[0], [1], [2, 3], [4]]), ([40, 4], [[0], [1]])],
+)
+def test_sequences_that_keep_their_order_are_read_with_their_neighbours(lengths, batches) -> None:
+    assert side_by_side(lengths, 2, 16, keep_order=True) == batches
+
+
+def test_vectors_of_each_token_are_held_for_two_passes_at_most(watched) -> None:
+    """The longest come last, and would all be held until they were read if they went first."""
+    texts = ["AC" * (1 + k // 4) for k in range(12)]
+    held: list[weakref.ref[torch.Tensor]] = []
+    for number, found in enumerate(watched.engine.embed_each(texts, ["blocks.1"], pooling="none", batch_size=2)):
+        assert found["blocks.1"].shape[0] == len(texts[number])
+        held.append(weakref.ref(found["blocks.1"]))
+        del found
+        assert sum(ref() is not None for ref in held) <= 1
+        assert watched.events.count("launch") <= number // 2 + 2
+
+
 def test_long_sequences_of_a_batch_are_scored_as_alone(network: torch.nn.Module) -> None:
     engine = Engine(network, ByteTokenizer(network.vocab_size), prefill_chunk=64)
     texts = ["ACGT" * 16, "GATTACAG" * 9, "CC" * 32]

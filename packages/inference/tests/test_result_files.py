@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from subquad.inference.checkpoint.files import check_new_file
 from subquad.inference.errors import CheckpointExists, InputFileError, InvalidOption
 from subquad.inference.result_files import check_output, opened_results
-from subquad.inference.result_formats import matrices
+from subquad.inference.result_formats import json_pieces, matrices
 
 COLUMNS = {"id": "text"}
 EVERYTHING = {
@@ -269,3 +269,12 @@ def test_arrays_are_lists_in_json_lines(tmp_path):
         for row in everything(2):
             results.write(row)
     assert json.loads(path.read_text().splitlines()[1])["positions"] == [[1.0] * 3] * 2
+    rows = [{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in everything(2)]
+    assert path.read_text() == "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_matrix_is_never_text_as_a_whole():
+    row = {"id": "a", "positions": np.zeros((1000, 8), dtype=np.float32), "none": np.zeros((0, 8), dtype=np.float32)}
+    pieces = list(json_pieces(row))
+    assert max(map(len, pieces)) < 60
+    assert json.loads("".join(pieces)) == {"id": "a", "positions": [[0.0] * 8] * 1000, "none": []}

@@ -202,3 +202,81 @@ def test_two_files_for_one_part_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(CheckpointError, match="are both part 0; only one can be"):
         convert(tmp_path / "x.pt", tmp_path, "vortex")
+
+
+class Called:
+    """Is pickled as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def keyed(key, protocol=4):
+    """Returns a pickle of a dictionary with one key, which is hashed when it is read and not before."""
+    data = pickle.dumps([key, 0], protocol=protocol)
+    empty, fill = pickle.EMPTY_LIST, pickle.APPENDS
+    assert data.count(empty) == 1
+    return data.replace(empty, pickle.EMPTY_DICT).replace(fill + pickle.STOP, pickle.SETITEMS + pickle.STOP)
+
+
+def levels(count):
+    """Returns a pickle of a set of one tuple, which holds a tuple, and so on."""
+    chain = b"(" + pickle.EMPTY_TUPLE + pickle.TUPLE1 * count
+    return pickle.PROTO + b"\4" + pickle.EMPTY_SET + chain + pickle.ADDITEMS + pickle.STOP
+
+
+ENDLESS = {
+    "key": keyed(nested()),
+    "key of protocol 2": keyed(nested(), protocol=2),
+    "set": pickle.dumps(Called(set, [nested()])),
+    "frozenset": pickle.dumps(Called(frozenset, [nested()])),
+    "dictionary": pickle.dumps(Called(dict, [(nested(), 1)])),
+    "size": pickle.dumps(Called(set, [Called(tuple, [nested()])])),
+    "one of many": pickle.dumps(Called(set, [nested(15), 1])).replace(b"K\x01", b"h\x10" * 200_000),
+    "levels": levels(1_000_000),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_keys_of_tuples_in_tuples_that_never_end_are_refused(kind):
+    with pytest.raises(CheckpointError, match=r"x: has keys of tuples inside tuples that take more than .* steps"):
+        load_inert(ENDLESS[kind], "x", functions={("builtins", "dict"): dict, ("builtins", "tuple"): tuple})
+
+
+def test_a_torch_file_with_endless_keys_is_refused(tmp_path):
+    """Its pickle, and the references to storages in it, are read by torch."""
+    for name, pickled in (("keys", keyed(nested(), protocol=2)), ("references", reference(nested()))):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("archive/DATA.PKL", pickled)
+            archive.writestr("archive/version", "3\n")
+        with pytest.raises(CheckpointError, match=f"{name}: has keys of tuples inside tuples"):
+            convert(tmp_path / name, tmp_path, "vortex")
+
+
+def reference(key):
+    class Referring(pickle.Pickler):
+        def persistent_id(self, obj):
+            return ("storage", torch.FloatStorage, key, "cpu", 1) if isinstance(obj, io.BytesIO) else None
+
+    buffer = io.BytesIO()
+    Referring(buffer, protocol=2).dump([io.BytesIO()])
+    return buffer.getvalue()
+
+
+def test_an_old_storage_with_endless_keys_is_refused():
+    buffer = io.BytesIO()
+    torch.save([nested(), 0], buffer, _use_new_zipfile_serialization=False)
+    data = buffer.getvalue().replace(pickle.dumps([nested(), 0], protocol=2), keyed(nested(), protocol=2))
+    outer = pickle.dumps({"scale_fwd": Called(torch.storage._load_from_bytes, data)})
+    with pytest.raises(CheckpointError, match="x: has keys of tuples inside tuples"):
+        read_scales("x", torch.frombuffer(bytearray(outer), dtype=torch.uint8))
+
+
+def test_what_is_nested_and_ends_is_read():
+    shared = tuple(range(100))
+    value = {"sizes": [torch.Size(shared)] * 1000, (shared, (shared, "a")): {shared, 1 << 80}, "deep": nested(12)}
+    assert load_inert(pickle.dumps(value), "x") == value
+    assert load_inert(levels(50), "x")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from packages.inference.tests.conftest import tiny_network
+from packages.inference.tests.conftest import tiny_network, unmixed_network
 from subquad.inference import ByteTokenizer, Engine, GenerationOptions
 from subquad.inference.decode_program import DecodeProgram, RowSettings
 from subquad.inference.state_pool import StatePool
@@ -80,3 +80,12 @@ def test_short_prompts_come_from_one_graph_a_width_and_give_what_the_cpu_gives()
     assert kept is not None
     assert kept._short is not None
     assert sorted(kept._short._graphs) == [64, 128, 256]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 12])
+def test_steps_draw_from_the_logits_that_scores_are_made_of(rows: int) -> None:
+    engine = Engine(unmixed_network(torch.bfloat16).cuda(), ByteTokenizer(), max_running=rows)
+    for prompt, result in zip(PROMPTS, engine.generate(PROMPTS, SAMPLED), strict=True):
+        (scored,) = engine.score([[*prompt.encode(), *result.ids]], reduce="none")
+        assert result.logprobs == pytest.approx(scored[len(prompt) - 1 :], abs=1e-5)
+    assert engine.explain() == "decode steps run as one captured CUDA graph"

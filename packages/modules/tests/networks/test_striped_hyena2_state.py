@@ -11,7 +11,7 @@ from packages.modules.tests.support import golden_model, lively_model, random_id
 from subquad.modules import InputMismatch, StateCapacityExceeded, StripedHyena2, StripedHyena2State, round_linears
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState
 from subquad.ops.fp8_linear.fp8_linear import values_of
-from tools.testing.oracle import assert_close, relative_error
+from tools.testing.oracle import assert_as_exact_as, assert_close, relative_error
 
 
 @torch.inference_mode()
@@ -350,3 +350,27 @@ def test_a_prepared_step_computes_what_step_does_under_autocast_and_where_gradie
         assert torch.equal(step(token), model.step(token, states[1]))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(step(ids[:, 0]), model.step(ids[:, 0], states[1]))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32", "float64", "one byte", "autocast"])
+@torch.inference_mode()
+def test_logits_of_a_step_are_the_products_of_the_vectors_that_were_made(kind: str, prepared: bool) -> None:
+    model = pass_through(lively_model(pattern="SDH*"))
+    model = model.to(getattr(torch, kind) if "float" in kind else torch.bfloat16)
+    if kind == "one byte":
+        round_linears(model)
+    state, weight, ids = model.init_state(5, max_length=8), model.embedding_layer.weight, random_ids(5, 1)[:, 0]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        found = model.prepare_step(state)(ids) if prepared else model.step(ids, state)
+    expected = model.norm(weight[ids]).double() @ weight.double().t()
+    assert found.dtype == (torch.float64 if kind == "float64" else torch.float32)
+    assert_as_exact_as("logits", expected, expected.to(found.dtype), found)
+
+
+def pass_through(model: StripedHyena2) -> StripedHyena2:
+    """Makes every block return what it was given."""
+    for name, value in model.blocks.named_parameters():
+        if name.endswith((".weight", ".bias")):
+            value.zero_()
+    return model

@@ -23,7 +23,7 @@ from subquad.inference.embedding import EmbeddingPass, resolve_layer
 from subquad.inference.errors import InferenceError, NonFiniteLogits, RequestCancelled, StepFailed
 from subquad.inference.id_rows import id_rows
 from subquad.inference.jobs import Embedded, EmbedJob, Failed, GenerateJob, Scored, ScoreJob, Started, Timing
-from subquad.inference.network import Network, read_prompt, require_alive
+from subquad.inference.network import Network, read_prompt, require_alive, wide_logits
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
 from subquad.inference.short_prompts import short_prompts
 from subquad.inference.state_pool import StatePool
@@ -356,7 +356,7 @@ class ContinuousBatch:
 
     def _draw_first(self, requests: list[_Generation], hidden: Tensor, draw: _Draw) -> None:
         """Draws the first token of every sample from the last hidden state of each prompt, the first rows given."""
-        logits = self._network.unembed(hidden[:, None])[: len(requests), 0]
+        logits = wide_logits(self._network, hidden[:, None])[: len(requests), 0]
         for request in requests:
             self.pool.copy(request.slots[0], request.slots[1:])
         rows = [row.expand(len(request.slots), -1) for row, request in zip(logits.split(1), requests, strict=True)]

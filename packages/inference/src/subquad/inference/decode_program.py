@@ -65,7 +65,7 @@ class SamplingTable:
           The ids, and a float64 table ``[rows, 3]``: id, log-probability (0 where nobody asked), whether the logits
           were finite.
         """
-        logits = logits.float()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.greedy:
             ids = greedy(logits)
         else:

@@ -134,7 +134,8 @@ class PooledRows:
             return [row.clone() for row in self._copy.read()]
         under_way, self._under_way = self._under_way, []
         self._land(under_way)
-        return [row for row in self._whole if row is not None]
+        whole, self._whole = self._whole, []  # they are large, and the caller's from now on
+        return [row for row in whole if row is not None]
 
     def _take(self, row: int, position: int, values: Tensor) -> None:
         before = self._pooled[row]
@@ -267,10 +268,11 @@ def embed_rows(
 ) -> Iterator[dict[str, Tensor]]:
     """Yields the pooled activations of each row by layer, in order; see `EmbeddingPass` for arguments and errors.
 
-    Up to ``batch_size`` rows of like length, as many as make a chunk, are read side by side. What one pass gave is read
-    once the next was launched.
+    Up to ``batch_size`` rows of like length, as many as make a chunk, are read side by side; where nothing is pooled,
+    rows that follow each other, so that no more than two passes are held. What one pass gave is read once the next was
+    launched.
     """
-    batches = side_by_side([len(row) for row in rows], batch_size, chunk)
+    batches = side_by_side([len(row) for row in rows], batch_size, chunk, keep_order=pooling == "none")
     states = StatesInTurn(network, chunk, device)
 
     def passes() -> Iterator[EmbeddingPass]:

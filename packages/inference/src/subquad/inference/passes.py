@@ -61,27 +61,31 @@ def in_order(batches: Iterable[Sequence[int]], results: Iterable[Sequence[Row]])
       results: What each pass gave, one after the other.
     """
     upcoming, waiting = 0, dict[int, Row]()
-    for batch, rows in zip(batches, results, strict=True):
-        waiting.update(zip(batch, rows, strict=True))
+    found = iter(results)
+    for batch in batches:
+        waiting.update(zip(batch, next(found), strict=True))  # nobody else keeps them: they may be large
         while upcoming in waiting:
             yield waiting.pop(upcoming)
             upcoming += 1
 
 
-def side_by_side(lengths: Sequence[int], batch_size: int, chunk: int) -> list[list[int]]:
+def side_by_side(lengths: Sequence[int], batch_size: int, chunk: int, *, keep_order: bool = False) -> list[list[int]]:
     """Returns which sequences are read together: numbers of such of like length, the longest first.
 
     At most ``batch_size``, and at most as many as make a chunk of so many tokens: more of them take the memory of more
-    chunks, and no less time. Where each is read alone, they keep their order.
+    chunks, and no less time. Where each is read alone, or ``keep_order`` says so, they keep their order: results that
+    are large then never wait for those of others.
     """
-    if batch_size == 1:
-        return [[k] for k in range(len(lengths))]
-    order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
-    batches: list[list[int]] = []
-    while order:
-        count = max(1, min(batch_size, chunk // max(1, lengths[order[0]])))
-        batches.append(order[:count])
-        order = order[count:]
+    order, batches, longest = list(range(len(lengths))), list[list[int]](), 0
+    if batch_size > 1 and not keep_order:
+        order.sort(key=lambda k: -lengths[k])
+    for number in order:
+        longest = max(longest, lengths[number], 1)
+        if batches and len(batches[-1]) < min(batch_size, chunk // longest):
+            batches[-1].append(number)
+        else:
+            batches.append([number])
+            longest = max(lengths[number], 1)
     return batches
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from subquad.inference.errors import InvalidOption, OutputError
-from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_line, write_results
+from subquad.inference.result_formats import Columns, ResultFormat, format_of, json_pieces, write_results
 from subquad.inference.result_journal import Journal, held_folder, holds_rows
 from subquad.inference.unfinished import LONGEST_NAME, names_stream
 from subquad.inference.writing import writing
@@ -39,7 +39,7 @@ class _StandardOutput:
 
     def write(self, row: Mapping[str, Any], *, read: str = "") -> None:
         with writing("the standard output"):
-            sys.stdout.write(json_line(row))
+            sys.stdout.writelines(json_pieces(row))
             sys.stdout.flush()
 
 

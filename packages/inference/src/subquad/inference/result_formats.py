@@ -56,9 +56,19 @@ def write_results(journal: Journal, path: Path, columns: Columns, file_format: R
     )
 
 
-def json_line(row: Mapping[str, Any]) -> str:
-    """Returns a row as a JSON line, arrays as lists."""
-    return json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}) + "\n"
+def json_pieces(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a row as a JSON line, arrays as lists: a matrix line by line, for as text it takes many times its size."""
+    before = "{"
+    for name, value in row.items():
+        yield f"{before}{json.dumps(name)}: "
+        if isinstance(value, np.ndarray) and value.ndim == 2 and len(value):
+            for number, line in enumerate(value):
+                yield ("[" if number == 0 else ", ") + json.dumps(line.tolist())
+            yield "]"
+        else:
+            yield json.dumps(value.tolist() if isinstance(value, np.ndarray) else value)
+        before = ", "
+    yield "}\n"
 
 
 def _write_jsonl(journal: Journal, path: Path, columns: Columns) -> None:
@@ -67,7 +77,7 @@ def _write_jsonl(journal: Journal, path: Path, columns: Columns) -> None:
         return
     with path.open("w", encoding="ascii") as file:
         for row in journal.rows():
-            file.write(json_line(row))
+            file.writelines(json_pieces(row))
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -149,7 +159,7 @@ class _Column:
     def add(self, value: Any) -> int:
         """Adds a row and returns its length along the first axis."""
         data = np.asarray(value, dtype=self.dtype)
-        self._file.write(data.tobytes())
+        self._file.write(np.ascontiguousarray(data))
         self._rows += 1
         self._width = list(data.shape[1:] if self._ragged else data.shape)
         size = data.shape[0] if self._ragged else 1

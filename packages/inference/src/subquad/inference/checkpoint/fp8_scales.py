@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from subquad.inference.checkpoint.pickle_work import refuse_endless_keys
 from subquad.inference.checkpoint.report import MappedTensor
 from subquad.inference.checkpoint.restricted_pickle import load_inert
 from subquad.inference.checkpoint.saved_archive import load_archive
@@ -24,6 +25,7 @@ from subquad.inference.errors import COST_WITHOUT_FP8, CheckpointError, Checkpoi
 
 HISTORY_LENGTH = 16
 _ZIP = b"PK\x03\x04"
+_LEGACY_PICKLES = 5  # one behind the other in the old form of torch.save: magic, version, system, object, storages
 _LEGACY_STORAGE = ("torch.storage", "_load_from_bytes")
 _REBUILD = ("torch._utils", "_rebuild_tensor_v2")
 _CPU = ("torch", "device")
@@ -161,8 +163,11 @@ def _legacy_storage(where: str, data: object) -> Any:
     if data.startswith(_ZIP):
         raise CheckpointError(f"{where}: a storage is an archive; accepted: the old form of torch.save")
     try:
+        pickles = io.BytesIO(data)
+        for _ in range(_LEGACY_PICKLES):
+            refuse_endless_keys(pickles, where, size=len(data), spells_references=True)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise CheckpointError(f"{where}: a storage is damaged: {str(error).partition('. ')[0]}") from None
 
 

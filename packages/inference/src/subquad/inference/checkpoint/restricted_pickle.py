@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from subquad.inference.checkpoint.pickle_work import refuse_endless_keys
 from subquad.inference.errors import CheckpointError
 
 
@@ -122,10 +123,11 @@ def load_inert(
       storages: Gives what a reference to outside the pickle stands for; without it there must be none.
 
     Raises:
-      CheckpointError: It names anything else, or is no pickle.
+      CheckpointError: It names anything else, has keys that would take forever, or is no pickle.
     """
     accepted = records if callable(records) else lambda module, name: (module, name) in records
     try:
+        refuse_endless_keys(io.BytesIO(data), where, size=len(data))
         return _Unpickler(io.BytesIO(data), where, accepted, functions or {}, storages).load()
     except CheckpointError:
         raise

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch._utils import _rebuild_tensor_v2
 
+from subquad.inference.checkpoint.pickle_work import refuse_endless_keys
 from subquad.inference.checkpoint.saved_archive import refuse_compressed
 from subquad.inference.checkpoint.stream import TensorEntry
 from subquad.inference.errors import CheckpointError, CheckpointNotFound
@@ -23,6 +24,7 @@ from subquad.inference.unfinished import unfinished_file
 _PART = re.compile(r"\.part(\d+)$")
 _COPY_BLOCK = 1 << 22
 _ALIGNMENT = 64
+_PICKLE = "data.pkl"  # torch finds it whatever the case of its letters
 _ZIP_START = b"PK\x03\x04"
 _ZIP64_FROM = 1 << 31
 _STORAGE_TYPES = {
@@ -69,12 +71,16 @@ def _check_archive(file: Path, source: Path) -> None:
     """Checks that a file begins and ends as ``torch.save`` writes it.
 
     Raises:
-      CheckpointError: It does not, its end is missing, or it holds compressed records.
+      CheckpointError: It does not, its end is missing, it holds compressed records or has keys that take forever.
     """
     if zipfile.is_zipfile(file):
         try:
             with zipfile.ZipFile(file) as archive:
                 refuse_compressed(archive, str(source))
+                for record in archive.infolist():
+                    if record.filename.lower().endswith(_PICKLE):
+                        data = io.BytesIO(archive.read(record))
+                        refuse_endless_keys(data, str(source), size=record.file_size, spells_references=True)
         except CheckpointError:
             raise
         except Exception as error:  # a damaged list of records can raise anything

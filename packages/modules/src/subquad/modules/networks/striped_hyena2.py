@@ -29,6 +29,7 @@ from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 from subquad.ops import linear_step, prepare
 
 _LAYER_LETTERS = "SDH*"
+_UNROUNDED = (torch.float32, torch.float64)  # types whose sums a logit keeps
 
 
 class _HyenaOptions(Placement):
@@ -361,11 +362,16 @@ class StripedHyena2(nn.Module):
     def unembed_wide(self, hidden: Float[Tensor, "... channel"]) -> Float[Tensor, "... vocabulary"]:
         """Does the same with sums that stay in float32 (float64 for float64): a score adds thousands of them.
 
-        In bfloat16 a logit has 8 significant bits, which most of the error of a log-probability would come from.
+        In bfloat16 a logit has 8 significant bits: likely tokens tie, and most of the error of a log-probability comes
+        from it.
         """
-        weight = self.embedding_layer.weight
-        if hidden.dtype in (torch.float32, torch.float64):
+        device = hidden.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self.unembed_wide(hidden)
+        if hidden.dtype in _UNROUNDED:
             return self.unembed(hidden)
+        weight = self.embedding_layer.weight
         if hidden.is_cuda:
             rows = torch.mm(hidden.reshape(-1, hidden.shape[-1]), weight.t(), out_dtype=torch.float32)
             return rows.view(*hidden.shape[:-1], rows.shape[-1])
@@ -374,7 +380,7 @@ class StripedHyena2(nn.Module):
     def step(
         self, ids: Int[Tensor, " batch"], state: StripedHyena2State, *, active: Bool[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch vocabulary"]:
-        """Reads one more token per row and returns the logits of the next.
+        """Reads one more token per row and returns the logits of the next, in float32 at least; see ``unembed_wide``.
 
         Every row is computed from itself alone: at a given batch size its result does not depend on the other rows.
 
@@ -398,7 +404,10 @@ class StripedHyena2(nn.Module):
         for block, layer, upcoming in zip(blocks, state.layers, following, strict=True):
             x = block.step(x, layer, active=active, upcoming=upcoming)
         state.advance(1, active)
-        return linear_step(x, self.embedding_layer.weight, norm=step_norm(self.norm))
+        with torch.no_grad():
+            if x.dtype in _UNROUNDED:
+                return linear_step(x, self.embedding_layer.weight, norm=step_norm(self.norm))
+            return self.unembed_wide(self.norm(x))
 
     def prepare_step(
         self, state: StripedHyena2State, *, active: Bool[Tensor, " batch"] | None = None
@@ -420,7 +429,7 @@ class StripedHyena2(nn.Module):
         x = self.embedding_layer.weight.new_zeros(state.batch_size, self.hidden_size)
         layers = zip(self._blocks(), state.layers, strict=True)
         blocks = [block.prepare_step(x, layer, active=active) for block, layer in layers]
-        unembed = prepare("linear_step", x, self.embedding_layer.weight, norm=step_norm(self.norm))
+        unembed = self._prepared_unembedding(x)
 
         def step(ids: Tensor) -> Tensor:
             if torch.is_grad_enabled() or torch.is_autocast_enabled(ids.device.type):
@@ -435,6 +444,16 @@ class StripedHyena2(nn.Module):
             return unembed(x)
 
         return step
+
+    def _prepared_unembedding(self, x: Float[Tensor, "batch channel"]) -> Callable[[Tensor], Tensor]:
+        """Returns norm and unembedding of a step as a function of the stream."""
+        weight = self.embedding_layer.weight
+        if x.dtype in _UNROUNDED:
+            return prepare("linear_step", x, weight, norm=step_norm(self.norm))
+        if x.is_cuda:
+            return lambda x: self.unembed_wide(self.norm(x))
+        wide = weight.float()
+        return lambda x: functional.linear(self.norm(x).float(), wide)
 
     def init_state(
         self,
