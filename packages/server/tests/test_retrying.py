@@ -116,15 +116,18 @@ def test_awaited_calls_end_where_the_only_server_goes_away():
 
 
 def test_waiting_streams_go_to_the_server_that_is_left():
-    with full_server(drain_seconds=0.2) as first, RunningServer() as second:
-        with GenomicsClient(f"ipv4:{first.address},{second.address}", timeout=10) as client:
-            wait_until(lambda: client.score(["ACGT"]) and bool(second.scheduler.jobs))
-            streams = [client.generate("ACGT", max_new_tokens=400) for _ in range(6)]
-            wait_until(lambda: first.scheduler.stats().queued >= 2)
-            threads = concurrent.futures.ThreadPoolExecutor(6)
-            results = [threads.submit(stream.result) for stream in streams]
-            first.drain()
-            ended = [result.exception(10) for result in results]
+    with (
+        full_server(drain_seconds=0.2) as first,
+        RunningServer() as second,
+        GenomicsClient(f"ipv4:{first.address},{second.address}", timeout=10) as client,
+    ):
+        wait_until(lambda: client.score(["ACGT"]) and bool(second.scheduler.jobs))
+        streams = [client.generate("ACGT", max_new_tokens=400) for _ in range(6)]
+        wait_until(lambda: first.scheduler.stats().queued >= 2)
+        threads = concurrent.futures.ThreadPoolExecutor(6)
+        results = [threads.submit(stream.result) for stream in streams]
+        first.drain()
+        ended = [result.exception(10) for result in results]
     assert sum(error is None for error in ended) == 5  # all but the one that the first server had begun
     assert sum(isinstance(error, Unavailable) for error in ended) == 1
 
