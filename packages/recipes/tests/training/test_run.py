@@ -193,7 +193,7 @@ def test_a_run_whose_loss_diverges_stops_and_leaves_no_checkpoint(tmp_path: Path
     output = tmp_path / "run"
     with pytest.raises(TrainingDiverged, match=r"step 2: the loss is (nan|inf); accepted is a finite number") as stop:
         train(tiny("optimizer.learning_rate=1e30", "run.save_every=1"), output=output, progress=False)
-    assert "lower optimizer.learning_rate (at this step 5e+29)" in str(stop.value)
+    assert "lower optimizer.learning_rate (at this step 1e+30)" in str(stop.value)
     assert torch.load(output / "resume.ckpt", weights_only=True)["global_step"] == stop.value.step - 1
     assert not (output / "checkpoint").exists()
 
@@ -206,7 +206,7 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path, monkeyp
         return loss + (loss - loss.detach()).sqrt() if self.trainer.global_step == 3 else loss  # sqrt'(0) is infinite
 
     monkeypatch.setattr(LanguageModelTraining, "training_step", training_step)
-    with pytest.raises(TrainingDiverged, match="step 4: the norm of the gradient is (nan|inf)"):
+    with pytest.raises(TrainingDiverged, match=r"step 4: the norm of the gradient is (nan|inf)"):
         train(tiny("run.save_every=1"), output=tmp_path / "run", progress=False)
     point = torch.load(tmp_path / "run" / "resume.ckpt", weights_only=True)
     assert point["global_step"] == 3
@@ -228,9 +228,10 @@ def test_a_resume_point_goes_straight_to_its_folder(tmp_path: Path, monkeypatch:
 
 def test_a_full_disk_names_the_file_and_leaves_the_resume_point_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     output = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+    with monkeypatch.context() as patch:
         stop_in_step(2, patch)
-        train(tiny(), output=output, progress=False)
+        with pytest.raises(TrainingInterrupted):
+            train(tiny(), output=output, progress=False)
     before = (output / "resume.ckpt").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
@@ -262,9 +263,10 @@ def test_a_run_from_a_checkpoint_resumes_without_it(finished: Any, tmp_path: Pat
     shutil.copytree(finished.checkpoint, start)
     config = tiny(f"run.initial_checkpoint={start}")
     whole = train(config, output=tmp_path / "whole", progress=False)
-    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+    with monkeypatch.context() as patch:
         stop_in_step(4, patch)
-        train(config, output=output, progress=False)
+        with pytest.raises(TrainingInterrupted):
+            train(config, output=output, progress=False)
     shutil.rmtree(start)
     assert train(config, output=output, resume=True, progress=False).held_out_bits == whole.held_out_bits
     with pytest.raises(CheckpointNotFound, match="start"):
