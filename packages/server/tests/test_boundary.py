@@ -316,3 +316,51 @@ def test_a_message_that_cannot_be_sent_since_the_reader_has_gone_is_a_cancellati
     assert len(freed) == 1
     assert [record.levelname for record in caplog.records if record.name == "subquad.server.boundary"] == ["INFO"]
     assert "code=CANCELLED" in caplog.text
+
+
+class HeadersOnTheirWay:
+    """gRPC's context of a call that takes a while to send its headers and no status before they are sent."""
+
+    def __init__(self, *, there):
+        self.there, self.sent, self.status = there, False, None
+
+    def invocation_metadata(self):
+        return ()
+
+    def time_remaining(self):
+        return 0.05
+
+    async def send_initial_metadata(self, metadata):
+        await asyncio.sleep(0.2)
+        self.sent = True
+
+    async def abort(self, code, message, trailing_metadata):
+        if not self.sent or not self.there:
+            raise RuntimeError("GRPC_CALL_ERROR_TOO_MANY_OPERATIONS")
+        self.status = code
+        raise grpc.aio.AbortError
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_deadline_that_passes_while_headers_are_sent_is_still_answered(streaming, there, caplog):
+    context = HeadersOnTheirWay(there=there)
+
+    async def stream(request, call):
+        yield "message"
+
+    async def single(request, call):
+        return "message"
+
+    async def answer():
+        readiness = Readiness()
+        await readiness.enter(Phase.SERVING)
+        boundary = Boundary(readiness, ServingLimits(), Metrics())
+        method = boundary._streaming("Method", stream) if streaming else boundary._unary("Method", single)
+        with pytest.raises(grpc.aio.AbortError if there else asyncio.CancelledError):
+            await method("request", context)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(answer())
+    assert context.status is (grpc.StatusCode.DEADLINE_EXCEEDED if there else None)
+    assert "code=DEADLINE_EXCEEDED" in caplog.text

@@ -1,7 +1,9 @@
 """`python -m subquad.recipes train` from the outside."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,43 @@ def test_a_missing_configuration_is_refused_by_name(tmp_path: Path):
     result = run(tmp_path / "absent.py", "--output", tmp_path / "run")
     assert result.exit_code == 2
     assert "absent.py: no such configuration file" in result.stderr
+
+
+def test_a_folder_of_the_name_of_a_shipped_configuration_does_not_hide_it(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    result = run("small", "run.steps=0", "--output", tmp_path / "run")
+    assert "run.steps: got 0" in result.stderr
+
+
+def test_a_checkpoint_brings_its_network_and_takes_no_change_of_it(config: Path, tmp_path: Path):
+    assert run(config, "run.steps=1", "--output", tmp_path / "first", "--no-progress").exit_code == 0
+    start = ["--initial-checkpoint", tmp_path / "first" / "checkpoint", "--no-progress"]
+    result = run(
+        "small", "run.steps=1", "data.genomes=[phix174]", "data.window=32", "--output", tmp_path / "run", *start
+    )
+    assert result.exit_code == 0, result.output
+    assert "hidden_size: 8" in (tmp_path / "run" / "config.yaml").read_text()
+    result = run("small", "model.hidden_size=16", "--output", tmp_path / "other", *start)
+    assert result.exit_code == 2
+    assert "model: got 'model.hidden_size=16'; accepted is no change of the network" in result.stderr
+    result = run("small", "--output", tmp_path / "other", "--initial-checkpoint", tmp_path / "nothing")
+    assert result.exit_code == 2
+    assert "nothing" in result.stderr
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_by_its_status_with_a_resume_point(number: int, config: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "subquad.recipes", "train", str(config), "run.steps=100000", "run.save_every=1"]
+    with subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True) as training:
+        while training.poll() is None and not (output / "resume.ckpt").exists():
+            time.sleep(0.05)
+        training.send_signal(number)
+        _, said = training.communicate(timeout=60)
+    assert training.returncode == 128 + number, said
+    assert "go on with --resume" in said.splitlines()[-1]
 
 
 def test_a_traceback_is_shown_on_request(config: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """What can be wrong with a recipe's input: every error names the file or field, what was got and what is accepted."""
 
+import signal
 from pathlib import Path
 
 
@@ -86,10 +87,23 @@ class ResumeError(RecipeError, ValueError):
     """A run cannot be resumed: nothing was saved, or it was another configuration."""
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C after a resume point was written to `checkpoint`."""
+class TrainingDiverged(RecipeError, ArithmeticError):
+    """The loss or a gradient is infinite or no number; the resume point is that of an earlier step."""
 
-    def __init__(self, checkpoint: Path, step: int) -> None:
+    def __init__(self, step: int, what: str, value: float, learning_rate: float) -> None:
+        super().__init__(
+            f"step {step}: the {what} is {value}; accepted is a finite number. Nothing of this step was kept; train "
+            f"anew with a lower optimizer.learning_rate (at this step {learning_rate:g}), a lower optimizer.clip or "
+            "more optimizer.warmup_steps"
+        )
+        self.step = step
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C or SIGTERM (`signal_number`) after a resume point was written to `checkpoint`."""
+
+    def __init__(self, checkpoint: Path, step: int, signal_number: int = signal.SIGINT) -> None:
         super().__init__(f"stopped after step {step}; go on with --resume ({checkpoint})")
         self.checkpoint = checkpoint
         self.step = step
+        self.signal_number = signal_number

@@ -1,7 +1,10 @@
 """The typed client for asyncio: the methods of `GenomicsClient`, awaited."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, TypeVar
+
+import grpc
 
 from subquad.genomics.v1 import service_pb2 as pb
 from subquad.genomics.v1 import service_pb2_grpc
@@ -25,6 +28,7 @@ from subquad.server.messages import (
     variant_score,
 )
 from subquad.server.requests import GenerationRequest, embedding_request, scoring_request, variants_request
+from subquad.server.retrying import Attempts
 
 Item = TypeVar("Item")
 
@@ -32,19 +36,38 @@ Item = TypeVar("Item")
 class AsyncStream(Generic[Item]):
     """An answer that arrives in pieces: iterate it once, in an ``async with`` block where you may leave early."""
 
-    def __init__(self, call: Any, read: Callable[[Any], Item]) -> None:
-        self._call, self._read = call, read
-        self._messages: AsyncIterator[Any] = aiter(call)
+    def __init__(self, attempts: Attempts, read: Callable[[Any], Item]) -> None:
+        self._attempts, self._read = attempts, read
+        self._closed = self._answered = False
+        self._ask()
 
     def __aiter__(self) -> "AsyncStream[Item]":
         return self
 
     async def __anext__(self) -> Item:
         with typed_errors():
-            return self._read(await anext(self._messages))
+            while True:
+                try:
+                    message = await anext(self._messages)
+                except grpc.RpcError as error:
+                    pause = None if self._answered else self._attempts.pause_after(error)
+                    if pause is None:
+                        raise
+                    await asyncio.sleep(pause)
+                    if self._closed:
+                        raise
+                    self._ask()
+                else:
+                    self._answered = True
+                    return self._read(message)
+
+    def _ask(self) -> None:
+        self._call = self._attempts.begin()
+        self._messages: AsyncIterator[Any] = aiter(self._call)
 
     def close(self) -> None:
         """Cancels the request unless it has ended."""
+        self._closed = True
         self._call.cancel()
 
     async def __aenter__(self) -> "AsyncStream[Item]":
@@ -80,8 +103,7 @@ class AsyncGenomicsClient:
 
     async def get_model(self, *, model: str = "", timeout: float | None = None) -> ModelInfo:
         """Describes the served model and the limits of the server; see `GenomicsClient.get_model`."""
-        with typed_errors():
-            return model_info(await self._call(self._stub.GetModel, pb.GetModelRequest(model=model), timeout))
+        return model_info(await self._call(self._stub.GetModel, pb.GetModelRequest(model=model), timeout))
 
     def generate(
         self,
@@ -117,7 +139,7 @@ class AsyncGenomicsClient:
             alphabet=alphabet,
             model=model,
         ).to_proto()
-        return AsyncStream(self._call(self._stub.GenerateSequence, request, timeout), generation_event)
+        return AsyncStream(self._attempts(self._stub.GenerateSequence, request, timeout), generation_event)
 
     async def score(
         self,
@@ -139,8 +161,7 @@ class AsyncGenomicsClient:
             alphabet=alphabet,
             model=model,
         )
-        with typed_errors():
-            response = await self._call(self._stub.ScoreSequences, request, timeout)
+        response = await self._call(self._stub.ScoreSequences, request, timeout)
         return [sequence_score(score) for score in response.scores]
 
     def score_variants(
@@ -155,7 +176,7 @@ class AsyncGenomicsClient:
     ) -> AsyncStream[VariantScore]:
         """Yields the log-likelihood change of each variant; see `GenomicsClient.score_variants`."""
         request = variants_request(reference_window, variants, strand=strand, alphabet=alphabet, model=model)
-        return AsyncStream(self._call(self._stub.ScoreVariants, request, timeout), variant_score)
+        return AsyncStream(self._attempts(self._stub.ScoreVariants, request, timeout), variant_score)
 
     def embed(
         self,
@@ -172,8 +193,22 @@ class AsyncGenomicsClient:
         request = embedding_request(
             sequences, layers, pooling=pooling, data_type=data_type, alphabet=alphabet, model=model
         )
-        return AsyncStream(self._call(self._stub.EmbedSequences, request, timeout), embedding_part)
+        return AsyncStream(self._attempts(self._stub.EmbedSequences, request, timeout), embedding_part)
 
-    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
-        timeout = self._timeout if timeout is None else timeout
-        return method(request, timeout=timeout, metadata=self._connection.metadata())
+    async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        attempts = self._attempts(method, request, timeout)
+        with typed_errors():
+            while True:
+                try:
+                    return await attempts.begin()
+                except grpc.RpcError as error:
+                    pause = attempts.pause_after(error)
+                    if pause is None:
+                        raise
+                await asyncio.sleep(pause)
+
+    def _attempts(self, method: Any, request: Any, timeout: float | None) -> Attempts:
+        def start(seconds: float | None) -> Any:
+            return method(request, timeout=seconds, metadata=self._connection.metadata())
+
+        return Attempts(start, self._timeout if timeout is None else timeout)

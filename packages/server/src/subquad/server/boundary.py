@@ -98,7 +98,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Any) -> Any:
             async with self._border(method, request, context) as call:
                 response = await behaviour(request, call)
-                await _sent(context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),)))
+                await _sent_headers(context, call)
                 return response
 
         return answer
@@ -111,7 +111,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 async for message in messages:
                     if first:
                         # Sent late: until then a client may still retry the call on another server.
-                        await _sent(context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),)))
+                        await _sent_headers(context, call)
                         first = False
                     await _sent(context.write(message))
 
@@ -146,8 +146,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._leave(call, code, refusal)
         if refusal is not None:
             refusal.request_id = call.request_id
-            code, message, status = status_of(refusal)
-            await context.abort(code, message, (*status.trailing_metadata, (REQUEST_ID_KEY, call.request_id)))
+            await _abort(context, refusal)
 
     def _enter(self, call: Call) -> None:
         self._calls.add(call)
@@ -215,6 +214,28 @@ async def _sent(sending: Awaitable[None]) -> None:
     except Exception:
         await asyncio.sleep(CANCELLATION_SECONDS)
         raise
+
+
+async def _sent_headers(context: Any, call: Call) -> None:
+    """Sends the headers whole, whatever a deadline says: gRPC takes no status while they are on their way."""
+    sending = asyncio.ensure_future(context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),)))
+    sending.add_done_callback(lambda task: task.cancelled() or task.exception())  # a failure is heard of, if only here
+    try:
+        await _sent(asyncio.shield(sending))
+    except asyncio.CancelledError:
+        await asyncio.wait({sending}, timeout=CANCELLATION_SECONDS)
+        raise
+
+
+async def _abort(context: Any, refusal: RequestError) -> None:
+    """Ends the call with the status of an error; a caller who has gone meanwhile is a cancellation."""
+    code, message, status = status_of(refusal)
+    try:
+        await context.abort(code, message, (*status.trailing_metadata, (REQUEST_ID_KEY, refusal.request_id)))
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        raise asyncio.CancelledError from None
 
 
 def _request_id(context: Any) -> str:

@@ -1,4 +1,4 @@
-"""How a client connects: service config (balancing, health, retries), keepalive, TLS and token."""
+"""How a client connects: service config (balancing, health), keepalive, TLS and token."""
 
 import json
 from collections.abc import Callable
@@ -81,20 +81,8 @@ class Connection:
 
 
 def service_config() -> dict[str, object]:
-    """The service config: balanced over healthy servers; UNAVAILABLE is retried until response headers arrive."""
+    """The service config: balanced over healthy servers. It holds no retry policy; `retrying` says why."""
     return {
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": SERVICE_NAME},
-        "methodConfig": [
-            {
-                "name": [{"service": SERVICE_NAME}],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
     }

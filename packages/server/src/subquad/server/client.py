@@ -1,5 +1,6 @@
 """The typed client: plain values in and out, typed errors, streams that never outlive it. Imports no torch."""
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from subquad.server.messages import (
     variant_score,
 )
 from subquad.server.requests import GenerationRequest, embedding_request, scoring_request, variants_request
+from subquad.server.retrying import Attempts, answer
 from subquad.server.status import error_of
 
 Item = TypeVar("Item")
@@ -53,21 +55,42 @@ def typed_errors() -> Iterator[None]:
 class Stream(Generic[Item]):
     """An answer that arrives in pieces: iterate it once; leave it, `close` it or drop it, and the server stops."""
 
-    def __init__(self, call: Any, read: Callable[[Any], Item]) -> None:
-        self._call, self._read = call, read
-        # gRPC neither collects nor cancels an abandoned call by itself.
-        self._finalizer = weakref.finalize(self, call.cancel)
+    def __init__(self, attempts: Attempts, read: Callable[[Any], Item]) -> None:
+        self._attempts, self._read = attempts, read
+        self._lock, self._closed, self._answered = threading.Lock(), threading.Event(), False
+        self._ask()
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
         with typed_errors():
-            return self._read(next(self._call))
+            while True:
+                try:
+                    message = next(self._call)
+                except grpc.RpcError as error:
+                    pause = None if self._answered else self._attempts.pause_after(error)
+                    if pause is None or self._closed.wait(pause) or not self._ask():
+                        raise
+                else:
+                    self._answered = True
+                    return self._read(message)
+
+    def _ask(self) -> bool:
+        """Starts an attempt, unless the stream was closed."""
+        with self._lock:
+            if self._closed.is_set():
+                return False
+            self._call = self._attempts.begin()
+            # gRPC neither collects nor cancels an abandoned call by itself.
+            self._finalizer = weakref.finalize(self, self._call.cancel)
+        return True
 
     def close(self) -> None:
         """Cancels the request unless it has ended."""
-        self._finalizer()
+        with self._lock:
+            self._closed.set()
+            self._finalizer()
 
     def __enter__(self) -> "Stream[Item]":
         return self
@@ -190,7 +213,7 @@ class GenomicsClient:
             alphabet=alphabet,
             model=model,
         ).to_proto()
-        stream = GenerationStream(self._call(self._stub.GenerateSequence, request, timeout), generation_event)
+        stream = GenerationStream(self._attempts(self._stub.GenerateSequence, request, timeout), generation_event)
         self._streams.add(stream)
         return stream
 
@@ -247,7 +270,7 @@ class GenomicsClient:
           RequestError: Any other error of the server (when iterated).
         """
         request = variants_request(reference_window, variants, strand=strand, alphabet=alphabet, model=model)
-        stream = Stream(self._call(self._stub.ScoreVariants, request, timeout), variant_score)
+        stream = Stream(self._attempts(self._stub.ScoreVariants, request, timeout), variant_score)
         self._streams.add(stream)
         return stream
 
@@ -280,15 +303,17 @@ class GenomicsClient:
         request = embedding_request(
             sequences, layers, pooling=pooling, data_type=data_type, alphabet=alphabet, model=model
         )
-        stream = Stream(self._call(self._stub.EmbedSequences, request, timeout), embedding_part)
+        stream = Stream(self._attempts(self._stub.EmbedSequences, request, timeout), embedding_part)
         self._streams.add(stream)
         return stream
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         with typed_errors():
-            return method(
-                request,
-                timeout=self._timeout if timeout is None else timeout,
-                metadata=self._connection.metadata(),
-                wait_for_ready=self._wait_for_ready,
-            )
+            return answer(self._attempts(method, request, timeout))
+
+    def _attempts(self, method: Any, request: Any, timeout: float | None) -> Attempts:
+        def start(seconds: float | None) -> Any:
+            metadata = self._connection.metadata()
+            return method(request, timeout=seconds, metadata=metadata, wait_for_ready=self._wait_for_ready)
+
+        return Attempts(start, self._timeout if timeout is None else timeout)

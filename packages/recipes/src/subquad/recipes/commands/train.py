@@ -18,6 +18,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the resume point in the output folder.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on stderr.")] = True,
+    initial_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Same as run.initial_checkpoint=…: go on from a native checkpoint, its network in place of model."
+        ),
+    ] = None,
     use_subquadratic_ops: Annotated[
         bool | None,
         typer.Option(
@@ -33,11 +39,13 @@ def train(
     changes = list(overrides or [])
     if use_subquadratic_ops is not None:
         changes.append(f"run.use_subquadratic_ops={use_subquadratic_ops}")
+    if initial_checkpoint is not None:
+        changes.append(f"run.initial_checkpoint={initial_checkpoint}")
     try:
         result = _run(config, changes, output, resume=resume, progress=progress)
     except TrainingInterrupted as stop:
         typer.echo(f"{stop}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + stop.signal_number) from None
     except Exception as error:
         status = _status(error)
         if traceback or status is None:
@@ -50,15 +58,20 @@ def train(
 
 def _run(config: Path, overrides: list[str], output: Path, *, resume: bool, progress: bool) -> "TrainingResult":
     from subquad.lazy_config import apply_overrides, load_config_file
-    from subquad.recipes.errors import MissingFileError
+    from subquad.recipes.errors import MissingFileError, SettingError
     from subquad.recipes.training import train
+    from subquad.recipes.training.run import initial_checkpoint_of
 
-    if not config.exists():
+    if not config.is_file():
         shipped = Path(__file__).parent.parent / "configs" / f"{config}.py"
         if not shipped.is_file():
             raise MissingFileError(config, what="configuration file")
         config = shipped
     tree = apply_overrides(load_config_file(config), overrides)
+    changed = next((word for word in overrides if word.lstrip("+~").startswith(("model.", "model="))), None)
+    if changed is not None and initial_checkpoint_of(tree) is not None:
+        accepted = "no change of the network that run.initial_checkpoint gives"
+        raise SettingError("model", changed, accepted)
     return train(tree, output=output, resume=resume, progress=progress)
 
 

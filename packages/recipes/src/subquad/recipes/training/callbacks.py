@@ -17,34 +17,41 @@ from subquad.recipes._atomic import write_atomically
 from subquad.recipes.training.metrics import Measurement, write_metrics
 from subquad.recipes.training.module import LanguageModelTraining
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class StopRequested(Exception):
-    """Leaves Lightning's loop after Ctrl-C, once a resume point is written."""
+    """Leaves Lightning's loop after Ctrl-C or SIGTERM, once a resume point is written."""
 
 
 class ResumePoint(pl.Callback):
-    """Writes one resume point every few steps, at the end, and when Ctrl-C is pressed.
+    """Writes one resume point every few steps, at the end, and on Ctrl-C or SIGTERM.
 
-    The first Ctrl-C lets the running step end, saves and raises `StopRequested`; a second one breaks off at once and
-    leaves the resume point before it.
+    The first signal lets the running step end, saves and raises `StopRequested`; a second one breaks off at once and
+    leaves the resume point before it. `signal_number` is the first signal that came, None before.
     """
 
     def __init__(self, path: Path, *, every: int, validate_every: int) -> None:
         self._path, self._every, self._validate_every = path, every, validate_every
-        self._interrupted = threading.Event()
-        self._previous: Any = signal.SIG_DFL
+        self.signal_number: int | None = None
+        self._previous: dict[int, Any] = {}
 
     @contextmanager
     def watching_interrupts(self) -> Iterator[None]:
-        """Takes over Ctrl-C for a while, where this is the main thread."""
+        """Takes over Ctrl-C and SIGTERM for a while, where this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
+        self._previous = {number: signal.signal(number, self._on_interrupt) for number in STOP_SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, self._previous)
+            self._give_back()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes SIGTERM back from Lightning, which would end the process with status 0 and save nothing."""
+        if self._previous and self.signal_number is None:
+            signal.signal(signal.SIGTERM, self._on_interrupt)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,14 +77,18 @@ class ResumePoint(pl.Callback):
             write_atomically(self._path, trainer.save_checkpoint)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
-        if self._interrupted.is_set() or trainer.global_step % self._every == 0:
+        if self.signal_number is not None or trainer.global_step % self._every == 0:
             self.save(trainer)
-        if self._interrupted.is_set():
+        if self.signal_number is not None:
             raise StopRequested
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted.set()
-        signal.signal(signal.SIGINT, self._previous)
+        self.signal_number = self.signal_number or number
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 class CourseLog(pl.Callback):

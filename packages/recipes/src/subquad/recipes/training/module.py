@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from subquad.recipes.data.windows import EvaluationWindow
+from subquad.recipes.errors import TrainingDiverged
 from subquad.recipes.training.loss import next_token_loss, target_nats, target_weights
 from subquad.recipes.training.optimizer import build_optimizer, build_schedule
 from subquad.recipes.training.settings import LossSettings, OptimizerSettings
@@ -45,11 +46,32 @@ class LanguageModelTraining(pl.LightningModule):
         return self.model(ids)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Returns the weighted loss of a batch of windows `[batch, window + 1]`, in nats."""
+        """Returns the weighted loss of a batch of windows `[batch, window + 1]`, in nats.
+
+        Raises:
+          TrainingDiverged: It is not finite.
+        """
         weights = self._weights(batch)
         loss = next_token_loss(self(batch[:, :-1]), batch, weights, normalization=self._loss.normalization)
         self.train_bits = loss.detach().item() / NATS_PER_BIT
+        self._check_finite("loss", self.train_bits)
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of the whole gradient, and refuses one that is not finite before it reaches a weight."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        self._check_finite("norm of the gradient", norm.item())
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+            raise TrainingDiverged(self.trainer.global_step + 1, what, value, rate)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums over the held-out bases."""

@@ -2,27 +2,32 @@
 
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
-from subquad.inference import save_checkpoint
-from subquad.lazy_config import Config, diff, from_yaml, instantiate, to_yaml
+from subquad.inference import ByteTokenizer, load_checkpoint, save_checkpoint
+from subquad.lazy_config import Config, LazyConfig, derive, diff, from_yaml, instantiate, to_yaml
 from subquad.recipes._atomic import write_atomically
 from subquad.recipes.baselines import markov_bits_per_base, order0_entropy
 from subquad.recipes.data.split import Split
-from subquad.recipes.errors import OutputExistsError, ResumeError, SettingError, TrainingInterrupted
+from subquad.recipes.errors import OutputExistsError, ResumeError, SettingError, SplitError, TrainingInterrupted
 from subquad.recipes.training.callbacks import CourseLog, ProgressLine, ResumePoint, StopRequested
+from subquad.recipes.training.checkpoint_io import StraightToDisk
 from subquad.recipes.training.metrics import draw_course
 from subquad.recipes.training.module import LanguageModelTraining
 from subquad.recipes.training.sequences import GenomeWindows, load_split
-from subquad.recipes.training.settings import RunSettings, TrainingConfig
+from subquad.recipes.training.settings import LossSettings, RunSettings, TrainingConfig
 
 BASELINE_ORDERS = range(7)
 """The Markov models that a run is compared with."""
@@ -77,6 +82,8 @@ def train(
     """Trains the network of a configuration and writes checkpoint, metrics and loss curve to a folder.
 
     The same configuration, seed and machine give the same weights, whether the run was interrupted and resumed or not.
+    With `run.initial_checkpoint` the network and its first weights are those of the checkpoint, and `model` of the
+    configuration is not used.
 
     Args:
       config: A tree whose target is `TrainingConfig`; it is not changed.
@@ -86,17 +93,20 @@ def train(
 
     Raises:
       RecipeError: A setting, a genome file or the output folder cannot be used; nothing was written.
-      TrainingInterrupted: Ctrl-C was pressed; a resume point was written.
+      InferenceError: `run.initial_checkpoint` is no checkpoint that can be read; nothing was written.
+      TrainingDiverged: The loss or a gradient is not finite; the resume point is that of an earlier step.
+      OSError: The disk is full, or the output cannot be written; an earlier resume point is still there.
+      TrainingInterrupted: Ctrl-C or SIGTERM came; a resume point was written.
     """
     output = Path(output)
     resume_point = output / "resume.ckpt"
+    config, network = _initial_network(config, output / "config.yaml" if resume and resume_point.is_file() else None)
     resuming = _check_output(output, resume_point, config, resume)
     pl.seed_everything(_seed(config), verbose=False)
-    settings = instantiate(config)
-    if not isinstance(settings, TrainingConfig):
-        raise SettingError("config()", settings, "a tree whose target is subquad.recipes.training.TrainingConfig")
+    settings = _settings(config, network)
     _choose_operators(settings)
     split = load_split(settings.data)
+    _check_targets(split, settings.loss)
     module = LanguageModelTraining(
         settings.model, steps=settings.run.steps, loss=settings.loss, optimizer=settings.optimizer
     )
@@ -106,15 +116,63 @@ def train(
     with _quiet_lightning(), _threads(settings.run.threads):
         trainer = build_trainer(settings, [log, saver, *([ProgressLine()] if progress else [])], output)
         output.mkdir(parents=True, exist_ok=True)
+        for part in output.glob(".*.part*"):  # what a kill left half written
+            part.unlink()
         write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
         try:
             with saver.watching_interrupts():
                 trainer.fit(module, windows, ckpt_path=resume_point if resuming else None, weights_only=True)
-        except StopRequested:
-            raise TrainingInterrupted(resume_point, trainer.global_step) from None
-        if not log.course or log.course[-1].step < settings.run.steps:
-            trainer.validate(module, windows, verbose=False)
+            if not log.course or log.course[-1].step < settings.run.steps:
+                trainer.validate(module, windows, verbose=False)
+        except (StopRequested, SIGTERMException):
+            number = saver.signal_number or signal.SIGTERM
+            raise TrainingInterrupted(resume_point, trainer.global_step, number) from None
     return _write_report(config, settings, split, output, log)
+
+
+def initial_checkpoint_of(config: Config[TrainingConfig]) -> str | None:
+    """Returns `run.initial_checkpoint`, None where it is not set."""
+    try:
+        start = config.run.initial_checkpoint
+    except AttributeError:
+        return None
+    return start if isinstance(start, str) and start else None  # anything else is refused by `RunSettings`
+
+
+def _initial_network(
+    config: Config[TrainingConfig], begun: Path | None
+) -> tuple[Config[TrainingConfig], nn.Module | None]:
+    """Puts the network of `run.initial_checkpoint` into the tree; `begun` is the saved tree of a run to go on with.
+
+    Returns:
+      The tree, and the network with its weights where they are still to be trained.
+    """
+    start = initial_checkpoint_of(config)
+    if start is None:
+        return config, None
+    if begun is not None:
+        return derive(config, {"model": from_yaml(begun.read_text("utf-8")).model}), None
+    loaded = load_checkpoint(start, device="cpu")
+    if not isinstance(loaded.tokenizer, ByteTokenizer):
+        raise SettingError("run.initial_checkpoint", start, "a checkpoint with the byte tokenizer")
+    return derive(config, {"model": loaded.config}), loaded.model.train()
+
+
+def _settings(config: Config[TrainingConfig], network: nn.Module | None) -> TrainingConfig:
+    """Builds the settings, with a network that is there already or a new one."""
+    settings = instantiate(config if network is None else derive(config, {"model": LazyConfig(nn.Identity)()}))
+    if not isinstance(settings, TrainingConfig):
+        raise SettingError("config()", settings, "a tree whose target is subquad.recipes.training.TrainingConfig")
+    return settings if network is None else replace(settings, model=network)
+
+
+def _check_targets(split: Split, loss: LossSettings) -> None:
+    """Refuses to train on, or to measure, a part in which no base counts."""
+    counted = np.frombuffer(b"ACGTacgt" if loss.lowercase_weight > 0 else b"ACGT", np.uint8)
+    for part, documents in (("training", split.training), ("held-out", split.held_out)):
+        if not any(np.isin(document[1:], counted).any() for document in documents):
+            bases = sum(map(len, documents))
+            raise SplitError(f"the {part} part has {bases} bases, none of them a target; accepted are A, C, G and T")
 
 
 def _choose_operators(settings: TrainingConfig) -> None:
@@ -146,6 +204,7 @@ def build_trainer(settings: TrainingConfig, callbacks: list[pl.Callback], output
         num_sanity_val_steps=0,
         gradient_clip_val=settings.optimizer.clip,
         callbacks=callbacks,
+        plugins=[StraightToDisk()],
         default_root_dir=output,
         use_distributed_sampler=False,
         logger=False,
@@ -229,7 +288,9 @@ def _replace_checkpoint(
     path: Path, settings: TrainingConfig, config: Config[TrainingConfig], numbers: dict[str, object]
 ) -> None:
     """Saves the native checkpoint; one that a resumed run left there before is replaced."""
-    metadata = {"recipe": {"genomes": list(settings.data.genomes), "seed": settings.run.seed, **numbers}}
+    start = settings.run.initial_checkpoint
+    recipe = {"genomes": list(settings.data.genomes), "seed": settings.run.seed, **numbers}
+    metadata = {"recipe": recipe if start is None else recipe | {"initial_checkpoint": start}}
     save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata, overwrite=True)
 
 

@@ -1,5 +1,6 @@
 """What a training run is made of: plain values, checked when they are set."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -87,17 +88,17 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
-        _check("optimizer.learning_rate", rate, _number(rate) and rate > 0, "a number above 0")
+        _check("optimizer.learning_rate", rate, _number(rate) and rate > 0, "a finite number above 0")
         final = self.final_learning_rate
         below = _number(final) and 0 <= final <= rate
         _check("optimizer.final_learning_rate", final, below, f"a number from 0 to {rate}")
         _whole("optimizer.warmup_steps", self.warmup_steps, 0)
         decay = self.weight_decay
-        _check("optimizer.weight_decay", decay, _number(decay) and decay >= 0, "a number of at least 0")
+        _check("optimizer.weight_decay", decay, _number(decay) and decay >= 0, "a finite number of at least 0")
         for name in ("beta1", "beta2"):
             beta = getattr(self, name)
             _check(f"optimizer.{name}", beta, _number(beta) and 0 <= beta < 1, "a number from 0 to below 1")
-        _check("optimizer.clip", self.clip, _number(self.clip) and self.clip > 0, "a number above 0")
+        _check("optimizer.clip", self.clip, _number(self.clip) and self.clip > 0, "a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class RunSettings:
       precision: Lightning's name of the arithmetic, such as `"32-true"` or `"bf16-mixed"`.
       threads: CPU threads of torch, 1 or more; None leaves the number as it is. A small network gains nothing from a
         second thread, and loses much where another program wants the core.
+      initial_checkpoint: A native checkpoint to go on from (fine-tuning): its network with its weights takes the place
+        of `model`. None trains new weights.
       use_subquadratic_ops: Fused operators in forward passes of the network: True demands them, False runs their parts
         one by one, None leaves the choice to the network; see `StripedHyena2`.
     """
@@ -126,6 +129,7 @@ class RunSettings:
     accelerator: str = "auto"
     precision: str = "32-true"
     threads: int | None = None
+    initial_checkpoint: str | None = None
     use_subquadratic_ops: bool | None = None
 
     def __post_init__(self) -> None:
@@ -135,6 +139,8 @@ class RunSettings:
         _one_of("run.accelerator", self.accelerator, "auto", "cpu", "gpu")
         if self.threads is not None:
             _whole("run.threads", self.threads, 1)
+        start = self.initial_checkpoint
+        _check("run.initial_checkpoint", start, start is None or (isinstance(start, str) and start != ""), "a folder")
         fused = self.use_subquadratic_ops
         _check("run.use_subquadratic_ops", fused, fused is None or isinstance(fused, bool), "None, True or False")
         _one_of("run.precision", self.precision, "32-true", "64-true", "bf16-mixed", "bf16-true")
@@ -160,7 +166,7 @@ class TrainingConfig:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _one_of(name: str, value: object, *accepted: str) -> None:
