@@ -13,6 +13,7 @@ from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
 
 _TAPS_IN_BLOCKS = 64  # up to which a stream of 16 bits is widened in blocks; longer filters make blocks of their own
+_FEWEST_BLOCKS = 3  # a stream of fewer is left whole
 
 
 def causal_conv(
@@ -184,7 +185,8 @@ def compute_in_torch(
     narrow = stream.dtype != _checks.accumulation_dtype(stream) and cu_seqlens is None and past < _TAPS_IN_BLOCKS
     sizes = []
     if narrow and dispatch.runs_plainly(stream, taps, bias, skip, initial_state):
-        sizes = block_sizes(max(1, stream.shape[1]), channels_at_once(stream), 2)
+        width = channels_at_once(stream)
+        sizes = block_sizes(stream.shape[1], width, 2) if _FEWEST_BLOCKS * width <= stream.shape[1] else []
     if len(sizes) > 1:
         options = {"bias": bias, "skip": skip, "activation": activation, "initial_state": initial_state}
         return _in_blocks(stream, taps, tuple(sizes), **options), next_history(stream, past, initial_state)
