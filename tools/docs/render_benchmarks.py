@@ -16,14 +16,18 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 FOLDER = Path("docs/benchmarks")
 COMMAND = "./bazelw run //tools/docs:render_benchmarks"
 _LIMIT = 40
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 Row = dict[str, Any]
 
 
@@ -107,15 +111,57 @@ def draw(record: Row, path: Path) -> bool:
 
     rows, plot = figure
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "subquad", "font.size": 8, "axes.grid": True}
-    with matplotlib.rc_context({**settings, "grid.alpha": 0.3}):
+    with matplotlib.rc_context({**settings, "grid.alpha": 0.3, "font.sans-serif": ["DejaVu Sans"]}):
         lines = "x" in plot
         canvas = Figure(figsize=(7, 4 if lines else 1 + 0.18 * len(rows)), layout="constrained")
         axes = canvas.add_subplot()
         (_draw_lines if lines else _draw_bars)(axes, rows, plot)
         axes.set_title(str(record.get("title", path.stem)))
         canvas.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    path.write_text("".join(f"{line.rstrip()}\n" for line in path.read_text().splitlines()))
+    path.write_text(compact(path.read_text()))
     return True
+
+
+def compact(drawing: str) -> str:
+    """Returns an SVG that looks the same: tenths of points, a class for each style, no metadata, no bare groups."""
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    root = ElementTree.fromstring(drawing)
+    _flatten(root)
+    elements = list(root.iter())
+    used = {name for element in elements for v in element.attrib.values() for name in re.findall(r"#([\w-]+)", v)}
+    styles = Counter(element.get("style") for element in elements if "style" in element.attrib)
+    classes = {style: f"s{number}" for number, (style, _) in enumerate(styles.most_common())}
+    for element in elements:
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        if "style" in element.attrib:
+            element.set("class", classes[element.attrib.pop("style")])
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+        for name, value in list(element.items()):
+            if name in ("d", "x", "y", "transform"):
+                rounded = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), value)
+                element.set(name, re.sub(r"\s*([A-Za-z])\s*", r"\1", rounded).strip() if name == "d" else rounded)
+        if not (element.text or "").strip():
+            element.text = "\n" if element.tag == f"{{{_SVG}}}g" else None
+        element.tail = None if element.tag == f"{{{_SVG}}}tspan" else "\n"
+    sheet = root.find(f".//{{{_SVG}}}style")
+    if sheet is not None:
+        sheet.text = "\n".join([str(sheet.text), *(f".{name}{{{style}}}" for style, name in classes.items())])
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _flatten(parent: ElementTree.Element) -> None:
+    """Removes metadata, and puts what a group without a purpose holds in its place."""
+    kept = []
+    for child in parent:
+        _flatten(child)
+        if child.tag == f"{{{_SVG}}}g" and not child.attrib.keys() - {"id"}:
+            kept += child
+        elif child.tag != f"{{{_SVG}}}metadata":
+            kept.append(child)
+    parent[:] = kept
 
 
 def _figure(record: Row) -> tuple[list[Row], Row] | None:

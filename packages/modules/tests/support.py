@@ -25,7 +25,11 @@ def golden_run(name: str) -> dict[str, Tensor]:
     path = DATA / f"vortex_tiny_{name}.safetensors"
     with safe_open(path, "pt") as file:
         prefill = int(file.metadata()["prefill"])
-    return {**load_file(path), "prefill": torch.tensor(prefill)}
+    shared = {}
+    if name == "bf16":  # of the tokens of the float32 run
+        run = golden_run("fp32")
+        shared = {key: run[key] for key in ("ids", "positions", "spec_logits_fp64")}
+    return {**shared, **load_file(path), "prefill": torch.tensor(prefill)}
 
 
 def golden_model(dtype: torch.dtype = torch.float32, **options: Any) -> StripedHyena2:

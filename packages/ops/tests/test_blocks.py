@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquad.ops import causal_conv, causal_conv_with_state, fft_conv, modal_conv, modal_conv_with_state
-from subquad.ops._blocks import channels_at_once
+from subquad.ops import (
+    causal_conv,
+    causal_conv_with_state,
+    fft_conv,
+    gated_product,
+    modal_conv,
+    modal_conv_with_state,
+    rms_norm,
+    rms_norm_of_sum,
+    rotary,
+)
+from subquad.ops._blocks import channels_at_once, widened_at_once
 from tools.testing.oracle import assert_close
 
 
@@ -54,6 +64,46 @@ def test_the_states_of_all_blocks_come_back_in_order(request: pytest.FixtureRequ
     states = causal_conv_with_state(x, taps)[1], modal_conv_with_state(x, _modes(residues), residues)[1]
     for state, whole in zip(states, wholes, strict=True):
         assert_close(state, whole, 1e-12)
+
+
+WIDENED: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], tuple[tuple[int, ...], ...]]] = {
+    "causal_conv": (causal_conv, ((3, 7, 10), (7, 4))),
+    "causal_conv, grouped, continued": (
+        lambda x, w, b, s: causal_conv_with_state(
+            x, w.expand(1, -1), bias=b, skip=b, initial_state=s, activation="silu"
+        ),
+        ((3, 7, 10), (3,), (7,), (3, 7, 2)),
+    ),
+    "rms_norm": (rms_norm, ((3, 7, 10), (10,))),
+    "rms_norm_of_sum": (rms_norm_of_sum, ((3, 7, 10), (3, 7, 10), (10,))),
+    "gated_product": (lambda x: gated_product(x, activation="gelu"), ((3, 7, 20),)),
+    "rotary": (lambda x, f: rotary(x, torch.arange(7)[None], f), ((3, 7, 2, 8), (4,))),
+    "rotary of a row's own positions": (lambda x, f: rotary(x, torch.arange(21).view(3, 7), f), ((3, 7, 2, 8), (4,))),
+}
+
+
+@pytest.mark.parametrize("name", WIDENED)
+def test_16_bit_rows_that_are_widened_in_blocks_have_the_bits_of_all_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, shapes = WIDENED[name]
+    inputs = [torch.randn(shape).bfloat16() for shape in shapes]
+    inputs[0] = inputs[0].transpose(0, 1).contiguous().transpose(0, 1)  # rows that do not follow each other
+    whole = operator(*inputs)
+    monkeypatch.setattr("subquad.ops._blocks._WIDENED", 40)
+    monkeypatch.setattr("subquad.ops._blocks._SAMPLES", 60)
+    assert widened_at_once(inputs[0], 1) == 1
+    blocks = operator(*inputs)
+    pairs = zip(*((value,) if isinstance(value, Tensor) else value for value in (whole, blocks)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_only_large_16_bit_tensors_that_nothing_records_are_widened_in_blocks() -> None:
+    large = torch.zeros(300, 500, dtype=torch.bfloat16)
+    assert widened_at_once(large, 0) == 262
+    assert widened_at_once(large[:262], 0) == 0
+    assert widened_at_once(large.float(), 0) == 0
+    assert widened_at_once(large, 0, torch.zeros(3, requires_grad=True)) == 0
 
 
 def test_a_stream_as_large_as_a_block_or_on_another_device_stays_whole() -> None:

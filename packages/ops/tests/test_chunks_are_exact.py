@@ -22,7 +22,7 @@ GRIDS = {
 }
 BOUNDARIES = ("zero", "circular")
 # Samples and taps of each form: direct, direct on an explicit pad, overlap-save (copied, and read where it lies), FFT.
-STREAMS = ((1, 1), (101, 8), (99, 20), (1001, 65), (4096, 128), (5001, 128), (300, 300), (77, 200))
+STREAMS = ((1, 1), (1, 130), (3, 4), (101, 8), (99, 20), (1001, 65), (4096, 128), (5001, 128), (300, 300), (77, 200))
 
 
 @pytest.fixture(params=[1, 2])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.docs.render_benchmarks import draw, index_of, main, page_of, text_of
+from tools.docs.render_benchmarks import compact, draw, index_of, main, page_of, text_of
 
 LINES: dict[str, Any] = {
     "title": "Two lines",
@@ -67,7 +67,7 @@ def test_lines_and_bars_are_small_drawings_that_name_their_series(tmp_path: Path
         assert draw(record, path)
         drawing = path.read_text()
         assert all(word in drawing for word in words)
-        assert len(drawing) < 60_000
+        assert len(drawing) < 12_000
         assert draw(record, path)
         assert path.read_text() == drawing
 
@@ -90,6 +90,32 @@ def test_several_columns_and_chosen_rows_are_drawn_beside_each_other(tmp_path: P
     drawing = (tmp_path / "plot.svg").read_text()
     assert ">ours<" in drawing
     assert ">y<" not in drawing
+
+
+def test_a_compact_drawing_keeps_shapes_styles_and_what_is_referred_to() -> None:
+    drawing = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">
+      <metadata>date</metadata><!-- note --><defs><style>*{a: b}</style><clipPath id="c"/></defs>
+      <g id="axes_1"><g transform="translate(1.04 2.96)"><path id="m" d="M 0.123 -4.56 &#10;L 1 2 &#10;"
+      style="fill: none"/>
+      <use xlink:href="#m" clip-path="url(#c)" x="7.98"/></g></g>
+      <text style="fill: none" y="1.26" transform="rotate(-0 1 2)">1.234 a</text></svg>"""
+    shown = compact(drawing)
+    for gone in ("metadata", "note", "axes_1", "rotate", "style=", ' id="axes'):
+        assert gone not in shown
+    for kept in (
+        "translate(1 3)",
+        'd="M0.1 -4.6L1 2"',
+        'id="m"',
+        'id="c"',
+        '#m"',
+        'x="8"',
+        'y="1.3"',
+        ">1.234 a<",
+        ".s0{fill: none}",
+    ):
+        assert kept in shown
+    assert shown.count('class="s0"') == 2
+    assert compact(shown) == shown
 
 
 def test_a_record_without_numbers_has_no_plot(tmp_path: Path) -> None:

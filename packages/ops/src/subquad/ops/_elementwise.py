@@ -3,9 +3,10 @@
 torch computes an elementwise operation in vectors, and one by one what is left over at the end of a row or of a
 thread's share; rows that follow each other in memory are one long row to it. For products of complex numbers and for
 activations the two ways differ in the last bit: one fuses multiplications and additions, or has another exponential.
-Here each row is cut, first as many columns as fill vectors, then the rest, and the first are cut again so that no
-thread's share ends inside a vector. So an element's way depends on its column alone. Where torch traces, transforms or
-runs on another device, the operation runs as it is.
+Here few or short rows are told apart by gaps in the memory of the result. Others are cut, first as many columns as
+fill vectors, then the rest, and the first are cut again so that no thread's share ends inside a vector. Either way an
+element's way depends on its column alone. Where torch traces, transforms or runs on another device, the operation runs
+as it is.
 """
 
 import functools
@@ -13,12 +14,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from subquad.ops import dispatch
 from subquad.ops.axes import Activation
 
 _VECTOR = 32  # elements: a multiple of what a loop over two vectors takes on any processor
+_FEW = 4  # elements of a row that are not made a vector for an activation
 _SHARE = 1 << 15  # elements for which torch wakes another thread
 _SMALLEST_SHARE = 1 << 14  # elements for which gelu wakes all of them; they take equal shares
 
@@ -105,26 +106,36 @@ def _on_the_host(x: Tensor, *others: Tensor) -> bool:
 
 
 def _multiply(x: Tensor, factor: Tensor, out: Tensor) -> None:
-    tensors = (out, x, factor)
-    one_row = x.shape[2:] == factor.shape[2:]
-    _by_columns(torch.mul, *(t.flatten(2) for t in tensors) if one_row else tensors)
+    if x.dim() > 3 and x.shape[2:] == factor.shape[2:]:  # one row
+        same = x is out
+        x, factor, out = (t.flatten(2) for t in (x, factor, out))
+        x = out if same else x
+    _by_columns(torch.mul, out, x, factor)
 
 
 def _activate(y: Tensor, activation: Activation, out: Tensor) -> Tensor:
-    _by_columns(torch.ops.aten.silu.out if activation == "silu" else torch.ops.aten.gelu.out, out, y)
+    operation, columns = torch.ops.aten.silu.out if activation == "silu" else torch.ops.aten.gelu.out, y.shape[-1]
+    if _FEW < columns < _VECTOR or columns == 1:  # one by one they would take longer than a whole vector
+        wide = y.new_zeros((*y.shape[:-1], _VECTOR))
+        part = wide.narrow(-1, 0, columns)
+        part.copy_(y)
+        _by_columns(operation, wide, wide)
+        return out.copy_(part)
+    _by_columns(operation, out, y)
     return out
 
 
 def _by_columns(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -> None:
     """Writes ``operation(*inputs)`` into ``out`` ``[…, column]``, which may be the first input."""
-    columns = out.shape[-1]
-    if columns < _VECTOR:  # rows that are no vector long are not told apart
-        wide = [pad(x, (0, _VECTOR - columns)) for x in inputs]
-        result = wide[0].new_empty((*out.shape[:-1], _VECTOR))
-        _by_columns(operation, result, *wide)
-        out.copy_(result[..., :columns])
+    columns, elements = out.shape[-1], out.numel()
+    if elements <= _SMALLEST_SHARE and columns % _VECTOR:
+        _with_gaps(operation, out, *inputs)
         return
-    widths = _widths(out.numel() // columns, columns, torch.get_num_threads())
+    rows, threads = elements // columns, torch.get_num_threads()
+    if columns < _VECTOR and _cut_between_rows(rows, columns, threads):
+        _with_gaps(operation, out, *inputs)
+        return
+    widths = None if columns < _VECTOR else _widths(rows, columns, threads)
     if widths is None:
         _in_halves(operation, out, *inputs)
     elif len(widths) == 1:
@@ -134,6 +145,22 @@ def _by_columns(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) 
         parts = [results if x is out else x.split_with_sizes(widths, -1) for x in inputs]
         for result, *values in zip(results, *parts, strict=True):
             operation(*values, out=result)
+
+
+def _with_gaps(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -> None:
+    """Writes ``operation(*inputs)`` into ``out`` in rows that do not follow each other in all of these memories."""
+    columns = out.shape[-1]
+    if columns == 1:  # an element alone is computed in yet another way
+        result = out.new_empty((*out.shape[:-1], 3)).narrow(-1, 0, 2)
+        operation(*(x.expand(*x.shape[:-1], 2) for x in inputs), out=result)
+        out.copy_(result.narrow(-1, 0, 1))
+        return
+    if inputs[0] is not out and inputs[0].stride(-2) != columns and inputs[0].shape[-2] > 1:
+        operation(*inputs, out=out)
+        return
+    result = out.new_empty((*out.shape[:-1], columns + 1)).narrow(-1, 0, columns)
+    operation(*inputs, out=result)
+    out.copy_(result)
 
 
 def _in_halves(operation: Callable[..., Tensor], out: Tensor, *inputs: Tensor) -> None:

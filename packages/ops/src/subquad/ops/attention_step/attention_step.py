@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._rows_on_host import each_row
+from subquad.ops._rows_on_host import each_row, host_reads_freely
 from subquad.ops.attention_step.heads_of_rows import HeadsOfRows
 from subquad.ops.axes import Active, Frequencies, HeadStep, PageNumbers, Position, ProjectedHeads, Slots
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
@@ -241,11 +241,6 @@ def _on_all_rows(
     past_keys, past_values = (x[slots].transpose(1, 2) for x in (keys, values))
     y = functional.scaled_dot_product_attention(q[:, :, None], past_keys, past_values, attn_mask=seen)
     return y[:, :, 0].to(qkv.dtype)
-
-
-def host_reads_freely(x: Tensor) -> bool:
-    """Says whether the host can look at values without waiting for a device, and nothing traces the call."""
-    return x.device.type == "cpu" and dispatch.runs_plainly(x)
 
 
 def _rotated(x: Tensor, position: Tensor, inv_freq: Tensor, position_scale: float) -> Tensor:

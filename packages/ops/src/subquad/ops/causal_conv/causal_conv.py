@@ -1,15 +1,19 @@
 """Causal depthwise convolution of a sequence: the public functions."""
 
+import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._blocks import fewest_channels
+from subquad.ops._blocks import block_sizes, channels_at_once, fewest_channels
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops._elementwise import activated
 from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.causal_conv.packed import check_cu_seqlens, spread_sequences
+
+_TAPS_IN_BLOCKS = 64  # up to which a stream of 16 bits is widened in blocks; longer filters make blocks of their own
+_FEWEST_BLOCKS = 3  # a stream of fewer is left whole
 
 
 def causal_conv(
@@ -178,6 +182,14 @@ def compute_in_torch(
 ) -> tuple[Tensor, Tensor]:
     """Computes the checked, channel-first call in plain torch; returns y and the new history (a view)."""
     past = taps.shape[1] - 1
+    narrow = stream.dtype != _checks.accumulation_dtype(stream) and cu_seqlens is None and past < _TAPS_IN_BLOCKS
+    sizes = []
+    if narrow and dispatch.runs_plainly(stream, taps, bias, skip, initial_state):
+        width = channels_at_once(stream)
+        sizes = block_sizes(stream.shape[1], width, 2) if _FEWEST_BLOCKS * width <= stream.shape[1] else []
+    if len(sizes) > 1:
+        options = {"bias": bias, "skip": skip, "activation": activation, "initial_state": initial_state}
+        return _in_blocks(stream, taps, tuple(sizes), **options), next_history(stream, past, initial_state)
     samples = stream.to(_checks.accumulation_dtype(stream))
     if cu_seqlens is None:
         y, state = filter_stream(samples, taps, initial_state), next_history(stream, past, initial_state)
@@ -193,3 +205,26 @@ def compute_in_torch(
     if activation is not None:
         y = activated(y, activation)
     return y.to(stream.dtype), state
+
+
+def _in_blocks(
+    stream: Tensor,
+    taps: Tensor,
+    sizes: tuple[int, ...],
+    *,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    activation: Activation | None,
+    initial_state: Tensor | None,
+) -> Tensor:
+    """Computes so many channels at a time, of which nothing looks on."""
+    y, count = torch.empty(stream.shape, dtype=stream.dtype, device=stream.device), len(sizes)
+    rows = _checks.expand_groups(taps, stream.shape[1])
+    added, scaled = ([None] * count if value is None else value.split(sizes) for value in (bias, skip))
+    before = [None] * count if initial_state is None else initial_state.split(sizes, 1)
+    for result, x, w, b, s, state in zip(
+        y.split(sizes, 1), stream.split(sizes, 1), rows.split(sizes), added, scaled, before, strict=True
+    ):
+        part, _ = compute_in_torch(x, w, bias=b, skip=s, activation=activation, initial_state=state)
+        result.copy_(part)
+    return y

@@ -151,6 +151,8 @@ def filter_stream(stream: Tensor, taps: Tensor, before: Tensor | None) -> Tensor
     if batch == 0 or length == 0 or channels == 0:
         tied = rows.sum(dim=1)[:, None] + (0 if before is None else before.sum())
         return samples * tied  # empty, yet tied to every input
+    if past == 0:
+        return samples * rows
     recorded = dispatch.gradient_wanted(samples, rows) and not dispatch.transformed()
     if before is None and past < _PADDED_TAPS and not recorded:
         return convolve_padded(samples, rows)

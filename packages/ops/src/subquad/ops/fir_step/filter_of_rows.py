@@ -10,11 +10,15 @@ class FilterOfRows:
     """Filters samples ``[channel]`` and stores each in the ring of its row; see ``fir_step``.
 
     Behind a matrix product that has emptied the caches an operation takes several times as long as by itself, so that
-    their number counts. Taps and skip are those at the start; rings are read and written where they lie.
+    their number counts. Taps and skip are those at the start; rings are read and written where they lie, in any type.
     """
 
-    def __init__(self, taps: Tensor, ring: Tensor, *, bias: Tensor | None, skip: Tensor | None) -> None:
-        self._groups, self._past = taps.shape[0], taps.shape[1] - 1
+    def __init__(
+        self, taps: Tensor, ring: Tensor, *, bias: Tensor | None, skip: Tensor | None, dtype: torch.dtype
+    ) -> None:
+        """Prepares a filter of samples in ``dtype``, the type of the sums."""
+        taps, bias, skip = (None if value is None else value.to(dtype) for value in (taps, bias, skip))
+        self._groups, self._past, self._dtype = taps.shape[0], taps.shape[1] - 1, dtype
         self._ring, self._bias = ring, bias
         first = taps[:, :1].expand(-1, ring.shape[1] // self._groups).reshape(-1)
         self._first = first if skip is None else first + skip
@@ -47,9 +51,10 @@ class FilterOfRows:
     def _with_many(self, y: Tensor, sample: Tensor, row: int, position: int) -> Tensor:
         """Adds the past as one product: the slots hold lags 1 to ``slot`` backwards, then those before them."""
         slot, held = position % self._past, self._ring[row]
-        turned, grouped = self._turned.narrow(1, self._past - slot, self._past), held.view(self._groups, -1, self._past)
+        turned, past = self._turned.narrow(1, self._past - slot, self._past), held.to(self._dtype)
+        grouped = past.view(self._groups, -1, self._past)
         if grouped.shape[1] == 1:
-            y.add_((held * turned[..., 0]).sum(dim=1))
+            y.add_((past * turned[..., 0]).sum(dim=1))
         else:
             y = torch.baddbmm(y.view(self._groups, -1, 1), grouped, turned).view(-1)
         held.select(1, slot).copy_(sample)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._rows_on_host import each_row, host_takes_rows
+from subquad.ops._rows_on_host import each_row, host_filters_rows, in_type_of_sums
 from subquad.ops.axes import Active, History, PerChannel, Position, Step, Taps
 from subquad.ops.fir_step.filter_of_rows import FilterOfRows
 from subquad.ops.linear_step.linear_step import OTHER_DTYPE
@@ -126,8 +126,9 @@ def prepare_in_torch(
     active: Tensor | None,
 ) -> Callable[[Tensor], Tensor]:
     """Returns the checked call as a function of x."""
-    if host_takes_rows(x, taps, ring, bias, skip):
-        return each_row(FilterOfRows(taps, ring, bias=bias, skip=skip), position, active, (x.shape[1],))
+    if host_filters_rows(x, taps.shape[1], taps, ring, bias, skip):
+        rows = FilterOfRows(taps, ring, bias=bias, skip=skip, dtype=_checks.accumulation_dtype(x))
+        return in_type_of_sums(each_row(rows, position, active, (x.shape[1],)), x)
     return partial(_on_all_rows, taps=taps, ring=ring, position=position, bias=bias, skip=skip, active=active)
 
 

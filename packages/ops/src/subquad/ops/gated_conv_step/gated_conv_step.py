@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._rows_on_host import host_takes_rows
+from subquad.ops._rows_on_host import host_reads_freely
 from subquad.ops.axes import (
     Active,
     History,
@@ -191,7 +191,7 @@ def prepare_in_torch(
     upcoming: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Returns the checked call as a function of x."""
-    if not host_takes_rows(x, projection_taps, mixer_taps, projection_ring, mixer_ring, skip):
+    if not host_reads_freely(x):
 
         def on_all_rows(x: Tensor) -> Tensor:
             q, k, v = streams_in_torch(
@@ -201,10 +201,11 @@ def prepare_in_torch(
 
         return on_all_rows
 
+    wide = _checks.accumulation_dtype(x)
     return gated_rows(
         x,
-        FilterOfRows(projection_taps, projection_ring, bias=None, skip=None),
-        FilterOfRows(mixer_taps, mixer_ring, bias=None, skip=skip),
+        FilterOfRows(projection_taps, projection_ring, bias=None, skip=None, dtype=wide),
+        FilterOfRows(mixer_taps, mixer_ring, bias=None, skip=skip, dtype=wide),
         position,
         projection=projection,
         active=active,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
-from subquad.ops._rows_on_host import RowStep, each_row
+from subquad.ops._rows_on_host import RowStep, each_row, in_type_of_sums
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.fir_step.fir_step import compute_in_torch as fir_step_in_torch
 from subquad.ops.linear_step.linear_step import OTHER_DTYPE, check_product
@@ -109,7 +109,7 @@ def gated_rows(
         return mixer(k * v, row, seen).mul_(q)
 
     rows = x.shape[1] if projection is None else matrix_of(projection.weight).shape[0]
-    by_rows = each_row(gated, position, active, (rows // 3,))
+    by_rows = in_type_of_sums(each_row(gated, position, active, (rows // 3,)), x)
     if projection is None:
         return by_rows
     project = prepare_linear_step(x, projection.weight, norm=projection.norm, bias=None, residual=None)

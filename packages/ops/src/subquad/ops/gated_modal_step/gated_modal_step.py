@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._rows_on_host import host_takes_rows
+from subquad.ops._rows_on_host import host_reads_freely
 from subquad.ops.axes import (
     Active,
     ModalState,
@@ -202,7 +202,8 @@ def prepare_in_torch(
     upcoming: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Returns the checked call as a function of x."""
-    if not host_takes_rows(x, projection_taps, log_poles, residues, projection_ring, state, skip):
+    wide = _checks.accumulation_dtype(x)
+    if state.dtype != wide or not host_reads_freely(x):
 
         def on_all_rows(x: Tensor) -> Tensor:
             q, k, v = streams_in_torch(
@@ -214,7 +215,7 @@ def prepare_in_torch(
 
     return gated_rows(
         x,
-        FilterOfRows(projection_taps, projection_ring, bias=None, skip=None),
+        FilterOfRows(projection_taps, projection_ring, bias=None, skip=None, dtype=wide),
         ModesOfRows(log_poles, residues, state, skip=skip),
         position,
         projection=projection,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import fill_in_blocks, widened_at_once
 from subquad.ops.axes import Rows
 from subquad.ops.errors import DtypeMismatch, ShapeMismatch
 
@@ -74,5 +75,16 @@ def compute_in_torch(x: Tensor, other: Tensor | None, *, activation: str | None)
     gate, value = x.chunk(2, dim=-1) if other is None else (x, other)
     if activation is None:
         return gate * value
-    wide = _checks.accumulation_dtype(x)
-    return (torch.nn.functional.gelu(gate.to(wide)) * value.to(wide)).to(x.dtype)
+    rows = gate.flatten(0, -2) if gate.dim() > 1 else gate[None]
+    at_once = widened_at_once(rows, 0, value)
+    if not at_once:
+        return _wide_product(gate, value).to(x.dtype)
+    y = torch.empty(gate.shape, dtype=x.dtype, device=x.device)
+    inputs = (rows, value.flatten(0, -2))
+    fill_in_blocks((y.view(rows.shape),), lambda *block: (_wide_product(*block),), inputs, at_once, 0)
+    return y
+
+
+def _wide_product(gate: Tensor, value: Tensor) -> Tensor:
+    wide = _checks.accumulation_dtype(gate)
+    return torch.nn.functional.gelu(gate.to(wide)) * value.to(wide)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._rows_on_host import each_row, host_takes_rows
+from subquad.ops._rows_on_host import each_row, host_filters_rows, in_type_of_sums
 from subquad.ops.axes import Active, ModalState, Modes, PerChannel, Step
 from subquad.ops.modal_step.modes_of_rows import ModesOfRows
 
@@ -115,9 +115,11 @@ def prepare_in_torch(
     active: Tensor | None,
 ) -> Callable[[Tensor], Tensor]:
     """Returns the checked call as a function of x."""
-    if host_takes_rows(x, log_poles, residues, state, skip):
+    wide = _checks.accumulation_dtype(x)
+    if state.dtype == wide and host_filters_rows(x, log_poles.shape[1], log_poles, residues, skip):
         rows = torch.zeros(x.shape[0], dtype=torch.int64)  # a modal filter does not ask for positions
-        return each_row(ModesOfRows(log_poles, residues, state, skip=skip), rows, active, (x.shape[1],))
+        step = each_row(ModesOfRows(log_poles, residues, state, skip=skip), rows, active, (x.shape[1],))
+        return in_type_of_sums(step, x)
     return partial(_on_all_rows, log_poles=log_poles, residues=residues, state=state, skip=skip, active=active)
 
 

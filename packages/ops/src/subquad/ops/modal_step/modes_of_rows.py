@@ -11,8 +11,9 @@ class ModesOfRows:
     """
 
     def __init__(self, log_poles: Tensor, residues: Tensor, state: Tensor, *, skip: Tensor | None) -> None:
-        self._poles = torch.exp(log_poles.double()).to(log_poles.dtype)
-        self._residues, self._skip, self._state = residues, skip, state
+        self._poles = torch.exp(log_poles.double()).to(state.dtype)
+        self._residues, self._state = residues.to(state.dtype), state
+        self._skip = None if skip is None else skip.to(state.dtype)
 
     def __call__(self, sample: Tensor, row: int, position: int) -> Tensor:
         """Returns the filtered sample of a row, whatever its position."""

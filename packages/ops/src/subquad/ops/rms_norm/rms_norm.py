@@ -7,6 +7,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import widened_at_once
 from subquad.ops.axes import PerChannel, Rows
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 
@@ -101,15 +102,29 @@ def compute_in_torch(
     x: Tensor, addend: Tensor | None, scale: Tensor, *, eps: float, form: str
 ) -> tuple[Tensor, Tensor]:
     """Computes the checked call in plain torch; returns y and the sum (x itself where there is no addend)."""
-    wide = x.to(_checks.accumulation_dtype(x))
-    if addend is not None:
-        wide = wide + addend.to(wide.dtype)
-    size = max(x.shape[-1], 1)
+    rows = x.flatten(0, -2) if x.dim() > 1 else x[None]
+    at_once = widened_at_once(rows, 0, addend, scale)
+    if not at_once:
+        wide = x.to(_checks.accumulation_dtype(x))
+        wide = wide if addend is None else wide + addend.to(wide.dtype)
+        return _normalised(wide, scale, eps, form).to(x.dtype), x if addend is None else wide.to(x.dtype)
+    y, total = torch.empty_like(rows), x if addend is None else torch.empty_like(rows)
+    others = None if addend is None else addend.flatten(0, -2)
+    for first in range(0, rows.shape[0], at_once):
+        own = slice(first, first + at_once)
+        wide = rows[own].to(_checks.accumulation_dtype(x))
+        if others is not None:
+            total[own] = wide.add_(others[own])
+        y[own] = _normalised(wide, scale, eps, form, out=wide)
+    return y.view(x.shape), total.view(x.shape)
+
+
+def _normalised(wide: Tensor, scale: Tensor, eps: float, form: str, out: Tensor | None = None) -> Tensor:
+    """Normalises rows in the type of their statistics, in the memory of ``out`` if it is given."""
+    size, factor = max(wide.shape[-1], 1), scale.to(wide.dtype)
     if torch.is_grad_enabled() and (wide.requires_grad or scale.requires_grad):
         mean_square = wide.square().mean(dim=-1, keepdim=True)  # its gradient at 0 is finite, unlike that of a norm
     else:
         mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(size)
-    y = wide / (mean_square.sqrt() + eps if form == "vortex" else torch.sqrt(mean_square + eps))
-    factor = scale.to(wide.dtype)
-    y = y * factor if y.requires_grad or factor.requires_grad else y.mul_(factor)
-    return y.to(x.dtype), x if addend is None else wide.to(x.dtype)
+    y = torch.div(wide, mean_square.sqrt() + eps if form == "vortex" else torch.sqrt(mean_square + eps), out=out)
+    return y * factor if y.requires_grad or factor.requires_grad else y.mul_(factor)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import fill_in_blocks, widened_at_once
 from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
 
 Frequencies = Float[Tensor, " pair"]  # radians that a pair of channels turns by from one position to the next
@@ -136,6 +137,11 @@ def _tables(position: Tensor, inv_freq: Tensor, scale: float, dtype: torch.dtype
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates ``[batch, length, head, size]`` by the given tables."""
+    at_once = widened_at_once(x, 1, cos)
+    if at_once:
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        fill_in_blocks((y,), lambda *block: (_turn(*block),), (x, cos, sin), at_once, 1)
+        return y
     low, high = x.to(cos.dtype).chunk(2, dim=-1)
     if not dispatch.runs_plainly(x, cos):
         return torch.cat([low * cos - high * sin, low * sin + high * cos], dim=-1).to(x.dtype)
