@@ -218,4 +218,25 @@ def implementations() -> tuple[Implementation, ...]:
         ("rounded_rows", _held_row_refusal, rounded_rows),
     ]
     fused = Implementation("cuda", "gated_linear", _gated_linear_refusal, gated_linear, unmeasured=_few_rows)
-    return (fused, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
+    taken = (fused, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
+    plain = _plain_forms()
+    return tuple(replace(each, plainly=plain.get(each.operator)) for each in taken)
+
+
+def _plain_forms() -> dict[str, Callable[..., Any]]:
+    """Returns the forms of operators that a network calls so often that nothing may be asked twice."""
+    from subquad.ops.gated_conv.cuda.launch import plainly as gated_conv
+    from subquad.ops.gated_linear.cuda.launch import plainly as gated_linear
+    from subquad.ops.gated_modal_conv.cuda.launch import plainly as gated_modal_conv
+    from subquad.ops.gated_product.cuda.launch import plainly as gated_product
+    from subquad.ops.rms_norm.cuda.launch import plainly as rms_norm
+    from subquad.ops.rotary.cuda.launch import plainly as rotary
+
+    return {
+        "gated_conv": gated_conv,
+        "gated_linear": gated_linear,
+        "gated_modal_conv": gated_modal_conv,
+        "gated_product": gated_product,
+        "rms_norm": rms_norm,
+        "rotary": rotary,
+    }
