@@ -129,5 +129,6 @@ def _run(
 ) -> tuple[Tensor, GatedConvState]:
     projection, mixer = initial_state if initial_state is not None else (None, None)
     y, tail = launch(z, projection_taps, mixer_taps, skip, projection, mixer, pregate, postgate)
-    history = next_history(z, projection_taps.shape[1] - 1, projection)
-    return y, GatedConvState(history, next_history(tail, mixer_taps.shape[1] - 1, mixer))
+    history, past = next_history(z, projection_taps.shape[1] - 1, projection), mixer_taps.shape[1] - 1
+    # new memory of its own size is not cut out, so that nobody copies it again
+    return y, GatedConvState(history, tail if tail.shape[2] == past else next_history(tail, past, mixer))
