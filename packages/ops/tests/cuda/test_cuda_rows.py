@@ -212,7 +212,7 @@ def test_a_ring_takes_the_library_then_triton_then_torch(
 ) -> None:
     monkeypatch.setattr(dispatch, "load_backend", lambda name: (None if name in usable else "not here", ()))
     chosen = rings._kernel(ring, history)
-    assert (None if chosen is None else chosen.__module__) == (kernel and f"subquad.ops.fir_step.{kernel}.ring")
+    assert (None if chosen is None else chosen.run.__module__) == (kernel and f"subquad.ops.fir_step.{kernel}.ring")
 
 
 def test_a_kernel_is_enqueued_on_the_current_stream_of_the_device_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:

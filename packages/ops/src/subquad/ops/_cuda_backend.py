@@ -233,4 +233,25 @@ def implementations() -> tuple[Implementation, ...]:
         Implementation("cuda", "gated_linear_step", _product_refusal, gated_linear_step, unmeasured=_several_vectors),
         Implementation("cuda", "linear_step", _product_refusal, linear_step, unmeasured=_several_vectors),
     )
-    return (*measured, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
+    taken = (*measured, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
+    plain = _plain_forms()
+    return tuple(replace(each, plainly=plain.get(each.operator)) for each in taken)
+
+
+def _plain_forms() -> dict[str, Callable[..., Any]]:
+    """Returns the forms of operators that a network calls so often that nothing may be asked twice."""
+    from subquad.ops.gated_conv.cuda.launch import plainly as gated_conv
+    from subquad.ops.gated_linear.cuda.launch import plainly as gated_linear
+    from subquad.ops.gated_modal_conv.cuda.launch import plainly as gated_modal_conv
+    from subquad.ops.gated_product.cuda.launch import plainly as gated_product
+    from subquad.ops.rms_norm.cuda.launch import plainly as rms_norm
+    from subquad.ops.rotary.cuda.launch import plainly as rotary
+
+    return {
+        "gated_conv": gated_conv,
+        "gated_linear": gated_linear,
+        "gated_modal_conv": gated_modal_conv,
+        "gated_product": gated_product,
+        "rms_norm": rms_norm,
+        "rotary": rotary,
+    }

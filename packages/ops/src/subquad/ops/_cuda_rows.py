@@ -128,12 +128,13 @@ def gated_linear(x: Tensor, gate_weight: Tensor, value_weight: Tensor, activatio
     rows, stride = _strided(x)
     if stride % PACK or rows.data_ptr() % 16:
         rows, stride = _clone(rows), inputs
-    weights = [w if w.is_contiguous() and w.data_ptr() % 16 == 0 else _clone(w) for w in (gate_weight, value_weight)]
+    gate, value = _packed(gate_weight), _packed(value_weight)
     y = torch.empty((*x.shape[:-1], outputs), dtype=x.dtype, device=x.device)
     arguments = GatedLinearArguments(
         rows.data_ptr(),
-        *(weight.data_ptr() for weight in weights),
-        rows.shape[0],
+        gate.data_ptr(),
+        value.data_ptr(),
+        x.numel() // inputs,
         inputs,
         outputs,
         stride,
@@ -143,12 +144,18 @@ def gated_linear(x: Tensor, gate_weight: Tensor, value_weight: Tensor, activatio
     return y
 
 
+def _packed(weight: Tensor) -> Tensor:
+    return weight if weight.is_contiguous() and weight.data_ptr() % 16 == 0 else _clone(weight)
+
+
 def _clone(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def _strided(x: Tensor) -> tuple[Tensor, int]:
-    """Returns ``[row, channel]`` with unit stride along the channels, wherever its rows begin."""
+    """Returns rows with unit stride along the channels, and how far apart they begin."""
+    if x.is_contiguous():
+        return x, x.shape[-1]
     rows = x.reshape(-1, x.shape[-1])
     rows = rows if rows.stride(1) == 1 else _clone(rows)
     return rows, rows.stride(0)

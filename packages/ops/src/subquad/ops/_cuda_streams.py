@@ -51,12 +51,13 @@ def _settled(stream: Stream) -> Stream:
     """The same stream with every array as the library reads it."""
     x, projection, history, skip, bias = stream[:5]
     shared = None if skip is None or bias is None or skip.dtype == bias.dtype else torch.float32
-    return stream._replace(
-        x=time_contiguous(x),
-        projection_taps=None if projection is None else parameter(expand_groups(projection, x.shape[1])),
-        projection_history=None if history is None or history.shape[-1] == 0 else history.to(x.dtype).contiguous(),
-        skip=None if skip is None else parameter(skip.to(shared or skip.dtype)),
-        bias=None if bias is None else parameter(bias.to(shared or bias.dtype)),
+    return Stream(
+        time_contiguous(x),
+        None if projection is None else parameter(expand_groups(projection, x.shape[1])),
+        None if history is None or history.shape[-1] == 0 else history.to(x.dtype).contiguous(),
+        None if skip is None else parameter(skip if shared is None else skip.to(shared)),
+        None if bias is None else parameter(bias if shared is None else bias.to(shared)),
+        *stream[5:],
     )
 
 
@@ -227,12 +228,14 @@ def modal(
     tiles = -(-length // TILE)
     each = _modal_tiles(batch * stream.channels, tiles)
     rooms = (tiles - 1) // each if each else 0
-    parts = torch.empty((batch, stream.channels, rooms, MOST_STATES), dtype=torch.float32, device=x.device)
+    parts = None
+    if rooms:
+        parts = torch.empty((batch, stream.channels, rooms, MOST_STATES), dtype=torch.float32, device=x.device)
     enqueue(
         "subquad_ops_modal", x,
         ctypes.byref(_arguments(stream, y, each)), poles.data_ptr(), weights.data_ptr(), address(before),
         state.data_ptr(),
-        entries.data_ptr() if keep else None, parts.data_ptr() if rooms else None, states,
+        entries.data_ptr() if keep else None, address(parts), states,
     )  # fmt: skip
     return y, state, entries
 

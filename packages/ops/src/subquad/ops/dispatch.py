@@ -117,7 +117,9 @@ class Implementation:
     ``run`` takes the operator's arguments, already checked and channel-first, without ``layout`` and ``backend``, and
     returns what the operator's ``_with_state`` form returns (the output alone where there is none). ``output`` does the
     same and returns the output alone, where the state would cost something. ``unmeasured`` says why "auto" leaves a
-    call that ``run`` could take to the next in its order: nobody measured it, or the next was faster.
+    call that ``run`` could take to the next in its order: nobody measured it, or the next was faster. ``plainly`` does
+    what ``run`` does where ``runs_plainly`` holds, without asking; a built-in backend that says so for an operator
+    refuses by its Call and the current device alone, and is never gone.
     """
 
     backend: str
@@ -126,6 +128,7 @@ class Implementation:
     run: Callable[..., Any]
     output: Callable[..., Tensor] | None = None
     unmeasured: Callable[[Call], str | None] | None = None
+    plainly: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from subquad.modules.parts.gated_mlp import GatedMLP
 from subquad.modules.parts.initialization import reset_constant, reset_normal
 from subquad.modules.parts.linear_layouts import product_channels_first, product_of_channels_first
 from subquad.modules.parts.placement import Placement
+from subquad.modules.parts.registered import registered
 from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 from subquad.modules.parts.rounded_linear import RoundedLinear
 from subquad.modules.widths import require_grid, require_part
@@ -62,6 +63,10 @@ class StripedHyena2Block(nn.Module, ABC):
 
     Subclasses supply ``mix`` and ``mix_step``, and name the linears at both ends of their mixer.
     """
+
+    pre_norm: RMSNorm = registered("module")
+    post_norm: RMSNorm = registered("module")
+    mlp: GatedMLP = registered("module")
 
     def __init__(self, channels: int, options: BlockOptions) -> None:
         super().__init__()
@@ -230,6 +235,10 @@ class HyenaBlock(StripedHyena2Block):
       use_subquadratic_ops: See ``StripedHyena2``.
     """
 
+    projections: nn.Linear = registered("module")
+    filter: HyenaShort | HyenaMedium | HyenaLong = registered("module")
+    out_filter_dense: nn.Linear = registered("module")
+
     def __init__(self, channels: int, mixer: HyenaShort | HyenaMedium | HyenaLong, options: BlockOptions) -> None:
         own = share_of(channels, "channels", options.get("shards", WholeChannels()))
         require_part("mixer", mixer, own)
@@ -365,6 +374,9 @@ class ProjectedAttention(Attention):
       ConfigurationError: The heads or channels cannot be dealt out evenly, or the heads have no even size.
     """
 
+    Wqkv: nn.Linear = registered("module")
+    out_proj: nn.Linear = registered("module")
+
     def __init__(
         self,
         channels: int,
@@ -405,6 +417,8 @@ class AttentionBlock(StripedHyena2Block):
       mixer: The attention; stored as ``inner_mha_cls``.
       options: Sizes and forms of the rest.
     """
+
+    inner_mha_cls: ProjectedAttention = registered("module")
 
     def __init__(self, channels: int, mixer: ProjectedAttention, options: BlockOptions) -> None:
         own = share_of(channels, "channels", options.get("shards", WholeChannels()))

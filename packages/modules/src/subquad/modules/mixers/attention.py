@@ -13,6 +13,7 @@ from subquad.modules.exchange import LocalExchange, SequenceExchange, refuse_spl
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.causal_rows import attend_last, attend_whole
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState, paged_state
+from subquad.modules.parts.registered import registered
 from subquad.modules.parts.rotary import RotaryEmbedding
 from subquad.modules.widths import require_streams
 from subquad.ops import attention_step, prepare
@@ -46,6 +47,8 @@ class Attention(torch.nn.Module):
     Raises:
       ConfigurationError: ``num_heads`` does not divide ``channels``, or heads would have an odd size.
     """
+
+    rotary_emb: RotaryEmbedding = registered("module")
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from subquad.modules.mixers.projection import check_filters, projection_paramete
 from subquad.modules.mixers.split_convolution import split_causal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
+from subquad.modules.parts.registered import registered
 from subquad.modules.widths import require_projected, require_streams
 from subquad.ops import (
     Explanation,
@@ -79,8 +80,10 @@ class HyenaFIR(Gated, FullPrecisionModule):
       ConfigurationError: ``groups`` does not divide ``channels``, or a filter has fewer than 2 taps.
     """
 
-    D: Tensor | None
-    decay: Tensor | None
+    taps: nn.Parameter = registered("parameter")
+    D: Tensor | None = registered("parameter")
+    decay: Tensor | None = registered("buffer")
+    projection_taps: nn.Parameter | None = registered("parameter")
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from subquad.modules.mixers.projection import check_filters, projection_paramete
 from subquad.modules.mixers.split_convolution import split_causal_conv, split_modal_conv
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
+from subquad.modules.parts.registered import registered
 from subquad.modules.widths import require_projected, require_streams
 from subquad.ops import (
     Explanation,
@@ -73,10 +74,12 @@ class HyenaLong(Gated, FullPrecisionModule):
     """
 
     no_weight_decay = frozenset({"p", "gamma", "log_poles", "residues", "projection_taps"})
-    log_poles: Tensor
-    p: Tensor
-    gamma: Tensor
-    residues: Tensor
+    log_poles: Tensor = registered("parameter")
+    p: Tensor = registered("parameter")
+    gamma: Tensor = registered("parameter")
+    residues: Tensor = registered("parameter")
+    D: nn.Parameter = registered("parameter")
+    projection_taps: nn.Parameter | None = registered("parameter")
 
     def __init__(
         self,

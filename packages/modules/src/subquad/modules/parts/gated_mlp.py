@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.linear_layouts import add_product, plain_weight
+from subquad.modules.parts.registered import registered
 from subquad.modules.widths import require_positive
 from subquad.ops import RoundedRows, gated_linear, gated_product, rounded_product
 
@@ -23,6 +24,10 @@ class GatedMLP(nn.Module):
     Raises:
       ConfigurationError: A size is below 1, or ``activation`` is neither of the two.
     """
+
+    l1: nn.Linear = registered("module")
+    l2: nn.Linear = registered("module")
+    l3: nn.Linear = registered("module")
 
     def __init__(
         self,

@@ -21,11 +21,16 @@ def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] |
         or linear._forward_pre_hooks
         or linear._backward_hooks
         or linear._backward_pre_hooks
-        or torch.is_autocast_enabled(x.device.type)
+        or torch.is_autocast_enabled("cuda" if x.is_cuda else x.device.type)  # to ask for the name takes longer
     ):
         return None
-    weight = linear.weight
-    return (weight, linear.bias) if weight.dtype == x.dtype else None
+    stored = linear._parameters  # where Module.__getattr__ finds them, after a while
+    weight = stored.get("weight")
+    if weight is None:  # something else was put in its place
+        weight, bias = linear.weight, linear.bias
+    else:
+        bias = stored["bias"] if "bias" in stored else linear.bias
+    return (weight, bias) if weight.dtype == x.dtype else None
 
 
 def _aligned(x: Tensor, axis: int) -> Tensor:
@@ -52,10 +57,10 @@ def product_channels_first(
         return linear(x).transpose(1, 2)
     x, weight = _aligned(x, 1), plain[0]
     if x.shape[0] == 1:
-        product = torch.mm(weight, x[0].t()).unsqueeze(0)
+        product = functional.linear(weight, x[0]).unsqueeze(0)  # weight @ x[0].T
     else:
         product = torch.bmm(weight.expand(x.shape[0], -1, -1), x.transpose(1, 2))
-    return product[:, :, :length]
+    return product if x.shape[1] == length else product[:, :, :length]
 
 
 def product_of_channels_first(
@@ -67,11 +72,13 @@ def product_of_channels_first(
     if plain is None:
         return linear(x.transpose(1, 2))
     x = _aligned(x, 2)
-    weight, bias = plain[0].t(), plain[1]
+    weight, bias = plain
+    if bias is not None and x.shape[0] == 1:
+        product = functional.linear(x[0].t(), weight, bias).unsqueeze(0)
+        return product if x.shape[2] == length else product[:, :length]
+    weight = weight.t()
     if bias is None:
         product = x.transpose(1, 2) @ weight
-    elif x.shape[0] == 1:
-        product = torch.addmm(bias, x[0].t(), weight).unsqueeze(0)
     elif x.is_cuda and length >= _LONG and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         product = torch.empty(x.shape[0], x.shape[2], weight.shape[1], dtype=x.dtype, device=x.device)
         for row, out in zip(x, product, strict=True):

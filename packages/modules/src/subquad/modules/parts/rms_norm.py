@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.parts.registered import registered
 from subquad.modules.widths import require_positive
 from subquad.ops import RoundedRows, StepNorm, rms_norm, rms_norm_of_sum, rounded_norm
 
@@ -28,6 +29,8 @@ class RMSNorm(nn.Module):
     Raises:
       ConfigurationError: ``channels`` is below 1, or ``form`` is neither of the two.
     """
+
+    scale: nn.Parameter = registered("parameter")
 
     def __init__(
         self,

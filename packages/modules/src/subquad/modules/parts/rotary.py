@@ -8,6 +8,7 @@ from torch import Tensor
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.full_precision import FullPrecisionModule, full_precision_dtype
+from subquad.modules.parts.registered import registered
 from subquad.ops import rotary, rotary_into
 
 
@@ -28,7 +29,7 @@ class RotaryEmbedding(FullPrecisionModule):
     """
 
     full_precision_names = frozenset({"inv_freq"})
-    inv_freq: Tensor
+    inv_freq: Tensor = registered("buffer")
 
     def __init__(
         self,

@@ -1,15 +1,14 @@
 """The ring of a FIR filter in decoding: the sample of absolute time t lies in slot ``t % (tap - 1)``."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import History, Position
+from subquad.ops.dispatch import Implementation
 from subquad.ops.errors import ShapeMismatch
 
-_Turn = Callable[[Tensor, Tensor, Tensor, int, bool], None]  # source, target, position, length, into the ring or out
 _MOST_BATCH = 65_535  # rows that the CUDA library's kernel takes
 
 
@@ -20,10 +19,10 @@ def ring_from_history(history: History, position: Position) -> History:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: position does not hold one integer a row of history; names both.
     """
     _check("history", history, position)
-    turn = _kernel(history)
-    if turn is not None:
+    kernel = _kernel(history)
+    if kernel is not None:
         ring = torch.empty_like(history, memory_format=torch.contiguous_format)
-        turn(history, ring, position, 0, True)
+        kernel.run(history, ring, position, 0, True)
         return ring
     past = history.shape[-1]
     if past == 0:
@@ -39,10 +38,10 @@ def history_from_ring(ring: History, position: Position) -> History:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: position does not hold one integer a row of ring; names both.
     """
     _check("ring", ring, position)
-    turn = _kernel(ring)
-    if turn is not None:
+    kernel = _kernel(ring)
+    if kernel is not None:
         history = torch.empty_like(ring, memory_format=torch.contiguous_format)
-        turn(ring, history, position, 0, False)
+        kernel.run(ring, history, position, 0, False)
         return history
     past = ring.shape[-1]
     if past == 0:
@@ -62,14 +61,20 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
     Raises:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: history or position disagrees with ring; names both.
     """
+    strides = ring.stride() if type(ring) is Tensor else ()
+    kernel = implementation_for(_decide, (ring, history, position), strides)
+    if kernel is not None:
+        kernel.run(history, ring, position, length, True)
+    else:
+        ring.copy_(ring_from_history(history, position + length))
+
+
+def _decide(ring: Tensor, history: Tensor, position: Tensor, strides: tuple[int, ...]) -> Implementation | None:
+    """Checks a call of fill_ring, of which strides are a part, and chooses its kernel."""
     _check("ring", ring, position)
     _checks.kept("ring", ring, tuple(ring.shape), history, "history")
     _checks.shaped("history", history, tuple(ring.shape), ring, "ring")
-    turn = _kernel(ring, history)
-    if turn is not None:
-        turn(history, ring, position, length, True)
-    else:
-        ring.copy_(ring_from_history(history, position + length))
+    return _kernel(ring, history)
 
 
 def _check(name: str, samples: Tensor, position: Tensor) -> None:
@@ -88,8 +93,11 @@ def _slots(past: int, position: Tensor) -> Tensor:
     return torch.remainder(position[:, None] - past + offsets, past)
 
 
-def _kernel(ring: Tensor, history: Tensor | None = None) -> _Turn | None:
-    """Returns the kernel that takes these, the CUDA library's before Triton's; it has no gradient."""
+def _kernel(ring: Tensor, history: Tensor | None = None) -> Implementation | None:
+    """Returns the kernel that takes these, the CUDA library's before Triton's; it has no gradient.
+
+    It takes source, target, position, length, and whether it turns into the ring or out.
+    """
     if (
         not ring.is_cuda
         or dispatch.transformed()
@@ -101,10 +109,11 @@ def _kernel(ring: Tensor, history: Tensor | None = None) -> _Turn | None:
     wide = history is not None and history.dtype == torch.float64
     if not wide and ring.shape[0] <= _MOST_BATCH and dispatch.load_backend("cuda")[0] is None:
         from subquad.ops.fir_step.cuda.ring import turn as turn_in_cuda
+        from subquad.ops.fir_step.cuda.ring import turn_ring
 
-        return turn_in_cuda
+        return Implementation("cuda", "turn_ring", lambda _: None, turn_in_cuda, plainly=turn_ring)
     if dispatch.load_backend("triton")[0] is not None:
         return None
     from subquad.ops.fir_step.triton.ring import turn as turn_in_triton
 
-    return turn_in_triton
+    return Implementation("triton", "turn_ring", lambda _: None, turn_in_triton)

@@ -1,11 +1,12 @@
 """Projection FIR, pre-gate, mixer FIR, post-gate: the public functions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._known_calls import implementation_for
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
@@ -117,23 +118,11 @@ def _run(
     keeps_state: bool,
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and, if it is kept, the state (views of larger tensors)."""
-    stream = _checks.channel_first(z, layout, "z")
-    projection, mixer = _checks.pair("initial_state", initial_state)
-    channels = check_projection(stream, projection_taps, projection)
-    _checks.taps("mixer_taps", mixer_taps, z, channels, "the gated stream")
-    _checks.shaped("skip", skip, (channels,), z, "z")
-    _checks.shaped("initial_state.mixer", mixer, (z.shape[0], channels, mixer_taps.shape[1] - 1), z, "z")
+    before = () if initial_state is None else _checks.pair("initial_state", initial_state)
+    tensors = (z, projection_taps, mixer_taps, skip, *before)
+    chosen = implementation_for(_decide, tensors, pregate, postgate, layout, backend)
     check_chunk(chunk_size)
-    call = describe(
-        stream,
-        projection_taps,
-        mixer_taps,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
-    )
-    chosen, _ = dispatch.choose(call, backend)
+    stream = z if layout == "BHL" else z.transpose(1, 2)
 
     def run(
         z: Tensor, projection_taps: Tensor, mixer_taps: Tensor, skip: Tensor | None, *before: Tensor
@@ -145,9 +134,38 @@ def _run(
         y, state = (compute_in_torch if chosen is None else chosen.run)(z, projection_taps, mixer_taps, **options)
         return y, *state
 
+    if chunk_size is None:
+        return run(stream, projection_taps, mixer_taps, skip, *before)
     parts = (Part(stream, 1, 3), Part(projection_taps, 0, 3), Part(mixer_taps, 0), Part(skip, 0))
-    before = () if initial_state is None else (Part(projection, 1, 3), Part(mixer, 1))
-    return by_channels(run, chunk_size, channels, (*parts, *before))
+    pasts = (Part(past, 1, rows) for past, rows in zip(before, (3, 1), strict=False))
+    return by_channels(run, chunk_size, stream.shape[1] // 3, (*parts, *pasts))
+
+
+def _decide(
+    z: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    skip: Tensor | None,
+    *rest: Any,
+) -> dispatch.Implementation | None:
+    """Checks a call and chooses its implementation; the rest is the state where there is one, and options."""
+    *before, pregate, postgate, layout, backend = rest
+    projection, mixer = before or (None, None)
+    stream = _checks.channel_first(z, layout, "z")
+    channels = check_projection(stream, projection_taps, projection)
+    _checks.taps("mixer_taps", mixer_taps, z, channels, "the gated stream")
+    _checks.shaped("skip", skip, (channels,), z, "z")
+    _checks.shaped("initial_state.mixer", mixer, (z.shape[0], channels, mixer_taps.shape[1] - 1), z, "z")
+    call = describe(
+        stream,
+        projection_taps,
+        mixer_taps,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=GatedConvState(*before) if before else None,
+    )
+    return dispatch.choose(call, backend)[0]
 
 
 def describe(

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import ManyProducts, ManyVectors, Weight
 from subquad.ops.errors import DtypeMismatch, ShapeMismatch
 from subquad.ops.gated_product import gated_product
@@ -42,11 +43,18 @@ def gated_linear(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    check(x, gate_weight, value_weight, activation)
-    chosen, _ = dispatch.choose(describe(x, gate_weight, value_weight, activation=activation), backend)
+    chosen = implementation_for(_decide, (x, gate_weight, value_weight), activation, backend)
     if chosen is None:
         return compute_in_torch(x, gate_weight, value_weight, activation=activation, backend=backend)
     return chosen.run(x, gate_weight, value_weight, activation=activation)
+
+
+def _decide(
+    x: Tensor, gate_weight: Tensor, value_weight: Tensor, activation: str | None, backend: str
+) -> dispatch.Implementation | None:
+    """Checks a call and chooses its implementation."""
+    check(x, gate_weight, value_weight, activation)
+    return dispatch.choose(describe(x, gate_weight, value_weight, activation=activation), backend)[0]
 
 
 def check(x: Tensor, gate_weight: Tensor, value_weight: Tensor, activation: str | None) -> None:

@@ -1,11 +1,12 @@
 """Projection FIR, pre-gate, modal filter, post-gate: the public functions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._known_calls import implementation_for
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
 from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
@@ -99,24 +100,11 @@ def _run(
     backend: str,
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
-    stream = _checks.channel_first(z, layout, "z")
-    projection, modal = _checks.pair("initial_state", initial_state)
-    channels = check_projection(stream, projection_taps, projection)
-    _checks.modes(log_poles, residues, z, channels, "the gated stream")
-    _checks.shaped("skip", skip, (channels,), z, "z")
-    _checks.shaped("initial_state.modal", modal, (z.shape[0], channels, log_poles.shape[1]), z, "z")
+    before = () if initial_state is None else _checks.pair("initial_state", initial_state)
+    tensors = (z, projection_taps, log_poles, residues, skip, *before)
+    chosen = implementation_for(_decide, tensors, pregate, postgate, layout, backend)
     check_chunk(chunk_size)
-    call = describe(
-        stream,
-        projection_taps,
-        log_poles,
-        residues,
-        skip=skip,
-        pregate=pregate,
-        postgate=postgate,
-        initial_state=initial_state,
-    )
-    chosen, _ = dispatch.choose(call, backend)
+    stream = z if layout == "BHL" else z.transpose(1, 2)
 
     def run(
         z: Tensor, taps: Tensor, log_poles: Tensor, residues: Tensor, skip: Tensor | None, *before: Tensor
@@ -126,9 +114,40 @@ def _run(
         y, state = (compute_in_torch if chosen is None else chosen.run)(z, taps, log_poles, residues, **options)
         return y, *state
 
+    if chunk_size is None:
+        return run(stream, projection_taps, log_poles, residues, skip, *before)
     parts = (Part(stream, 1, 3), Part(projection_taps, 0, 3), Part(log_poles, 0), Part(residues, 0), Part(skip, 0))
-    before = () if initial_state is None else (Part(projection, 1, 3), Part(modal, 1))
-    return by_channels(run, chunk_size, channels, (*parts, *before))
+    pasts = (Part(past, 1, rows) for past, rows in zip(before, (3, 1), strict=False))
+    return by_channels(run, chunk_size, stream.shape[1] // 3, (*parts, *pasts))
+
+
+def _decide(
+    z: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    skip: Tensor | None,
+    *rest: Any,
+) -> dispatch.Implementation | None:
+    """Checks a call and chooses its implementation; the rest is the state where there is one, and options."""
+    *before, pregate, postgate, layout, backend = rest
+    projection, modal = before or (None, None)
+    stream = _checks.channel_first(z, layout, "z")
+    channels = check_projection(stream, projection_taps, projection)
+    _checks.modes(log_poles, residues, z, channels, "the gated stream")
+    _checks.shaped("skip", skip, (channels,), z, "z")
+    _checks.shaped("initial_state.modal", modal, (z.shape[0], channels, log_poles.shape[1]), z, "z")
+    call = describe(
+        stream,
+        projection_taps,
+        log_poles,
+        residues,
+        skip=skip,
+        pregate=pregate,
+        postgate=postgate,
+        initial_state=GatedModalState(*before) if before else None,
+    )
+    return dispatch.choose(call, backend)[0]
 
 
 def describe(

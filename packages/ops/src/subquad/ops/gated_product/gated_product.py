@@ -9,6 +9,7 @@ from torch import Tensor
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import fill_in_blocks, widened_at_once
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Rows
 from subquad.ops.errors import DtypeMismatch, ShapeMismatch
 
@@ -39,6 +40,13 @@ def gated_product(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    chosen = implementation_for(_decide, (x, other), activation, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    return run(x, other, activation=activation)
+
+
+def _decide(x: Tensor, other: Tensor | None, activation: str | None, backend: str) -> dispatch.Implementation | None:
+    """Checks a call and chooses its implementation."""
     _checks.floating("x", x)
     _checks.one_of("activation", activation, _ACTIVATIONS)
     if other is None and (x.dim() < 1 or x.shape[-1] % 2):
@@ -47,9 +55,7 @@ def gated_product(
         _checks.shaped("other", other, tuple(x.shape), x)
         if other.dtype != x.dtype:
             raise DtypeMismatch(f"other is {other.dtype}, x {x.dtype}; they must agree")
-    chosen, _ = dispatch.choose(describe(x, other, activation=activation), backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    return run(x, other, activation=activation)
+    return dispatch.choose(describe(x, other, activation=activation), backend)[0]
 
 
 def describe(x: Tensor, other: Tensor | None = None, *, activation: str | None = None) -> dispatch.Call:

@@ -8,6 +8,7 @@ from torch import Tensor
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import widened_at_once
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import PerChannel, Rows
 from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 
@@ -57,13 +58,23 @@ def rms_norm_of_sum(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    _checks.shaped("addend", addend, tuple(x.shape), x)
     return _run(x, addend, scale, eps, form, backend)
 
 
 def _run(
     x: Tensor, addend: Tensor | None, scale: Tensor, eps: float, form: Form, backend: str
 ) -> tuple[Tensor, Tensor]:
+    chosen = implementation_for(_decide, (x, addend, scale), eps, form, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    return run(x, addend, scale, eps=eps, form=form)
+
+
+def _decide(
+    x: Tensor, addend: Tensor | None, scale: Tensor, eps: float, form: Form, backend: str
+) -> dispatch.Implementation | None:
+    """Checks a call and chooses its implementation."""
+    if addend is not None:
+        _checks.shaped("addend", addend, tuple(x.shape), x)
     _checks.floating("x", x)
     if x.dim() < 1:
         raise ShapeMismatch("x has 0 axes; accepted: 1 or more, channels last")
@@ -71,9 +82,7 @@ def _run(
     _checks.one_of("form", form, _FORMS)
     if not eps >= 0:
         raise ArgumentOutOfRange(f"eps is {eps}; accepted: 0 or more")
-    chosen, _ = dispatch.choose(_describe(x, addend, scale), backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    return run(x, addend, scale, eps=eps, form=form)
+    return dispatch.choose(_describe(x, addend, scale), backend)[0]
 
 
 def describe(x: Tensor, scale: Tensor, *, eps: float = 1e-6, form: Form = "standard") -> dispatch.Call:

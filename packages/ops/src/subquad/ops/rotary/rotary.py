@@ -7,6 +7,7 @@ from torch import Tensor
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import fill_in_blocks, widened_at_once
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
 
 Frequencies = Float[Tensor, " pair"]  # radians that a pair of channels turns by from one position to the next
@@ -35,13 +36,20 @@ def rotary(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    chosen = implementation_for(_decide, (x, position, inv_freq), scale, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    return run(x, position, inv_freq, scale=scale, into=None)
+
+
+def _decide(
+    x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, backend: str
+) -> dispatch.Implementation | None:
+    """Checks a call of rotary and chooses its implementation."""
     _checks.floating("x", x)
     if x.dim() != 4:
         raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; accepted: 4 (batch, length, head, size)")
     _check_angles(x, position, inv_freq, scale)
-    chosen, _ = dispatch.choose(describe(x, position, inv_freq), backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    return run(x, position, inv_freq, scale=scale, into=None)
+    return dispatch.choose(describe(x, position, inv_freq), backend)[0]
 
 
 def rotary_into(
@@ -72,6 +80,26 @@ def rotary_into(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with qkv; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    strides = (keys.stride(), values.stride()) if type(keys) is type(values) is Tensor else ()
+    chosen = implementation_for(_decide_into, (qkv, position, inv_freq, keys, values), strides, scale, backend)
+    run = compute_in_torch if chosen is None else chosen.run
+    if not torch.is_grad_enabled():  # to switch it off costs microseconds
+        return run(qkv, position, inv_freq, scale=scale, into=(keys, values))
+    with torch.no_grad():
+        return run(qkv, position, inv_freq, scale=scale, into=(keys, values))
+
+
+def _decide_into(
+    qkv: Tensor,
+    position: Tensor,
+    inv_freq: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    strides: tuple[tuple[int, ...], ...],
+    scale: float,
+    backend: str,
+) -> dispatch.Implementation | None:
+    """Checks a call of rotary_into, of which strides are a part, and chooses its implementation."""
     _checks.floating("qkv", qkv)
     if qkv.dim() != 5 or qkv.shape[3] != 3:
         raise ShapeMismatch(f"qkv has shape {tuple(qkv.shape)}; accepted: batch, length, head, 3, size")
@@ -80,12 +108,7 @@ def rotary_into(
         _checks.kept(name, target, (*qkv.shape[:3], qkv.shape[4]), qkv, "qkv")
         if target.stride(-1) != 1:
             raise ShapeMismatch(f"{name} has stride {target.stride(-1)} along its channels; accepted: 1")
-    chosen, _ = dispatch.choose(describe(qkv, position, inv_freq, keys, values), backend)
-    run = compute_in_torch if chosen is None else chosen.run
-    if not torch.is_grad_enabled():  # to switch it off costs microseconds
-        return run(qkv, position, inv_freq, scale=scale, into=(keys, values))
-    with torch.no_grad():
-        return run(qkv, position, inv_freq, scale=scale, into=(keys, values))
+    return dispatch.choose(describe(qkv, position, inv_freq, keys, values), backend)[0]
 
 
 def _check_angles(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, name: str = "x") -> None:

@@ -1,5 +1,7 @@
 """gated_conv as a torch custom operator over the CUDA library."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -85,6 +87,20 @@ def _backward(ctx, to_y, to_tail):
 gated_conv_cuda.register_autograd(_backward, setup_context=_keep)
 
 
+def plainly(
+    z: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    *,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedConvState | None,
+) -> tuple[Tensor, GatedConvState]:
+    """Does what gated_conv's torch form does, past torch's dispatcher."""
+    return _run(_launch, z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state)
+
+
 def run(
     z: Tensor,
     projection_taps: Tensor,
@@ -96,12 +112,23 @@ def run(
     initial_state: GatedConvState | None,
 ) -> tuple[Tensor, GatedConvState]:
     """Does what gated_conv's torch form does."""
+    plain = runs_plainly(z, projection_taps, mixer_taps, skip, *(initial_state or ()))
+    launch = _launch if plain else torch.ops.subquad.gated_conv_cuda
+    return _run(launch, z, projection_taps, mixer_taps, skip, pregate, postgate, initial_state)
+
+
+def _run(
+    launch: Callable[..., tuple[Tensor, Tensor]],
+    z: Tensor,
+    projection_taps: Tensor,
+    mixer_taps: Tensor,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedConvState | None,
+) -> tuple[Tensor, GatedConvState]:
     projection, mixer = initial_state if initial_state is not None else (None, None)
-    launch = (
-        _launch
-        if runs_plainly(z, projection_taps, mixer_taps, skip, projection, mixer)
-        else torch.ops.subquad.gated_conv_cuda
-    )
     y, tail = launch(z, projection_taps, mixer_taps, skip, projection, mixer, pregate, postgate)
-    history = next_history(z, projection_taps.shape[1] - 1, projection)
-    return y, GatedConvState(history, next_history(tail, mixer_taps.shape[1] - 1, mixer))
+    history, past = next_history(z, projection_taps.shape[1] - 1, projection), mixer_taps.shape[1] - 1
+    # new memory of its own size is not cut out, so that nobody copies it again
+    return y, GatedConvState(history, tail if tail.shape[2] == past else next_history(tail, past, mixer))

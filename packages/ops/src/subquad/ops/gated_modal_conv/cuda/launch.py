@@ -1,5 +1,7 @@
 """gated_modal_conv as a torch custom operator over the CUDA library."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -103,6 +105,21 @@ def _backward(ctx, to_y, to_state, _):
 gated_modal_conv_cuda.register_autograd(_backward, setup_context=_keep)
 
 
+def plainly(
+    z: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    *,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedModalState | None,
+) -> tuple[Tensor, GatedModalState]:
+    """Does what gated_modal_conv's torch form does, past torch's dispatcher; no gradient is wanted."""
+    return _run(_launch, z, projection_taps, log_poles, residues, skip, pregate, postgate, initial_state, keep=False)
+
+
 def run(
     z: Tensor,
     projection_taps: Tensor,
@@ -115,9 +132,25 @@ def run(
     initial_state: GatedModalState | None,
 ) -> tuple[Tensor, GatedModalState]:
     """Does what gated_modal_conv's torch form does."""
+    tensors = (z, projection_taps, log_poles, residues, skip)
+    launch = _launch if runs_plainly(*tensors, *(initial_state or ())) else torch.ops.subquad.gated_modal_conv_cuda
+    keep = gradient_wanted(*tensors, *(initial_state or ()))
+    return _run(launch, *tensors, pregate, postgate, initial_state, keep=keep)
+
+
+def _run(
+    launch: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    z: Tensor,
+    projection_taps: Tensor,
+    log_poles: Tensor,
+    residues: Tensor,
+    skip: Tensor | None,
+    pregate: bool,
+    postgate: bool,
+    initial_state: GatedModalState | None,
+    *,
+    keep: bool,
+) -> tuple[Tensor, GatedModalState]:
     projection, state = initial_state if initial_state is not None else (None, None)
-    plain = runs_plainly(z, projection_taps, log_poles, residues, skip, projection, state)
-    launch = _launch if plain else torch.ops.subquad.gated_modal_conv_cuda
-    keep = gradient_wanted(z, projection_taps, log_poles, residues, skip, projection, state)
     y, state, _ = launch(z, projection_taps, log_poles, residues, skip, projection, state, pregate, postgate, keep)
     return y, GatedModalState(next_history(z, projection_taps.shape[1] - 1, projection), state)

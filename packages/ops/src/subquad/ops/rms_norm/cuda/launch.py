@@ -21,11 +21,15 @@ def _(x, addend, scale, eps, norm):
     return x.new_empty(x.shape), x.new_empty(x.shape if addend is not None else (0,))
 
 
+def plainly(x: Tensor, addend: Tensor | None, scale: Tensor, *, eps: float, form: str) -> tuple[Tensor, Tensor]:
+    """Does what rms_norm's torch form does, past torch's dispatcher."""
+    y, total = row_norm(x, addend, scale, eps, NORM_CODES[form])
+    return y, x if total is None else total
+
+
 def run(x: Tensor, addend: Tensor | None, scale: Tensor, *, eps: float, form: str) -> tuple[Tensor, Tensor]:
     """Does what rms_norm's torch form does."""
-    norm = NORM_CODES[form]
     if runs_plainly(x, addend, scale):
-        y, total = row_norm(x, addend, scale, eps, norm)
-    else:
-        y, total = torch.ops.subquad.rms_norm_cuda(x, addend, scale, eps, norm)
-    return y, x if addend is None or total is None else total
+        return plainly(x, addend, scale, eps=eps, form=form)
+    y, total = torch.ops.subquad.rms_norm_cuda(x, addend, scale, eps, NORM_CODES[form])
+    return y, x if addend is None else total

@@ -33,11 +33,17 @@ def _(qkv, position, inv_freq, keys, values, scale):
     return qkv.new_empty((*qkv.shape[:3], qkv.shape[-1]))
 
 
+def plainly(
+    x: Tensor, position: Tensor, inv_freq: Tensor, *, scale: float, into: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Does what rotary's torch form does, past torch's dispatcher."""
+    return _cuda_rows.rotary(x, position, inv_freq, float(scale), *(into or ()))
+
+
 def run(x: Tensor, position: Tensor, inv_freq: Tensor, *, scale: float, into: tuple[Tensor, Tensor] | None) -> Tensor:
     """Does what rotary's torch form does."""
-    plainly = runs_plainly(x)
+    if runs_plainly(x):
+        return plainly(x, position, inv_freq, scale=scale, into=into)
     if into is None:
-        launch = _launch if plainly else torch.ops.subquad.rotary_cuda
-        return launch(x, position, inv_freq, float(scale))
-    launch = _launch_into if plainly else torch.ops.subquad.rotary_into_cuda
-    return launch(x, position, inv_freq, *into, float(scale))
+        return torch.ops.subquad.rotary_cuda(x, position, inv_freq, float(scale))
+    return torch.ops.subquad.rotary_into_cuda(x, position, inv_freq, *into, float(scale))
