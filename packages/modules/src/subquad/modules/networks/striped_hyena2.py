@@ -32,6 +32,10 @@ _LAYER_LETTERS = "SDH*"
 _UNROUNDED = (torch.float32, torch.float64)  # types whose sums a logit keeps
 
 
+def _dtype_of_logits(x: Tensor) -> torch.dtype:
+    return x.dtype if x.dtype in _UNROUNDED else torch.float32
+
+
 class _HyenaOptions(Placement):
     """What every Hyena mixer of a network is built with."""
 
@@ -404,10 +408,8 @@ class StripedHyena2(nn.Module):
         for block, layer, upcoming in zip(blocks, state.layers, following, strict=True):
             x = block.step(x, layer, active=active, upcoming=upcoming)
         state.advance(1, active)
-        with torch.no_grad():
-            if x.dtype in _UNROUNDED:
-                return linear_step(x, self.embedding_layer.weight, norm=step_norm(self.norm))
-            return self.unembed_wide(self.norm(x))
+        norm = step_norm(self.norm)
+        return linear_step(x, self.embedding_layer.weight, norm=norm, output_dtype=_dtype_of_logits(x))
 
     def prepare_step(
         self, state: StripedHyena2State, *, active: Bool[Tensor, " batch"] | None = None
@@ -447,12 +449,10 @@ class StripedHyena2(nn.Module):
 
     def _prepared_unembedding(self, x: Float[Tensor, "batch channel"]) -> Callable[[Tensor], Tensor]:
         """Returns norm and unembedding of a step as a function of the stream."""
-        weight = self.embedding_layer.weight
-        if x.dtype in _UNROUNDED:
-            return prepare("linear_step", x, weight, norm=step_norm(self.norm))
-        if x.is_cuda:
-            return lambda x: self.unembed_wide(self.norm(x))
-        wide = weight.float()
+        weight, norm = self.embedding_layer.weight, step_norm(self.norm)
+        if x.is_cuda or x.dtype in _UNROUNDED:
+            return prepare("linear_step", x, weight, norm=norm, output_dtype=_dtype_of_logits(x))
+        wide = weight.float()  # which would take longer than the product, step by step
         return lambda x: functional.linear(self.norm(x).float(), wide)
 
     def init_state(
