@@ -24,6 +24,7 @@ from subquad.inference import (
     Tokens,
 )
 from subquad.inference.continuous_batch import ContinuousBatch
+from subquad.inference.errors import InvalidSequence
 from subquad.inference.state_pool import StatePool
 from subquad.modules import StripedHyena2
 
@@ -207,3 +208,53 @@ def test_a_step_reads_as_many_short_prompts_as_make_a_chunk(network):
 def test_rows_that_decode_wait_no_longer_than_is_said(network):
     assert _prompts_read_per_step(network, [5, 5, 5], busy=True, longest_wait=1.0) == [1, 1, 1]
     assert _prompts_read_per_step(network, [5, 5, 5], busy=False, longest_wait=1.0) == [3]
+
+
+def stepped(batch):
+    """Takes more steps than a few short requests need."""
+    for _ in range(50):
+        batch.step()
+    assert batch.idle
+    assert batch.pool.free == SLOTS
+
+
+def of_ticket(ticket, kind):
+    return [event for event in ticket.take() if isinstance(event, kind)]
+
+
+def test_a_request_that_cannot_begin_to_decode_ends_and_those_read_beside_it_go_on(monkeypatch):
+    batch = ContinuousBatch(
+        small_network(), ByteTokenizer(), slots=SLOTS, max_sequence_tokens=64, prefill_chunk=64, prefill_rows=SLOTS
+    )
+    tickets, place = [Ticket(1) for _ in range(SLOTS)], batch._rows.place
+
+    def placed(slot, stream, first_id):
+        if stream.ticket is tickets[1]:
+            raise RuntimeError("boom")
+        place(slot, stream, first_id)
+
+    monkeypatch.setattr(batch._rows, "place", placed)
+    for ticket in tickets:
+        batch.submit(ticket, GenerateJob(list(b"ACGT"), GenerationOptions(max_new_tokens=3)))
+    stepped(batch)
+    assert [len(of_ticket(tickets[k], Finished)) for k in (0, 2)] == [1, 1]
+    (failed,) = of_ticket(tickets[1], Failed)
+    assert "RuntimeError: boom" in str(failed.error)
+
+
+class DNAOnly(ByteTokenizer):
+    def encode(self, text, *, field="text"):
+        if set(text) - set("ACGT"):
+            raise InvalidSequence(field, "is no DNA")
+        return super().encode(text, field=field)
+
+
+def test_a_stop_text_that_the_tokenizer_does_not_know_ends_its_own_request():
+    batch = ContinuousBatch(small_network(), DNAOnly(), slots=SLOTS, max_sequence_tokens=64, prefill_chunk=4)
+    tickets = [Ticket(1), Ticket(1)]
+    for ticket, stop in zip(tickets, ("xyz", "ACGTACGT"), strict=True):
+        batch.submit(ticket, GenerateJob(list(b"ACGT"), GenerationOptions(max_new_tokens=3, stop=(stop,))))
+    stepped(batch)
+    (failed,) = of_ticket(tickets[0], Failed)
+    assert str(failed.error) == "stop[0] is no DNA"
+    assert of_ticket(tickets[1], Finished)

@@ -1,7 +1,11 @@
 """Tests of Engine.embed."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from packages.inference.tests.conftest import tiny_network
 from subquad.inference import ByteTokenizer, Engine
@@ -90,3 +94,19 @@ def test_activations_that_are_not_finite_are_an_error():
     with pytest.raises(NonFiniteActivations, match=r"the activations of blocks\.1 are not finite"):
         engine.embed(["ACGT"], ["blocks.1"])
     assert torch.isfinite(engine.embed(["ACGT"], ["blocks.0"])[0]["blocks.0"]).all()
+
+
+def test_threads_that_embed_at_once_take_no_layer_from_each_other(engine, monkeypatch):
+    made = RemovableHandle.__init__
+
+    def slowly(handle, *arguments, **options):
+        number = RemovableHandle.next_id
+        time.sleep(0.002)  # where another thread may come in
+        RemovableHandle.next_id = number
+        made(handle, *arguments, **options)
+
+    monkeypatch.setattr(RemovableHandle, "__init__", slowly)
+    expected = engine.embed(["ACGT"], LAYERS)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: engine.embed(["ACGT"], LAYERS), range(8)):
+            assert all(torch.equal(found[0][layer], expected[0][layer]) for layer in LAYERS)

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 
 import pytest
 import torch
@@ -459,3 +460,20 @@ def test_a_scheduler_takes_no_longer_sequences_than_its_engine(engine):
     with pytest.raises(InvalidOption, match="max_sequence_tokens is 513; accepted: an integer from 2 to 512"):
         Scheduler(engine, SchedulerLimits(max_sequence_tokens=513))
     assert Scheduler(engine, SchedulerLimits(max_running=1)).limits.max_sequence_tokens == 512
+
+
+def test_a_limit_that_is_true_is_refused():
+    with pytest.raises(InvalidOption, match="max_queued is True; accepted: an integer, 1 or more"):
+        SchedulerLimits(max_queued=True)
+
+
+def test_a_callback_that_closes_the_scheduler_waits_for_nobody(engine):
+    scheduler = Scheduler(engine, SchedulerLimits(max_running=2, prefill_chunk=16, max_sequence_tokens=512))
+    scheduler.start()
+    ticket = scheduler.generate(long_job(), lambda: scheduler.close(5.0))
+    start = time.monotonic()
+    until(lambda: not scheduler.alive)
+    assert time.monotonic() - start < 4
+    assert ticket.done
+    assert isinstance(ticket.take()[-1].error, SchedulerClosed)
+    scheduler.close()

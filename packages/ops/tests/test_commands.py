@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
+from subquad.ops.__main__ import main
 from subquad.ops.commands import register
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -28,6 +30,22 @@ def test_the_package_runs_as_a_module() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "backend torch: usable" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["docto"], "error: No such command 'docto'. Did you mean 'doctor'?; see `python -m subquad.ops --help`\n"),
+        (["doctor", "--fast"], "error: No such option: --fast; see `python -m subquad.ops doctor --help`\n"),
+        ([], ""),
+    ],
+)
+def test_wrong_arguments_are_one_line(monkeypatch, capsys, arguments, told) -> None:
+    monkeypatch.setattr(sys, "argv", ["ops", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == told
 
 
 def test_importing_the_package_imports_neither_triton_nor_typer() -> None:

@@ -2,14 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from subquad.ops import _mamba_backend, _scaled_mm_backend, _triton_backend, _vendor_backend, dispatch
-from subquad.ops.dispatch import Implementation
+from packages.ops.tests.every_operator import CASES
+from subquad.ops import (
+    _cuda_backend,
+    _devices,
+    _mamba_backend,
+    _scaled_mm_backend,
+    _triton_backend,
+    _vendor_backend,
+    dispatch,
+)
+from subquad.ops.dispatch import Call, Implementation
+from subquad.ops.greedy_step.greedy_step import describe as describe_greedy
+from subquad.ops.linear_step.linear_step import describe as describe_linear
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -79,3 +91,70 @@ def test_rings_of_any_number_of_rows_fit_the_grid(monkeypatch: pytest.MonkeyPatc
     history = torch.zeros(1, 1, 1).expand(70_000, 3, 6)
     ring._launch(history, history, torch.zeros(70_000, dtype=torch.int64), 0, True)
     assert all(size <= 65_535 for size in grids[0][1:])
+
+
+@pytest.fixture
+def unlike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three GPUs: the first and current one is too old for everything, the second for some, the third for nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    found = [(7, 5), (8, 6), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: found[device or 0])
+    monkeypatch.setattr(_devices, "_capability", _devices._capability.__wrapped__)
+    monkeypatch.setattr(_triton_backend, "_missing", _triton_backend._missing.__wrapped__)
+    monkeypatch.setattr(_scaled_mm_backend, "_unavailable", _scaled_mm_backend._unavailable.__wrapped__)
+    monkeypatch.setattr(_triton_backend, "interpreting", lambda: False)
+
+
+_LINEAR = Call("linear_step", torch.bfloat16, "cuda", batch=1, channels=64, length=1, taps=64, inputs=64)
+_ROUNDED = replace(_LINEAR, options=frozenset({"rounded weight"}))
+_FP8 = replace(_LINEAR, operator="fp8_linear", length=8)
+
+
+@pytest.mark.usefixtures("unlike")
+@pytest.mark.parametrize(
+    ("module", "call", "refusals"),
+    [
+        (_triton_backend, _LINEAR, ["compute capability 7.5; accepted: 8.0 and later", "", ""]),
+        (_triton_backend, _ROUNDED, ["want compute capability 8.9", "want compute capability 8.9", ""]),
+        (_cuda_backend, _LINEAR, ["accepted: compute capability 9.0", "accepted: compute capability 9.0", ""]),
+        (_cuda_backend, replace(_LINEAR, operator="rms_norm"), ["capability 7.5; accepted: 8.0 to 9.0", "", ""]),
+        (_scaled_mm_backend, _FP8, ["7.5; accepted: 9.0 and later", "8.6; accepted: 9.0 and later", ""]),
+    ],
+)
+def test_a_call_is_refused_by_the_gpu_of_its_tensors(module: ModuleType, call: Call, refusals: list[str]) -> None:
+    if module is not _cuda_backend:  # whose library is not built here
+        assert module.unavailable() is None
+    (refusal,) = (each.refusal for each in module.implementations() if each.operator == call.operator)
+    for index, words in enumerate(refusals):
+        found = refusal(replace(call, index=index))
+        assert found is None if not words else words in (found or "")
+
+
+@pytest.mark.usefixtures("unlike")
+def test_kernels_start_early_on_the_gpus_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    programmatic = pytest.importorskip("subquad.ops.linear_step.triton.programmatic")
+    monkeypatch.setattr(programmatic, "interpreting", lambda: False)
+    found = []
+    for device in (0, 2, 1, 2):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda device=device: device)
+        found.append(programmatic.dependent_launch()["DEPENDENT"])
+    assert found == [False, True, False, True]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "rearrange"])
+def test_a_call_names_the_device_of_its_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, described, choose = CASES[name], list[Call](), dispatch.choose
+    inputs = case.inputs(2, 9)
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 2)
+    monkeypatch.setattr(dispatch, "choose", lambda call, backend: (described.append(call), choose(call, backend))[1])
+    case.operator(*inputs)
+    assert {call.index for call in described} == {2}
+
+
+def test_a_step_names_the_device_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, ids = torch.ones(1, 16), torch.zeros(1, dtype=torch.int64)
+    assert describe_linear(x, x).index == -1
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 2)
+    assert describe_linear(x, x).index == describe_greedy(x, ids).index == 2

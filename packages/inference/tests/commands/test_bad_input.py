@@ -298,22 +298,33 @@ def test_after_ctrl_c_a_second_run_goes_on(checkpoint, tmp_path):
 LATE = """
 import atexit, os, signal, sys
 from subquad.inference import __main__
-def pressed_again():
+def press(*_):
     os.kill(os.getpid(), signal.SIGINT)
+def pressed_again():
+    press()
     print("ended")
 atexit.register(pressed_again)
 import subquad.inference.checkpoint.summary as summary
-def pressed(*_):
-    os.kill(os.getpid(), signal.SIGINT)
-summary.read_summary = pressed
+summary.read_summary = {command}
 sys.argv = ["x", "info", "nowhere"]
 __main__.main()
 """
 
 
-def test_ctrl_c_while_the_program_ends_after_ctrl_c_is_no_traceback():
-    ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "ended\n", "interrupted\n")
+@pytest.mark.parametrize(
+    ("command", "status", "told"),
+    [
+        ("press", 130, "interrupted\n"),
+        ('lambda *_: exec("press()")', 130, "interrupted\n"),  # as torch runs texts while it is imported
+        ("summary.read_summary", 2, "error: nowhere does not exist; a checkpoint is a directory with metadata.json\n"),
+    ],
+    ids=["a command", "a text", "the end alone"],
+)
+def test_ctrl_c_is_one_line_and_a_status_while_the_program_ends_too(tmp_path, command, status, told):
+    (tmp_path / "late.py").write_text(LATE.replace("{command}", command))
+    program = [sys.executable, "-m", "late"]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "ended\n", told)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -1,13 +1,16 @@
 """What is wrong with the arguments of a command is one line on stderr, with the status 2."""
 
 import re
+import signal
 import sys
+from contextlib import nullcontext
 
 import pytest
 import typer
 
 from subquad.inference import infer_evo2, predict_evo2
 from subquad.inference.commands import register
+from subquad.inference.commands.failures import one_line_errors
 from subquad.inference.commands.program import run_application
 
 NOWHERE = ["nowhere", "nowhere.fa"]
@@ -34,8 +37,10 @@ WRONG = [
 
 def ended(capsys: pytest.CaptureFixture[str], program) -> tuple[int, str, str]:
     """Returns status, standard output and standard error of a program."""
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         program()
+    signal.signal(signal.SIGINT, before)
     return end.value.code, *capsys.readouterr()
 
 
@@ -95,3 +100,24 @@ def test_what_is_no_matter_of_arguments_is_not_hidden():
             run_application(app)
     finally:
         sys.argv = sys_argv
+
+
+def import_cut_off() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RecursionError("numpy looks for itself") from None
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("work", [lambda: signal.raise_signal(signal.SIGINT), import_cut_off], ids=["plain", "import"])
+def test_ctrl_c_is_one_line_whatever_becomes_of_it(monkeypatch, capsys, work, told):
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command()
+    def pressed() -> None:
+        with one_line_errors(traceback=False) if told else nullcontext():
+            work()
+
+    monkeypatch.setattr(sys, "argv", ["pressed"])
+    assert ended(capsys, lambda: run_application(app)) == (130, "", "interrupted\n")

@@ -1,6 +1,7 @@
 """What is wrong with the arguments of ``subquad`` is one line on stderr."""
 
 import re
+import subprocess
 import sys
 
 import pytest
@@ -27,3 +28,10 @@ def test_wrong_arguments_are_one_line(monkeypatch, capsys, arguments, problem):
     assert end.value.code == 2
     out, err = capsys.readouterr()
     assert (out, re.sub(r"python -m [\w.]*subquad", "subquad", err)) == ("", f"error: {problem}\n")
+
+
+def test_wrong_arguments_of_the_quickstart_alone_are_one_line():
+    command = [sys.executable, "-m", "subquad.quickstart", "--zzz"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    line = "error: No such option: --zzz; see `python -m subquad.quickstart --help`\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", line)

@@ -239,7 +239,10 @@ class ContinuousBatch:
             self._reading.append(request)
             admitted = True
             if isinstance(request, _Generation):
-                self._start(request)
+                try:
+                    self._start(request)
+                except Exception as error:  # such as a stop text that the tokenizer does not know
+                    self._fail(request, _as_inference_error(error))
         return admitted
 
     def _start(self, request: _Generation) -> None:
@@ -361,19 +364,27 @@ class ContinuousBatch:
             self.pool.copy(request.slots[0], request.slots[1:])
         rows = [row.expand(len(request.slots), -1) for row, request in zip(logits.split(1), requests, strict=True)]
         _, table = draw.settings.draw(torch.cat(rows), draw.positions)
-        now, drawn = self._clock(), iter(Results(table).read())
+        now, drawn = self._clock(), Results(table).read()
         require_alive(self._network)
         for request in requests:
             self.counters.prefills += 1
             request.prefilled = now
-            for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=False):
-                if request.ended:
-                    continue
-                if not finite:
-                    self._fail(request, NonFiniteLogits(f"token {len(request.job.prompt_ids)}"))
-                    continue
-                self._rows.place(slot, request.streams[slot], token_id)
-                self._accept(request, slot, Token(token_id, logprob))
+            own, drawn = drawn[: len(request.slots)], drawn[len(request.slots) :]
+            try:
+                self._begin(request, own)
+            except Exception as error:  # of this request alone: what the others have drawn stands
+                self._fail(request, _as_inference_error(error))
+
+    def _begin(self, request: _Generation, drawn: list[tuple[int, float, bool]]) -> None:
+        """Lets every sample of a request go on from its first token."""
+        for slot, (token_id, logprob, finite) in zip(list(request.slots), drawn, strict=True):
+            if request.ended:
+                continue
+            if not finite:
+                self._fail(request, NonFiniteLogits(f"token {len(request.job.prompt_ids)}"))
+                continue
+            self._rows.place(slot, request.streams[slot], token_id)
+            self._accept(request, slot, Token(token_id, logprob))
 
     def _read_sequence(self, request: _Scoring) -> bool:
         """Launches a chunk, then takes the score of the pass before; that of the last is waited for."""

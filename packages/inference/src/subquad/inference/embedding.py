@@ -18,6 +18,7 @@ from subquad.inference.passes import StatesInTurn, in_order, results_in_turn, si
 
 Pooling = Literal["mean", "last", "max", "none"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "max", "none")
+_REGISTERING = threading.Lock()  # torch gives two hooks one number where two threads ask for it at once
 _LAYER = re.compile(r"(?:blocks\.)?(-?[0-9]{1,9})((?:\.\w+)*)")
 
 
@@ -82,7 +83,8 @@ def captured(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    with _REGISTERING:
+        handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
         yield outputs
     finally:

@@ -27,6 +27,10 @@ def _nothing() -> None:
     return None
 
 
+def _closed() -> SchedulerClosed:
+    return SchedulerClosed("the scheduler was closed before the request ended")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SchedulerLimits:
     """What a scheduler takes; state is reserved for all of it at the start, so that no step can run out of memory.
@@ -52,7 +56,7 @@ class SchedulerLimits:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             low = 2 if field.name == "max_sequence_tokens" else 1
-            if value is not None and (not isinstance(value, int) or value < low):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
                 raise InvalidOption(field.name, value, f"an integer, {low} or more")
 
 
@@ -126,7 +130,14 @@ class Scheduler:
         self._thread.start()
 
     def close(self, drain_seconds: float = 30.0) -> None:
-        """Takes no more requests, lets the accepted ones end for up to ``drain_seconds``, then drops the rest."""
+        """Takes no more requests, lets the accepted ones end for up to ``drain_seconds``, then drops the rest.
+
+        Called by a ``notify``, which must return at once, it drops the rest soon after.
+        """
+        if threading.current_thread() is self._thread:
+            with self._condition:
+                self._closing = self._stopping = True
+            return
         deadline = time.monotonic() + drain_seconds
         with self._condition:
             self._closing = True
@@ -140,7 +151,7 @@ class Scheduler:
             self._condition.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._end_all(SchedulerClosed("the scheduler was closed before the request ended"))
+        self._end_all(_closed())
 
     def __enter__(self) -> "Scheduler":
         """Starts the engine thread."""
@@ -254,6 +265,7 @@ class Scheduler:
                 self._step_started = time.monotonic()
                 worked = self._batch.step()
                 self._step_started = None
+            self._end_all(_closed())
         except BaseException as error:
             ended = f"the engine thread ended: {type(error).__name__}: {error}"
             _LOG.error(ended)  # where no request waits nobody else would hear of it

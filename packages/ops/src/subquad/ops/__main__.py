@@ -1,5 +1,7 @@
 """``python -m subquad.ops``: the commands of this package alone."""
 
+import sys
+
 import typer
 
 from subquad.ops.commands import register
@@ -14,7 +16,20 @@ def main() -> None:
         """Commands of subquad.ops."""
 
     register(app)
-    app(prog_name="python -m subquad.ops")
+    name = "python -m subquad.ops"
+    try:
+        status = app(prog_name=name, standalone_mode=False)
+    except Exception as error:
+        # Typer brings Click's errors under names that change with its version.
+        status = getattr(error, "exit_code", None)
+        if status is None or not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ != "NoArgsIsHelpError":  # the help has been printed
+            text = " ".join(error.format_message().split()).removesuffix(".")
+            context = getattr(error, "ctx", None)
+            path = name if context is None else context.command_path
+            print(f"error: {text}; see `{path} --help`", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

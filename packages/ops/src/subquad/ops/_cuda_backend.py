@@ -12,6 +12,7 @@ from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_PAST, MOST_UN
 from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS_OF_ROWS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
+from subquad.ops._devices import capability, none_usable, on_each_device
 from subquad.ops.attention_step.attention_step import GAPS, PAGE_MULTIPLE, UNEVEN_PAGES
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable
@@ -28,15 +29,20 @@ FEW_INPUTS, FEWEST_ROWS_OF_FEW_INPUTS = 2048, 128
 @torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     """Says why no kernel of the library can run here, or None."""
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
-    capability = torch.cuda.get_device_capability()
-    if capability[0] != 8 and capability != (9, 0):
-        return f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted: 8.0 to 9.0"
+    problem = none_usable(_device_refusal)
+    if problem is not None:
+        return problem
     try:
         load_cuda_library()
     except BackendUnavailable as error:
         return str(error)
+    return None
+
+
+def _device_refusal(index: int) -> str | None:
+    found = capability(index)
+    if found[0] != 8 and found != (9, 0):
+        return f"the GPU has compute capability {found[0]}.{found[1]}; accepted: 8.0 to 9.0"
     return None
 
 
@@ -79,7 +85,7 @@ def _image_refusal(call: Call) -> str | None:
         return "not two axes; accepted: images"
     if call.transform == 0:
         return f"image and filter need a transform beyond {SIZES[-1]}; accepted: up to that along each axis"
-    if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    if call.device == "cuda" and capability(call.index) < (9, 0):
         return "the GPU has less shared memory a block than the kernel takes; accepted: compute capability 9.0"
     if call.dtype == torch.float16:
         return _refusal(replace(call, dtype=torch.bfloat16))
@@ -98,7 +104,7 @@ def _product_refusal(call: Call) -> str | None:
         return f"{call.inputs} inputs; accepted: multiples of {pack} up to {most}"
     if OTHER_DTYPE in call.options:
         return "residual, ring or state in another dtype than the kernel holds it in"
-    if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    if call.device == "cuda" and capability(call.index) < (9, 0):
         return "the GPU has no bulk copies; accepted: compute capability 9.0"
     return _refusal(replace(call, projection_taps=0))
 
@@ -130,7 +136,7 @@ def _gated_linear_refusal(call: Call) -> str | None:
     if call.inputs % PACK or call.channels % PACK:
         return f"{call.inputs} inputs, {call.channels} outputs; accepted: multiples of {PACK}"
     refusal = _row_refusal(call) if call.inputs else "the call is empty"
-    if refusal is None and torch.cuda.get_device_capability() < (9, 0):
+    if refusal is None and capability(call.index) < (9, 0):
         return "the GPU has no tensor-core products of a warpgroup; accepted: compute capability 9.0"
     return refusal
 
@@ -165,7 +171,7 @@ def _attention_refusal(call: Call) -> str | None:
         return f"{GAPS}; accepted: contiguous ones"
     if UNEVEN_PAGES in call.options:
         return f"pages that are no multiple of {PAGE_MULTIPLE} tokens"
-    if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    if call.device == "cuda" and capability(call.index) < (9, 0):
         return "the GPU has no clusters of blocks; accepted: compute capability 9.0"
     return _refusal(call)
 
@@ -235,7 +241,10 @@ def implementations() -> tuple[Implementation, ...]:
     )
     taken = (*measured, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
     plain = _plain_forms()
-    return tuple(replace(each, plainly=plain.get(each.operator)) for each in taken)
+    return tuple(
+        replace(each, refusal=on_each_device(_device_refusal, each.refusal), plainly=plain.get(each.operator))
+        for each in taken
+    )
 
 
 def _plain_forms() -> dict[str, Callable[..., Any]]:

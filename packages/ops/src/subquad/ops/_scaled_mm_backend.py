@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from subquad.ops._devices import capability, none_usable, on_each_device
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.fp8_linear.e4m3 import RoundedRows, round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.fp8_linear import as_codes, inverse_of, result_dtype, values_of
@@ -26,17 +27,19 @@ def unavailable() -> str | None:
 
 @functools.cache
 def _unavailable() -> str | None:
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
-    capability = torch.cuda.get_device_capability()
-    if capability < _OLDEST_CAPABILITY:
-        return f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted: 9.0 and later"
+    return none_usable(_device_refusal)
+
+
+def _device_refusal(index: int) -> str | None:
+    found = capability(index)
+    if found < _OLDEST_CAPABILITY:
+        return f"the GPU has compute capability {found[0]}.{found[1]}; accepted: 9.0 and later"
     return None
 
 
 def implementations() -> tuple[Implementation, ...]:
     """Offers fp8_linear."""
-    return (Implementation("scaled_mm", "fp8_linear", _refusal, _fp8_linear),)
+    return (Implementation("scaled_mm", "fp8_linear", on_each_device(_device_refusal, _refusal), _fp8_linear),)
 
 
 @torch.compiler.assume_constant_result

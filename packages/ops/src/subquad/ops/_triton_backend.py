@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from subquad.ops._devices import capability, none_usable, on_each_device
 from subquad.ops._environment import settings
 from subquad.ops.dispatch import Call, Implementation
 
@@ -38,11 +39,13 @@ def _missing(interpreted: bool) -> str | None:
         return "Triton is not installed; pip install triton (Linux wheels of torch for CUDA bring it)"
     if interpreted:
         return None
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
-    capability = torch.cuda.get_device_capability()
-    if capability < _OLDEST_CAPABILITY:
-        return f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted: 8.0 and later"
+    return none_usable(_device_refusal)
+
+
+def _device_refusal(index: int) -> str | None:
+    found = capability(index)
+    if found < _OLDEST_CAPABILITY:
+        return f"the GPU has compute capability {found[0]}.{found[1]}; accepted: 8.0 and later"
     return None
 
 
@@ -98,7 +101,7 @@ def _product_refusal(call: Call) -> str | None:
 
 
 def _e4m3_refusal(call: Call) -> str | None:
-    if not interpreting() and torch.cuda.get_device_capability() < _OLDEST_E4M3:
+    if call.device == "cuda" and not interpreting() and capability(call.index) < _OLDEST_E4M3:
         return "numbers of one byte; they want compute capability 8.9 or later"
     return _refusal(call)
 
@@ -189,4 +192,6 @@ def implementations() -> tuple[Implementation, ...]:
         ("rounded_rows", _rounded_rows_refusal, rounded_rows),
         ("selective_scan", _scan_refusal, selective_scan),
     ]
-    return tuple(Implementation("triton", name, refusal, run) for name, refusal, run in offered)
+    return tuple(
+        Implementation("triton", name, on_each_device(_device_refusal, refusal), run) for name, refusal, run in offered
+    )

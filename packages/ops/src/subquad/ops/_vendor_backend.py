@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from subquad.ops import _vendor_libraries as libraries
+from subquad.ops._devices import capability
 from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.gated_conv.gated_conv import GatedConvState
@@ -105,9 +106,8 @@ def _image_refusal(call: Call) -> str | None:
     return _without_subquadratic() or _common_refusal(call, 1, 2 * _LARGEST_SIDE)
 
 
-@torch.compiler.assume_constant_result
-def _unmeasured_device() -> str | None:
-    found = torch.cuda.get_device_capability()
+def _unmeasured_device(index: int) -> str | None:
+    found = capability(index)
     if found == _MEASURED_ON:
         return None
     return f"faster by measurement on compute capability 9.0 alone; the GPU has {found[0]}.{found[1]}"
@@ -119,7 +119,7 @@ def _unmeasured(call: Call) -> str | None:
         return f"{call.taps} taps in float32, whose error would be 5 times torch's; accepted: up to {_MOST_MEDIUM}"
     if call.taps > _MOST_MEDIUM and call.dtype == torch.float16:
         return f"{call.taps} taps in float16, whose spectra could overflow; accepted: up to {_MOST_MEDIUM}"
-    return _unmeasured_device()
+    return _unmeasured_device(call.index)
 
 
 def _rows(taps: Tensor, channels: int, dtype: torch.dtype) -> Tensor:

@@ -108,6 +108,7 @@ class Call:
     options: frozenset[str] = frozenset()  # names of the optional arguments in use
     gradient: bool = False
     capturing: bool = False
+    index: int = 0  # of the device, among those of its kind
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 import typer
 
-from subquad.quickstart.commands import quickstart
+from subquad.inference.commands.program import run_application
+from subquad.quickstart.commands import register
 
 if __name__ == "__main__":
-    typer.run(quickstart)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    register(app)
+    run_application(app, "python -m subquad.quickstart")

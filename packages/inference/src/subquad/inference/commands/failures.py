@@ -2,9 +2,12 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -33,11 +36,43 @@ def one_line_errors(*, traceback: bool) -> Iterator[None]:
     except Exception as error:
         if traceback:
             raise
+        if interrupted():
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
         ours = type(error).__module__.startswith("subquad.")
         text = str(error) if ours or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         print(f"error: {shortened(' '.join(text.split()))}", file=sys.stderr)
         _give_up_output()
         raise typer.Exit(BAD_INPUT if ours and isinstance(error, ValueError) else FAILED) from None
+
+
+class _NotedInterrupt:
+    """Does what Python does at Ctrl-C, and keeps that it was pressed."""
+
+    pressed = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        signal.default_int_handler(number, frame)
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[None]:
+    """Lets `interrupted` tell inside the block, where nobody else has taken the place of Python's own handler."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _NotedInterrupt())
+    try:
+        yield
+    finally:
+        if isinstance(signal.getsignal(signal.SIGINT), _NotedInterrupt):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def interrupted() -> bool:
+    """Says whether Ctrl-C was pressed: a module whose import it cuts off may raise anything in its place."""
+    handler = signal.getsignal(signal.SIGINT)
+    return isinstance(handler, _NotedInterrupt) and handler.pressed
 
 
 def shortened(text: str) -> str:

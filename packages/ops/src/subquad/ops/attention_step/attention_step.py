@@ -149,6 +149,7 @@ def describe(
         operator="attention_step",
         dtype=qkv.dtype,
         device=qkv.device.type,
+        index=qkv.get_device(),
         batch=qkv.shape[0],
         channels=qkv.shape[1] * qkv.shape[3],
         length=1,

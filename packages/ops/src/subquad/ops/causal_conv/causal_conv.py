@@ -159,6 +159,7 @@ def describe(
         operator="causal_conv",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=batch,
         channels=channels,
         length=length,

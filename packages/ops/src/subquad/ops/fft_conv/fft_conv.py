@@ -90,6 +90,7 @@ def describe(
         operator="fft_conv",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=grid.shape[0],
         channels=grid.shape[1],
         length=grid[0, 0].numel() if grid.shape[0] and grid.shape[1] else 0,

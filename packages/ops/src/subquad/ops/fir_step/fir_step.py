@@ -91,6 +91,7 @@ def describe(
         operator="fir_step",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=x.shape[0],
         channels=x.shape[1],
         length=1,

@@ -96,6 +96,7 @@ def describe(
         operator="fp8_linear",
         dtype=result_dtype(x, dtype),
         device=values.device.type,
+        index=values.get_device(),
         batch=1,
         channels=weight.shape[0],
         length=values.numel() // values.shape[-1],

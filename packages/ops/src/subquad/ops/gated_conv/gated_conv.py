@@ -188,6 +188,7 @@ def describe(
         operator="gated_conv",
         dtype=z.dtype,
         device=z.device.type,
+        index=z.get_device(),
         batch=batch,
         channels=rows // 3,
         length=length,

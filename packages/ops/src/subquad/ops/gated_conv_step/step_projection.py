@@ -65,6 +65,7 @@ def describe_step(
         operator=operator,
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=x.shape[0],
         channels=projection_taps.shape[0] // 3,
         length=1,

@@ -80,6 +80,7 @@ def describe(x: Tensor, gate_weight: Tensor, value_weight: Tensor, *, activation
         operator="gated_linear",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=1,
         channels=gate_weight.shape[0],
         length=x.numel() // inputs if inputs else 0,

@@ -91,6 +91,7 @@ def describe(
         operator="gated_linear_step",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=x.shape[0],
         channels=matrix_of(gate_weight).shape[0],
         length=1,

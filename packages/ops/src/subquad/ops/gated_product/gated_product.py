@@ -65,6 +65,7 @@ def describe(x: Tensor, other: Tensor | None = None, *, activation: str | None =
         operator="gated_product",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=1,
         channels=channels,
         length=x.numel() // x.shape[-1] if channels else 0,

@@ -49,6 +49,7 @@ def describe(logits: Tensor, ids: Tensor, *, active: Tensor | None = None) -> di
         operator="greedy_step",
         dtype=logits.dtype,
         device=logits.device.type,
+        index=logits.get_device(),
         batch=logits.shape[0],
         channels=1,
         length=1,

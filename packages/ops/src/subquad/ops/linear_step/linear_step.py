@@ -113,6 +113,7 @@ def describe(
         operator="linear_step",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=x.shape[0],
         channels=matrix_of(weight).shape[0],
         length=1,

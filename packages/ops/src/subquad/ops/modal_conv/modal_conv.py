@@ -110,6 +110,7 @@ def describe(
         operator="modal_conv",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=batch,
         channels=channels,
         length=length,

@@ -96,6 +96,7 @@ def _describe(x: Tensor, addend: Tensor | None, scale: Tensor) -> dispatch.Call:
         operator="rms_norm",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=1,
         channels=channels,
         length=x.numel() // channels if channels else 0,

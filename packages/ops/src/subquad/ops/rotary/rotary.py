@@ -142,6 +142,7 @@ def describe(
         operator="rotary",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=x.shape[0],
         channels=x.shape[2] * x.shape[-1],
         length=x.shape[1],

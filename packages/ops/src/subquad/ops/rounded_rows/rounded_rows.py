@@ -113,6 +113,7 @@ def _describe(x: Tensor, norm: StepNorm | None, activation: str | None, layout: 
         operator="rounded_rows",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=1,
         channels=channels,
         length=x.numel() // channels if channels else 0,

@@ -190,6 +190,7 @@ def describe(
         operator="selective_scan",
         dtype=x.dtype,
         device=x.device.type,
+        index=x.get_device(),
         batch=batch,
         channels=channels,
         length=length,
