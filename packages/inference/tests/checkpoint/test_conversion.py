@@ -31,7 +31,7 @@ from subquad.inference.errors import (
     CheckpointTensorError,
     InvalidOption,
 )
-from subquad.lazy_config import LazyConfig
+from subquad.lazy_config import LazyConfig, instantiate
 from subquad.modules import StripedHyena2
 from tools.testing.oracle import assert_close
 
@@ -239,8 +239,34 @@ def test_an_mbridge_checkpoint_describes_its_network(mbridge, tmp_path):
         file.write_text(text)
         with pytest.raises(CheckpointConfigError, match=message):
             source_config(mbridge, "mbridge", None)
-    with pytest.raises(InvalidOption, match="a Vortex YAML file or a size"):
+    with pytest.raises(InvalidOption, match="a Vortex YAML file, a native checkpoint of the same network, or a size"):
         source_config(mbridge, "savanna", None)
+
+
+@pytest.mark.parametrize("form", ["vortex", "savanna"])
+@pytest.mark.parametrize("named", ["", "config.yaml"])
+def test_a_native_checkpoint_names_the_network_of_what_was_made_of_it(form, named, tmp_path):
+    torch.manual_seed(3)
+    config = tiny_config(filter_parameters="p_gamma")
+    native = tmp_path / "native"
+    save_checkpoint(native, instantiate(config), config, metadata={"max_sequence_tokens": 512})
+    convert(native, tmp_path / "other.pt", "native", form)
+    network, metadata = source_config(tmp_path / "other.pt", form, str(native / named))
+    assert metadata == {"max_sequence_tokens": 512}
+    convert(tmp_path / "other.pt", tmp_path / "back", form, "native", config=network, metadata=metadata)
+    ids = torch.tensor([list(b"ACGTTGCAACGT")])
+    logits = [load_checkpoint(folder, device="cpu").model(ids) for folder in (native, tmp_path / "back")]
+    assert_close(logits[1], logits[0], 1e-6)
+
+
+def test_a_config_that_builds_something_else_names_no_network(tmp_path):
+    for target, message in (
+        ("subquad.modules:RMSNorm", "builds RMSNorm; accepted: StripedHyena2"),
+        ("os:getcwd", "os:getcwd"),
+    ):
+        (tmp_path / "config.yaml").write_text(f"_target_: {target}\n")
+        with pytest.raises(CheckpointConfigError, match=message):
+            source_config(tmp_path / "x.pt", "vortex", str(tmp_path))
 
 
 def test_a_lora_checkpoint_is_refused_with_the_way_out(tmp_path):

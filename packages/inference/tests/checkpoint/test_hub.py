@@ -282,7 +282,7 @@ def test_without_the_library_the_way_out_is_named(monkeypatch, tmp_path):
         (["--from", "vortex", "--to", "vortex", "--config", "tiny"], "new", "accepted: two different formats"),
         (["--from", "vortex", "--to", "native", "--config", "9b"], "new", "--config is '9b'; accepted: a Vortex YAML"),
         (["--from", "mbridge", "--to", "native", "--config", "9b"], "new", "--config is '9b'; accepted: a Vortex YAML"),
-        (["--from", "savanna", "--to", "native"], "new", "--config is None; accepted: a Vortex YAML file or a size"),
+        (["--from", "savanna", "--to", "native"], "new", "--config is None; accepted: a Vortex YAML file, a native"),
         (["--from", "native", "--to", "vortex", "--config", "7b"], "new", "only for a source that is not native"),
         (["--from", "vortex", "--to", "native", "--config", "tiny", "--report", "no/r"], "new", "folder that exists"),
     ],

@@ -319,7 +319,9 @@ def test_a_yaml_file_of_another_network_is_refused_by_field(tmp_path, old, new, 
     (tmp_path / "c.yml").write_text(YAML.replace(old, new))
     with pytest.raises(CheckpointConfigError, match=text):
         vortex_config(str(tmp_path / "c.yml"))
-    with pytest.raises(CheckpointConfigError, match=r"'9b'; accepted: a Vortex YAML file, or one of .*7b_base"):
+    with pytest.raises(
+        CheckpointConfigError, match=r"'9b'; accepted: a Vortex YAML file, a native checkpoint, or one of .*7b_base"
+    ):
         vortex_config("9b")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from subquad.inference import load_checkpoint, save_checkpoint
 from subquad.inference.errors import CheckpointNotFound
-from subquad.lazy_config import Config, LazyConfig, apply_overrides
+from subquad.lazy_config import Config, LazyConfig, TargetRefusedError, apply_overrides, derive
 from subquad.recipes.configs.small import config as small_config
 from subquad.recipes.errors import (
     MissingFileError,
@@ -280,3 +280,45 @@ def test_a_checkpoint_of_another_tokenizer_is_not_trained(finished: Any, tmp_pat
     save_checkpoint(tmp_path / "nucleotides", loaded.model, loaded.config, tokenizer="nucleotide")
     with pytest.raises(SettingError, match="byte tokenizer"):
         train(tiny(f"run.initial_checkpoint={tmp_path / 'nucleotides'}"), output=tmp_path / "run", progress=False)
+
+
+class Deaf(torch.nn.Module):
+    """A network that cannot be built on a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding_layer = torch.nn.Embedding(512, 8)
+
+
+class Bigrams(torch.nn.Module):
+    """A network of somebody else's."""
+
+    def __init__(self, width: int = 8, *, embedding: str = "embedding_layer", device: Any = None, dtype: Any = None):
+        super().__init__()
+        setattr(self, embedding, torch.nn.Embedding(512, width, device=device, dtype=dtype))
+        self.out = torch.nn.Linear(width, 512, device=device, dtype=dtype)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.embedding_layer(ids))
+
+
+def test_a_network_of_ones_own_trains_resumes_and_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = derive(tiny(), {"model": LazyConfig(Bigrams)(width=4)})
+    with monkeypatch.context() as patch:
+        stop_in_step(2, patch)
+        with pytest.raises(TrainingInterrupted):
+            train(config, output=tmp_path / "run", progress=False)
+    result = train(config, output=tmp_path / "run", resume=True, progress=False)
+    allowed = ("subquad.", f"{Bigrams.__module__}:Bigrams")
+    assert isinstance(load_checkpoint(result.checkpoint, allowed_targets=allowed).model, Bigrams)
+    with pytest.raises(TargetRefusedError, match="Bigrams is refused"):
+        train(tiny(), output=tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_network_that_could_not_be_saved_is_refused_before_it_is_trained(tmp_path: Path):
+    config = derive(tiny(), {"model": LazyConfig(Bigrams)(embedding="tokens")})
+    with pytest.raises(SettingError, match=r"model: got 'Bigrams'; accepted is a network of tokens, whose embedding_l"):
+        train(config, output=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SettingError, match="model: got 'Deaf'; accepted is a class that also takes device and dtype"):
+        train(derive(tiny(), {"model": LazyConfig(Deaf)()}), output=tmp_path / "run", progress=False)

@@ -66,6 +66,7 @@ def save_checkpoint(
     tokenizer: str = "byte",
     overwrite: bool = False,
     max_shard_bytes: int = _SHARD_BYTES,
+    allowed_targets: tuple[str, ...] = ("subquad.",),
 ) -> None:
     """Writes a checkpoint directory; it appears complete or not at all.
 
@@ -77,6 +78,7 @@ def save_checkpoint(
       tokenizer: ``"byte"`` or ``"nucleotide"``; what `load_checkpoint` will give.
       overwrite: Replace an existing checkpoint; the old one stays until the new one is complete.
       max_shard_bytes: Above this size the weights are split into several files with an index.
+      allowed_targets: Beginnings of the class names that ``config`` may build; reading it takes the same names.
 
     Raises:
       CheckpointExists: ``path`` exists and may not be replaced.
@@ -104,6 +106,7 @@ def save_checkpoint(
         tokenizer=tokenizer,
         overwrite=overwrite,
         max_shard_bytes=max_shard_bytes,
+        allowed_targets=allowed_targets,
     )
 
 
@@ -117,11 +120,12 @@ def write_checkpoint(
     tokenizer: str = "byte",
     overwrite: bool = False,
     max_shard_bytes: int = _SHARD_BYTES,
+    allowed_targets: tuple[str, ...] = ("subquad.",),
 ) -> None:
     """Writes a checkpoint directory from tensors that need not be in memory.
 
     Args:
-      path, config, metadata, tokenizer, overwrite, max_shard_bytes: See `save_checkpoint`.
+      path, config, metadata, tokenizer, overwrite, max_shard_bytes, allowed_targets: See `save_checkpoint`.
       entries: The tensors under their names on disk.
       facts: The fields ``dtype``, ``parameters`` and ``filter_parameters`` of the metadata.
 
@@ -136,7 +140,7 @@ def write_checkpoint(
         text = to_yaml(config)
     except LazyConfigError as error:
         raise CheckpointConfigError(f"the config cannot be written: {_one_line(error)}") from error
-    network = build(from_text(text, "the config"), "meta", DTYPES[facts["dtype"]])
+    network = build(from_text(text, "the config", allowed_targets), "meta", DTYPES[facts["dtype"]])
     rows = embedding_of("config", network).num_embeddings
     expected = expected_tensors(network)
     compare_tensors("the network", {e.name: (e.shape, e.dtype) for e in entries}, expected)

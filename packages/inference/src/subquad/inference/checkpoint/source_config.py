@@ -15,7 +15,7 @@ def source_config(source: str | Path, read: str, config: str | None) -> tuple[Co
     Args:
       source: The checkpoint.
       read: Its format.
-      config: A preset's name or a Vortex YAML file, or None.
+      config: A preset's name, a Vortex YAML file or a native checkpoint of the same network, or None.
 
     Raises:
       InvalidOption: ``config`` is given for a native source, or missing where the source does not describe its network.
@@ -29,4 +29,5 @@ def source_config(source: str | Path, read: str, config: str | None) -> tuple[Co
         return vortex_config(config)
     if read == "mbridge":
         return mbridge_config(Path(source))
-    raise InvalidOption("--config", None, "a Vortex YAML file or a size such as 1b_base, 7b or 40b")
+    accepted = "a Vortex YAML file, a native checkpoint of the same network, or a size such as 1b_base, 7b or 40b"
+    raise InvalidOption("--config", None, accepted)

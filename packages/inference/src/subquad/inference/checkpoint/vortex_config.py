@@ -1,14 +1,17 @@
-"""The configuration of a Vortex checkpoint: a preset's name or the engine's own YAML file."""
+"""The configuration of a Vortex checkpoint: a preset's name, the engine's own YAML file or a native checkpoint's."""
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from subquad.inference.checkpoint.native import from_text
 from subquad.inference.checkpoint.restricted_pickle import shown
+from subquad.inference.checkpoint.summary import CONFIG_FILE, METADATA_FILE
 from subquad.inference.errors import CheckpointConfigError
-from subquad.lazy_config import Config, LazyConfig
+from subquad.lazy_config import Config, LazyConfig, derive, target_of
 from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
 
 _LAYERS = {"hcs_layer_idxs": "S", "hcm_layer_idxs": "D", "hcl_layer_idxs": "H", "attn_layer_idxs": "*"}
@@ -43,7 +46,13 @@ _DEMANDED = {
 
 
 def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
-    """Returns the network of a preset's name or a Vortex YAML file, and ``{"max_sequence_tokens": …}``.
+    """Returns the network of a preset's name, a Vortex YAML file or a native checkpoint, and its longest sequence.
+
+    Args:
+      source: The name or path; of a native checkpoint its directory or its ``config.yaml``.
+
+    Returns:
+      The network with filters by poles, and ``{"max_sequence_tokens": …}`` where it is known.
 
     Raises:
       CheckpointConfigError: Neither a preset nor a YAML file; or a field is missing or has a value that this network
@@ -55,17 +64,30 @@ def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
         config.filter_parameters = "poles"
         config.fp8_projections = preset.needs_fp8
         return config, {"max_sequence_tokens": preset.context_length}
-    path = Path(source)
+    path = Path(source) / CONFIG_FILE if Path(source).is_dir() else Path(source)
     if not path.is_file():
         names = ", ".join(STRIPED_HYENA2_PRESETS)
-        raise CheckpointConfigError(f"--config is {source!r}; accepted: a Vortex YAML file, or one of {names}")
+        accepted = f"a Vortex YAML file, a native checkpoint, or one of {names}"
+        raise CheckpointConfigError(f"--config is {source!r}; accepted: {accepted}")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        fields = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no such date, brackets without end
         raise CheckpointConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(fields, dict):
         raise CheckpointConfigError(f"{path} holds no fields")
-    return _translated(path, fields)
+    return _native(path, text) if "_target_" in fields else _translated(path, fields)
+
+
+def _native(path: Path, text: str) -> tuple[Config[Any], dict[str, Any]]:
+    config = from_text(text, str(path))
+    if target_of(config) is not StripedHyena2:
+        raise CheckpointConfigError(f"{path} builds {target_of(config).__name__}; accepted: StripedHyena2")
+    length = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a config.yaml may stand alone
+        length = json.loads((path.parent / METADATA_FILE).read_text(encoding="utf-8")).get("max_sequence_tokens")
+    extra = {"max_sequence_tokens": length} if type(length) is int else {}
+    return derive(config, {"filter_parameters": "poles"}), extra
 
 
 def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[str, Any]]:

@@ -55,8 +55,8 @@ def convert(
     config: Annotated[
         str | None,
         typer.Option(
-            help="Unless IN is native: a Vortex YAML file, or a size such as 1b_base, 7b or 40b. A Megatron-Bridge "
-            "directory that describes its network needs none."
+            help="Unless IN is native: a Vortex YAML file, a native checkpoint of the same network, or a size such as "
+            "1b_base, 7b or 40b. A Megatron-Bridge directory that describes its network needs none."
         ),
     ] = None,
     tokenizer: Annotated[

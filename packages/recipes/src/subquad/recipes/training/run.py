@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from subquad.inference import ByteTokenizer, load_checkpoint, save_checkpoint
-from subquad.lazy_config import Config, LazyConfig, derive, diff, from_yaml, instantiate, to_yaml
+from subquad.lazy_config import Config, LazyConfig, LazyConfigError, derive, diff, from_yaml, instantiate, to_yaml
 from subquad.recipes._atomic import write_atomically
 from subquad.recipes.baselines import markov_bits_per_base, order0_entropy
 from subquad.recipes.data.split import Split
@@ -151,7 +152,7 @@ def _initial_network(
     if start is None:
         return config, None
     if begun is not None:
-        return derive(config, {"model": from_yaml(begun.read_text("utf-8")).model}), None
+        return derive(config, {"model": _saved_tree(begun, config).model}), None
     loaded = load_checkpoint(start, device="cpu")
     if not isinstance(loaded.tokenizer, ByteTokenizer):
         raise SettingError("run.initial_checkpoint", start, "a checkpoint with the byte tokenizer")
@@ -163,7 +164,16 @@ def _settings(config: Config[TrainingConfig], network: nn.Module | None) -> Trai
     settings = instantiate(config if network is None else derive(config, {"model": LazyConfig(nn.Identity)()}))
     if not isinstance(settings, TrainingConfig):
         raise SettingError("config()", settings, "a tree whose target is subquad.recipes.training.TrainingConfig")
-    return settings if network is None else replace(settings, model=network)
+    settings = settings if network is None else replace(settings, model=network)
+    if not isinstance(getattr(settings.model, "embedding_layer", None), nn.Embedding):  # else it could not be saved
+        accepted = "a network of tokens, whose embedding_layer is an nn.Embedding, such as StripedHyena2"
+        raise SettingError("model", type(settings.model).__name__, accepted)
+    try:
+        instantiate(config.model, device=torch.device("meta"), dtype=torch.float32)
+    except LazyConfigError as error:
+        accepted = f"a class that also takes device and dtype, as those of subquad.modules do: {error}"
+        raise SettingError("model", type(settings.model).__name__, accepted) from error
+    return settings
 
 
 def _check_targets(split: Split, loss: LossSettings) -> None:
@@ -230,11 +240,21 @@ def _check_output(output: Path, resume_point: Path, config: Config[TrainingConfi
 
 def _check_same_run(saved: Path, config: Config[TrainingConfig]) -> None:
     """Refuses to resume what another configuration has begun, except for fields that leave the course as it is."""
-    before = from_yaml(saved.read_text("utf-8"))
+    before = _saved_tree(saved, config)
     changed = [change.path for change in diff(before, config) if change.path not in _FREE_ON_RESUME]
     if changed:
         free = ", ".join(sorted(_FREE_ON_RESUME))
         raise ResumeError(f"{saved}: the run there has other {', '.join(changed)}; accepted changes are {free}")
+
+
+def _saved_tree(path: Path, config: Config[TrainingConfig]) -> Config[TrainingConfig]:
+    """Reads the tree of a run; it may name the classes that the present configuration names, and ours."""
+    return from_yaml(path.read_text("utf-8"), allowed=_named(config), name=str(path))
+
+
+def _named(config: Config[Any]) -> tuple[str, ...]:
+    """Returns ours and the names of the classes that a tree holds, as an allow-list."""
+    return ("subquad.", *re.findall(r"\b(?:_target_|_import_): '?([\w.:]+)", to_yaml(config)))
 
 
 def _seed(config: Config[TrainingConfig]) -> int:
@@ -291,7 +311,8 @@ def _replace_checkpoint(
     start = settings.run.initial_checkpoint
     recipe = {"genomes": list(settings.data.genomes), "seed": settings.run.seed, **numbers}
     metadata = {"recipe": recipe if start is None else recipe | {"initial_checkpoint": start}}
-    save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata, overwrite=True)
+    names = _named(config.model)
+    save_checkpoint(path, settings.model.cpu(), config.model, metadata=metadata, overwrite=True, allowed_targets=names)
 
 
 @contextmanager

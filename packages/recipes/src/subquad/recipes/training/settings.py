@@ -151,7 +151,8 @@ class TrainingConfig:
     """A whole run. In a configuration file this is the outermost `LazyConfig` target.
 
     Attributes:
-      model: A network that maps ids [batch, length] to logits [batch, length, vocabulary], such as `StripedHyena2`.
+      model: A network that maps ids [batch, length] to logits [batch, length, vocabulary], such as `StripedHyena2`; its
+        `embedding_layer` is an `nn.Embedding`, and its class can be imported and takes `device` and `dtype`.
       data: See `DataSettings`.
       loss: See `LossSettings`.
       optimizer: See `OptimizerSettings`.
