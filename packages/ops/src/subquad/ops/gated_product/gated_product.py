@@ -44,9 +44,7 @@ def gated_product(
     return run(x, other, activation=activation)
 
 
-def _decide(
-    x: Tensor, other: Tensor | None, activation: str | None, backend: str
-) -> dispatch.Implementation | None:
+def _decide(x: Tensor, other: Tensor | None, activation: str | None, backend: str) -> dispatch.Implementation | None:
     """Checks a call and chooses its implementation."""
     _checks.floating("x", x)
     _checks.one_of("activation", activation, _ACTIVATIONS)
