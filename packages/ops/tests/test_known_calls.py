@@ -34,7 +34,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         (Z, PROJECTION, TAPS, torch.randn(2, 48, 2), torch.randn(2, 16, 6)),
     ),
     "gated_modal_conv": (
-        lambda z, p, l, r, s: ops.gated_modal_conv_with_state(z, p, l, r, skip=s),
+        lambda z, p, a, b, s: ops.gated_modal_conv_with_state(z, p, a, b, skip=s),
         (Z, PROJECTION, MODES, MODES, SKIP),
     ),
     "fill_ring": (lambda ring, history, seen: ops.fill_ring(ring, history, seen, 70), (RING, RING.clone(), SEEN)),

@@ -1,7 +1,7 @@
 """Parameters, buffers and parts of a module that are found at once.
 
-``nn.Module`` looks for them when Python has looked everywhere else: a microsecond each, of which a network's pass over a
-short sequence has hundreds.
+``nn.Module`` looks for them when Python has looked everywhere else: a microsecond each, of which a network's pass over
+a short sequence has hundreds.
 """
 
 from typing import Any, Literal, no_type_check

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._known_calls import implementation_for
 from subquad.ops._channels import Part, by_channels, check_chunk
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
 from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
 from subquad.ops.modal_conv.chunked import filter_modal
