@@ -287,8 +287,10 @@ def test_missing_tensors_and_options_are_told_apart() -> None:
     with torch.no_grad():
         for tensors, options in [*looks, *looks]:
             implementation_for(decide, tensors, *options)
-        implementation_for(_Decisions(), (x,))
+        other = _Decisions()
+        implementation_for(other, (x,))
     assert decide.count == len(looks)
+    assert other.count == 1
 
 
 def test_memory_is_bounded_and_what_is_no_tensor_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:

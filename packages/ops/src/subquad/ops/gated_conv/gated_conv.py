@@ -118,7 +118,7 @@ def _run(
     keeps_state: bool,
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and, if it is kept, the state (views of larger tensors)."""
-    before = () if initial_state is None else _checks.pair("initial_state", initial_state)
+    before: tuple[Any, ...] = () if initial_state is None else _checks.pair("initial_state", initial_state)
     tensors = (z, projection_taps, mixer_taps, skip, *before)
     chosen = implementation_for(_decide, tensors, pregate, postgate, layout, backend)
     check_chunk(chunk_size)

@@ -100,7 +100,7 @@ def _run(
     backend: str,
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
-    before = () if initial_state is None else _checks.pair("initial_state", initial_state)
+    before: tuple[Any, ...] = () if initial_state is None else _checks.pair("initial_state", initial_state)
     tensors = (z, projection_taps, log_poles, residues, skip, *before)
     chosen = implementation_for(_decide, tensors, pregate, postgate, layout, backend)
     check_chunk(chunk_size)
