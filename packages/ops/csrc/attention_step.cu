@@ -343,8 +343,8 @@ __global__ void __launch_bounds__(kLanes* kWarps, 2) kernel(const Arguments argu
 
 int32_t launch(void (*chosen)(Arguments), const Arguments& arguments, int64_t batch, cudaStream_t stream) {
   cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  const cudaError_t early = allow_early_start(&attributes[0], stream);
+  if (early != cudaSuccess) return static_cast<int32_t>(early);
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim.x = static_cast<unsigned>(arguments.blocks);
   attributes[1].val.clusterDim.y = 1;

@@ -1,7 +1,8 @@
 // One decode step of a Hyena mixer for one vector: norm, projection, projection filter, gate, mixer, gate.
 //
-// A warp makes the three projected rows of a channel and has then all that the channel needs: its rings or its modes, which
-// it loads as soon as the kernel before has ended, while the vector is on its way. Rings and modes change in place.
+// A warp makes the three projected rows of a channel and has then all that the channel needs: its filters and its rings or
+// modes, which it brings to the cache while the kernel before runs and loads as soon as that has ended, while the vector is
+// on its way. Rings and modes change in place.
 #include "packages/ops/csrc/subquad_ops_cuda.h"
 #include "packages/ops/csrc/weight_stream.cuh"
 
@@ -39,11 +40,20 @@ __device__ __forceinline__ float wide(uint16_t bfloat16) { return __uint_as_floa
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
+__device__ __forceinline__ int bytes_of(int32_t dtype) { return dtype == SUBQUAD_OPS_FLOAT32 ? 4 : 2; }
+
+// Brings rows of a matrix to the cache, one line a lane.
+__device__ __forceinline__ void bring_to_cache(const void* matrix, int64_t row, int rows, int columns, int bytes, int lane) {
+  constexpr int kLine = 128;
+  const int64_t begin = row * columns * bytes, end = begin + rows * columns * bytes;
+  const int64_t own = begin / kLine * kLine + lane * kLine;  // lines as they lie if the matrix begins with one
+  if (own < end) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint8_t*>(matrix) + (own > begin ? own : begin)));
+}
+
 constexpr int kRowLanes = 8;  // lanes that filter one projected row: one a past sample, the last for the current one
 
 template <bool kModal>
 struct Finish {
-  static constexpr bool kBeforeVector = false;  // the kernel before may be the step before, which writes rings and modes
   struct Loaded {
     Stored row_tap;     // of the projected row lane / kRowLanes: the tap of this lane,
     uint16_t row_past;  // and the past sample that it meets
@@ -63,6 +73,15 @@ struct Finish {
     write = a.active == nullptr || *a.active != 0;
     projection_slot = static_cast<int>(time % a.projection_past);
     memory_slot = static_cast<int>(time % a.size);
+  }
+
+  __device__ void fetch(int channel, int lane) const {
+    const int taps = a.projection_past + 1, rows = kModal ? channel : channel / a.channels_per_row;
+    bring_to_cache(a.projection_taps, 3 * static_cast<int64_t>(channel), 3, taps, bytes_of(a.projection_dtype), lane);
+    bring_to_cache(a.projection_ring, 3 * static_cast<int64_t>(channel), 3, a.projection_past, sizeof(uint16_t), lane);
+    bring_to_cache(a.first, rows, 1, kModal ? a.size : a.size + 1, bytes_of(a.mixer_dtype), lane);
+    bring_to_cache(a.memory, channel, 1, a.size, kModal ? sizeof(float) : sizeof(uint16_t), lane);
+    if constexpr (kModal) bring_to_cache(a.second, rows, 1, a.size, bytes_of(a.mixer_dtype), lane);
   }
 
   __device__ Loaded load(int channel, int lane) const {

@@ -9,8 +9,8 @@ using weight_stream::Product;
 struct Sum {
   const void* bias;  // [outputs] in bias_dtype, or null
   const uint16_t* residual;  // bfloat16, or null
-  __nv_bfloat16* output;
-  int32_t bias_dtype;
+  void* output;  // in output_dtype
+  int32_t bias_dtype, output_dtype;
 };
 
 struct Gated {
@@ -19,12 +19,13 @@ struct Gated {
 };
 
 struct FinishSum {
-  static constexpr bool kBeforeVector = false;
   struct Loaded {
     Stored bias;
     uint16_t residual;
   };
   const Sum& arguments;
+
+  __device__ void fetch(int, int) const {}
 
   __device__ Loaded load(int unit, int) const {
     Loaded loaded{};
@@ -37,15 +38,15 @@ struct FinishSum {
     float sum = sums[0];
     if (arguments.bias != nullptr) sum += value_of(loaded.bias, arguments.bias_dtype);
     if (arguments.residual != nullptr) sum += __uint_as_float(static_cast<uint32_t>(loaded.residual) << 16);
-    if (lane == 0) arguments.output[unit] = from_float<__nv_bfloat16>(sum);
+    if (lane == 0) store_result(arguments.output, unit, sum, arguments.output_dtype);
   }
 };
 
 struct FinishGated {
-  static constexpr bool kBeforeVector = true;
   struct Loaded {};
   const Gated& arguments;
 
+  __device__ void fetch(int, int) const {}
   __device__ Loaded load(int, int) const { return {}; }
 
   __device__ void finish(int unit, int lane, const Loaded&, const float (&sums)[2]) const {
@@ -98,12 +99,12 @@ int32_t start_for(const SubquadOpsProduct& given, const Arguments& arguments, vo
 }  // namespace subquad::linear_step
 
 extern "C" int32_t subquad_ops_linear_step(const SubquadOpsProduct* product, const void* bias, const void* residual,
-                                           void* output, int32_t bias_dtype, void* stream) {
+                                           void* output, int32_t bias_dtype, int32_t output_dtype, void* stream) {
   if (product == nullptr || output == nullptr) return SUBQUAD_OPS_NULL_POINTER;
+  if (output_dtype != SUBQUAD_OPS_BFLOAT16 && output_dtype != SUBQUAD_OPS_FLOAT32) return SUBQUAD_OPS_UNKNOWN_DTYPE;
   const int32_t status = subquad::weight_stream::check(*product, false);
   if (status != SUBQUAD_OPS_OK) return status;
-  const subquad::linear_step::Sum arguments{bias, static_cast<const uint16_t*>(residual),
-                                            static_cast<__nv_bfloat16*>(output), bias_dtype};
+  const subquad::linear_step::Sum arguments{bias, static_cast<const uint16_t*>(residual), output, bias_dtype, output_dtype};
   return subquad::linear_step::start_for(*product, arguments, stream);
 }
 

@@ -48,6 +48,15 @@ __device__ __forceinline__ float load_parameter(const void* base, int64_t index,
   }
 }
 
+// Writes one result as bfloat16, or unrounded as float32.
+__device__ __forceinline__ void store_result(void* base, int64_t index, float value, int32_t dtype) {
+  if (dtype == SUBQUAD_OPS_FLOAT32) {
+    static_cast<float*>(base)[index] = value;
+  } else {
+    static_cast<__nv_bfloat16*>(base)[index] = from_float<__nv_bfloat16>(value);
+  }
+}
+
 // A parameter as it lies in memory: loading it waits for nothing, reading its value waits for the memory.
 struct Stored {
   uint32_t bits;

@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a signature or of a code below.
-#define SUBQUAD_OPS_ABI_VERSION 7
+#define SUBQUAD_OPS_ABI_VERSION 8
 
 enum SubquadOpsDtype {
   SUBQUAD_OPS_FLOAT32 = 0,
@@ -194,12 +194,23 @@ typedef struct SubquadOpsProduct {
   float eps;
 } SubquadOpsProduct;
 
-// output[o] = product[o] + bias[o] + residual[o]; residual and output are bfloat16; bias and residual may be null.
+// output[o] = product[o] + bias[o] + residual[o]; residual is bfloat16, output bfloat16 or float32; bias and residual may be
+// null.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_linear_step(const SubquadOpsProduct* product, const void* bias,
-                                                   const void* residual, void* output, int32_t bias_dtype, void* stream);
+                                                   const void* residual, void* output, int32_t bias_dtype,
+                                                   int32_t output_dtype, void* stream);
 
 // output[o] = activation(product[o]) * (product of `second`)[o] in bfloat16; identity or gelu.
 SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_linear_step(const SubquadOpsProduct* product, void* output,
+                                                         int32_t activation, void* stream);
+
+// The same for `rows` vectors, 1 to 64: vector [rows, inputs]; residual and output [rows, outputs]. Codes of weights of one
+// byte are numbers; vectors and weights begin at multiples of 16 bytes. Up to 24,576 inputs for 8 rows, 19,456 for 32, 8,192
+// for 64.
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_linear_rows(const SubquadOpsProduct* product, int64_t rows, const void* bias,
+                                                   const void* residual, void* output, int32_t bias_dtype,
+                                                   int32_t output_dtype, void* stream);
+SUBQUAD_OPS_EXPORT int32_t subquad_ops_gated_linear_rows(const SubquadOpsProduct* product, int64_t rows, void* output,
                                                          int32_t activation, void* stream);
 
 // The filters behind the product of a Hyena mixer's decode step; rings hold bfloat16, sample t in slot t % past.

@@ -41,6 +41,10 @@ __device__ __forceinline__ void expect(uint64_t* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
 
+__device__ __forceinline__ void arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
 // Arrives at the barrier that lies at `own` in the shared memory of another block of the cluster. Orders nothing that this
 // thread has written: a release in the cluster's scope would wait for the whole GPU's memory.
 __device__ __forceinline__ void arrive_at(const uint64_t* own, int block) {
@@ -89,6 +93,23 @@ __device__ __forceinline__ void copy_tile(void* to, const CUtensorMap& map, int 
                    shared_address(to)),
                "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row)
                : "memory");
+}
+
+// What is read once leaves the cache first.
+__device__ __forceinline__ uint64_t read_once() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// The same with a policy of the cache.
+__device__ __forceinline__ void copy_tile(void* to, const CUtensorMap& map, int row, int column, uint64_t* barrier,
+                                          uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "l"(policy)
+      : "memory");
 }
 
 // The same into every block of the cluster that `blocks` has a bit for, at the same place and barrier of each.
@@ -191,9 +212,10 @@ __device__ __forceinline__ void take_registers() {
 
 #endif  // sm_90a
 
-// Describes a matrix of two-byte numbers [rows, columns] whose rows lie `stride` numbers apart, and tiles of it, to the
-// copies. The driver's function is asked for, since the library is linked against the runtime alone.
-inline int32_t describe(CUtensorMap* map, const void* matrix, int64_t rows, int64_t columns, int64_t stride, int tile_rows) {
+// Describes a matrix [rows, columns] whose rows lie `stride` numbers apart, and tiles of so many rows of 128 bytes, to the
+// copies; numbers have two bytes, or one. The driver's function is asked for, since the library is linked against the runtime alone.
+inline int32_t describe(CUtensorMap* map, const void* matrix, int64_t rows, int64_t columns, int64_t stride, int tile_rows,
+                        int bytes = 2) {
   using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
                               const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
                               CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
@@ -205,11 +227,11 @@ inline int32_t describe(CUtensorMap* map, const void* matrix, int64_t rows, int6
   if (error != cudaSuccess) return static_cast<int32_t>(error);
   if (found == nullptr) return static_cast<int32_t>(cudaErrorNotSupported);
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride) * 2};
-  const cuuint32_t tile[2] = {kDepth, static_cast<cuuint32_t>(tile_rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * bytes)};
+  const cuuint32_t tile[2] = {static_cast<cuuint32_t>(kRowBytes / bytes), static_cast<cuuint32_t>(tile_rows)};
   const cuuint32_t steps[2] = {1, 1};
   const CUresult status = reinterpret_cast<Encode>(found)(
-      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(matrix), sizes, strides, tile, steps,
+      map, bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(matrix), sizes, strides, tile, steps,
       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return static_cast<int32_t>(status == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue);

@@ -27,10 +27,6 @@ constexpr int kSlotBytes = 2048;
 constexpr int kPieces = kSlotBytes / (16 * kLanes);  // a piece is 16 bytes a lane
 constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
-// Of a block, with what the system takes: one of each kind fits into a multiprocessor, and two behind a norm do not, so that
-// such a kernel has one block on every multiprocessor whatever ran before, and leaves the next one as much room everywhere.
-constexpr int kBytesBehindNorm = 118784;
-constexpr int kBytesPlain = 112384;
 constexpr int kMostNormed = 8192;              // inputs of a product behind a norm
 constexpr int kHeldOctets = (kMostNormed / 8 + kThreads - 1) / kThreads;  // octets of a normalised vector that a thread takes at most
 constexpr unsigned kAll = 0xffffffffu;
@@ -200,8 +196,9 @@ __device__ __forceinline__ const uint8_t* row_start(const Product& product, int 
 }
 
 // Multiplies `kRows` rows of every unit by the vector and hands the sums, the same in every lane, to `Finish`. Its
-// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing;
-// kBeforeVector says that none of it comes from the kernel before.
+// `load(unit, lane)` starts to load what `finish(unit, lane, loaded, sums)` needs, one unit ahead, and waits for nothing. Any
+// of it may come from the kernel in front, so the first is loaded when that has ended; `fetch(unit, lane)` has brought it to
+// the cache by then.
 template <typename Weights, bool kNormed, int kRows, typename Finish>
 __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   using Held = Vector<Weights, kNormed>;
@@ -262,9 +259,9 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
   };
   const int first_unit = static_cast<int>(blockIdx.x + gridDim.x * warp);
   Behind behind{}, behind_next{};
-  if (Finish::kBeforeVector) load_behind(behind, first_unit);
+  if (first_unit < product.units) finish.fetch(first_unit, lane);
   await_previous_kernel();
-  if (!Finish::kBeforeVector) load_behind(behind, first_unit);
+  load_behind(behind, first_unit);
 
   float factor = 1.0f;
   if constexpr (kNormed) {
@@ -390,7 +387,7 @@ inline Product product_of(const SubquadOpsProduct& given, int rows_a_unit) {
   return product;
 }
 
-// Launches a kernel that may start before the one before it ends, one block a multiprocessor.
+// Launches a kernel that may start before the one before it ends (see allow_early_start), one block a multiprocessor.
 template <typename Weights, bool kNormed, typename Arguments>
 int32_t launch(void (*kernel)(Product, Arguments), Product product, const Arguments& arguments, cudaStream_t stream) {
   const int vector = Vector<Weights, kNormed>::bytes(product.inputs);
@@ -409,8 +406,8 @@ int32_t launch(void (*kernel)(Product, Arguments), Product product, const Argume
   }
   if (error != cudaSuccess) return static_cast<int32_t>(error);
   cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  error = allow_early_start(&early, stream);
+  if (error != cudaSuccess) return static_cast<int32_t>(error);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors < product.units ? multiprocessors : product.units));
   config.blockDim = dim3(kThreads);

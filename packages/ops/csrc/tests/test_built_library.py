@@ -175,8 +175,8 @@ def test_a_product_that_no_decode_kernel_serves_is_refused(
     library: ctypes.CDLL, changes: dict[str, int | None], status: int
 ) -> None:
     product = ctypes.byref(ProductArguments(**PRODUCT | changes))
-    assert library.subquad_ops_linear_step(product, None, None, ctypes.c_void_p(16), 0, None) == status
-    assert library.subquad_ops_linear_step(product, None, None, None, 0, None) == NULL_POINTER
+    assert library.subquad_ops_linear_step(product, None, None, ctypes.c_void_p(16), 0, 2, None) == status
+    assert library.subquad_ops_linear_step(product, None, None, None, 0, 2, None) == NULL_POINTER
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,10 @@ def test_a_step_of_bfloat16_is_taken(call: Call) -> None:
 @pytest.mark.parametrize(
     ("call", "word"),
     [
-        (replace(LINEAR, batch=2), "2 vectors of bfloat16"),
+        (replace(LINEAR, batch=65), "65 vectors of bfloat16; accepted: up to 64"),
+        (replace(LINEAR, batch=33, inputs=8256), "8256 inputs; accepted: multiples of 8 up to 8192"),
+        (replace(LINEAR, batch=9, inputs=20_480), "up to 19456"),
+        (replace(STEP, batch=2), "2 vectors; accepted: one"),
         (replace(LINEAR, dtype=torch.float32), "1 vectors of float32"),
         (replace(LINEAR, inputs=60), "60 inputs; accepted: multiples of 8 up to 24576"),
         (replace(LINEAR, inputs=72, options=frozenset({"rounded weight"})), "accepted: multiples of 16"),
@@ -57,6 +60,17 @@ def test_a_step_of_bfloat16_is_taken(call: Call) -> None:
 )
 def test_what_no_kernel_takes_is_refused_with_what_is_accepted(call: Call, word: str) -> None:
     assert word in (refusal(call) or "")
+
+
+@pytest.mark.parametrize("operator", ["linear_step", "gated_linear_step"])
+def test_several_vectors_are_left_to_the_next_unless_weights_have_one_byte(operator: str) -> None:
+    call = replace(LINEAR, operator=operator, batch=9)
+    offer = next(offer for offer in implementations() if offer.operator == operator)
+    assert offer.refusal(call) is None
+    assert offer.unmeasured is not None
+    assert "the next was faster" in (offer.unmeasured(call) or "")
+    for taken in (replace(call, batch=8), replace(call, options=frozenset({"rounded weight"}))):
+        assert offer.unmeasured(taken) is None
 
 
 @pytest.mark.parametrize("call", [LINEAR, ATTENTION])

@@ -17,7 +17,7 @@ def _arguments(name: str) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("backend", ["triton", "auto"])
-@pytest.mark.parametrize("name", sorted({*KERNELS, *AUTO_ON_CUDA} - {"fp8_linear", "fft_conv"}))
+@pytest.mark.parametrize("name", sorted({*KERNELS, *AUTO_ON_CUDA} - {"fp8_linear", "fft_conv", "gated_linear"}))
 def test_a_call_runs_where_its_tensors_are(name: str, backend: str) -> None:
     arguments = _arguments(name)
     own = [tensor.clone() for tensor in arguments]
@@ -43,6 +43,20 @@ def test_rings_are_turned_where_they_are() -> None:
     history, position = torch.randn(3, 4, 6, device="cuda:1"), torch.tensor([1, 8, 30], device="cuda:1")
     ring = ops.ring_from_history(history, position)
     assert torch.equal(ring.cpu(), ops.ring_from_history(history.cpu(), position.cpu()))
+
+
+@pytest.mark.parametrize("rows", [1, 16, 1024])
+def test_bfloat16_products_run_where_their_tensors_are(rows: int) -> None:
+    x, gate, value = (torch.randn(size, 256, device="cuda:1").bfloat16() for size in (rows, 320, 320))
+    for name in ("gated_linear", "gated_linear_step") if rows <= 64 else ("gated_linear",):
+        expected = getattr(ops, name)(x.double(), gate.double(), value.double(), backend="torch")
+        for _ in range(2):  # the second call finds what the first has kept
+            y = getattr(ops, name)(x, gate, value, backend="cuda")
+            assert y.device == x.device
+            assert_close(y.double(), expected, rtol=2e-2, atol=1e-2 * float(expected.abs().max()))
+    y, expected = ops.linear_step(x[:64], gate, backend="cuda"), x[:64].double() @ gate.double().t()
+    assert_close(y.double(), expected, rtol=2e-2, atol=1e-2 * float(expected.abs().max()))
+    assert torch.cuda.current_device() == 0
 
 
 @pytest.mark.parametrize("input_scale", [None, 8.0])

@@ -10,6 +10,7 @@ from subquad.ops import (
     ShapeMismatch,
     StepNorm,
     linear_step,
+    prepare,
     round_to_e4m3,
     row_scales,
 )
@@ -76,3 +77,33 @@ def test_arguments_that_do_not_fit_are_refused_with_both_values() -> None:
         linear_step(x, weight, norm=StepNorm(torch.ones(6), 1e-6, "other"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ArgumentOutOfRange, match=r"norm\.eps is 0\.0"):
         linear_step(x, weight, norm=StepNorm(torch.ones(6), 0.0, "vortex"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_sums_of_sixteen_bit_vectors_can_be_had_unrounded(rows: int, dtype: torch.dtype) -> None:
+    x, weight, bias, residual = (torch.randn(*s).to(dtype) for s in ((rows, 64), (9, 64), (9,), (rows, 9)))
+    norm = StepNorm(torch.randn(64).to(dtype), 1e-6, "standard")
+    y = linear_step(x, weight, bias=bias, residual=residual, output_dtype=torch.float32)
+    assert y.dtype == torch.float32
+    assert_close(y, linear_step_reference(x.float(), weight.float(), None) + bias.float() + residual.float(), 1e-5)
+    byte = rounded(weight)
+    assert_close(linear_step(x, byte, output_dtype=torch.float32), linear_step_reference(x.float(), byte, None), 1e-5)
+    assert_close(
+        linear_step(x, weight, norm=norm, output_dtype=torch.float32).to(dtype), linear_step(x, weight, norm=norm), 1e-2
+    )
+    step = prepare("linear_step", x, weight, residual=residual, output_dtype=torch.float32)
+    assert torch.equal(
+        step(x, residual=residual), linear_step(x, weight, residual=residual, output_dtype=torch.float32)
+    )
+    assert linear_step(x, weight, output_dtype=dtype).dtype == dtype
+
+
+def test_another_output_dtype_is_refused() -> None:
+    x, weight = torch.randn(2, 6), torch.randn(4, 6)
+    with pytest.raises(
+        DtypeMismatch, match=r"output_dtype is torch.float16; accepted for x of torch.float32: torch.float32$"
+    ):
+        linear_step(x, weight, output_dtype=torch.float16)
+    with pytest.raises(DtypeMismatch, match=r"accepted for x of torch.bfloat16: torch.bfloat16, torch.float32$"):
+        linear_step(x.bfloat16(), weight.bfloat16(), output_dtype=torch.float64)

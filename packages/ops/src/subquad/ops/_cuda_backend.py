@@ -9,7 +9,7 @@ import torch
 from subquad.ops._cuda_interface import DTYPE_CODES
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
 from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_PAST, MOST_UNALIGNED, PACK
-from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
+from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS_OF_ROWS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
 from subquad.ops.attention_step.attention_step import GAPS, PAGE_MULTIPLE, UNEVEN_PAGES
@@ -20,6 +20,7 @@ from subquad.ops.linear_step.linear_step import OTHER_DTYPE
 
 _STREAM_DTYPES = (torch.float32, torch.bfloat16)
 _MOST_ROWS = 2**31 - 1
+FEW_VECTORS = 8  # of a decode step
 FEWEST_ROWS = 768  # of a gated pair of linear layers
 FEW_INPUTS, FEWEST_ROWS_OF_FEW_INPUTS = 2048, 128
 
@@ -86,10 +87,13 @@ def _image_refusal(call: Call) -> str | None:
 
 
 def _product_refusal(call: Call) -> str | None:
-    if call.dtype != torch.bfloat16 or call.batch != 1:
-        return f"{call.batch} vectors of {str(call.dtype)[6:]}; accepted: one of bfloat16"
+    most_rows = max(MOST_INPUTS_OF_ROWS)
+    if call.dtype != torch.bfloat16 or call.batch > most_rows:
+        return f"{call.batch} vectors of {str(call.dtype)[6:]}; accepted: up to {most_rows} of bfloat16"
     pack = 16 if "rounded weight" in call.options else 8
-    most = MOST_NORMED_INPUTS if {"norm", "projection"} & call.options else MOST_INPUTS
+    most = next(inputs for rows, inputs in MOST_INPUTS_OF_ROWS.items() if call.batch <= rows)
+    if call.batch == 1 and {"norm", "projection"} & call.options:
+        most = MOST_NORMED_INPUTS
     if call.inputs % pack or not pack <= call.inputs <= most:
         return f"{call.inputs} inputs; accepted: multiples of {pack} up to {most}"
     if OTHER_DTYPE in call.options:
@@ -97,6 +101,13 @@ def _product_refusal(call: Call) -> str | None:
     if call.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         return "the GPU has no bulk copies; accepted: compute capability 9.0"
     return _refusal(replace(call, projection_taps=0))
+
+
+def _several_vectors(call: Call) -> str | None:
+    """Says why "auto" leaves several vectors to the kernels of Triton."""
+    if call.batch <= FEW_VECTORS or "rounded weight" in call.options:
+        return None
+    return f"{call.batch} vectors; beyond {FEW_VECTORS} the next was faster with weights of two bytes"
 
 
 def _fir_step_refusal(call: Call) -> str | None:
@@ -133,6 +144,8 @@ def _few_rows(call: Call) -> str | None:
 def _step_refusal(call: Call) -> str | None:
     if "projection" not in call.options:
         return "the rows are projected already; accepted: a step with its projection"
+    if call.batch != 1:
+        return f"{call.batch} vectors; accepted: one"
     modal = call.operator == "gated_modal_step"
     low, most = (1, MOST_MODES) if modal else (2, MOST_RING + 1)
     if not low <= call.taps <= most or not 2 <= call.projection_taps <= MOST_PROJECTION_TAPS_OF_STEPS:
@@ -207,18 +220,20 @@ def implementations() -> tuple[Implementation, ...]:
         ("fir_step", _fir_step_refusal, fir_step),
         ("gated_conv", _filter_refusal, gated_conv),
         ("gated_conv_step", _step_refusal, gated_conv_step),
-        ("gated_linear_step", _product_refusal, gated_linear_step),
         ("gated_modal_conv", _modal_refusal, gated_modal_conv),
         ("gated_product", _row_refusal, gated_product),
         ("gated_modal_step", _step_refusal, gated_modal_step),
-        ("linear_step", _product_refusal, linear_step),
         ("modal_conv", _modal_refusal, modal_conv),
         ("rms_norm", _held_row_refusal, rms_norm),
         ("rotary", _row_refusal, rotary),
         ("rounded_rows", _held_row_refusal, rounded_rows),
     ]
-    fused = Implementation("cuda", "gated_linear", _gated_linear_refusal, gated_linear, unmeasured=_few_rows)
-    taken = (fused, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
+    measured = (
+        Implementation("cuda", "gated_linear", _gated_linear_refusal, gated_linear, unmeasured=_few_rows),
+        Implementation("cuda", "gated_linear_step", _product_refusal, gated_linear_step, unmeasured=_several_vectors),
+        Implementation("cuda", "linear_step", _product_refusal, linear_step, unmeasured=_several_vectors),
+    )
+    taken = (*measured, *(Implementation("cuda", name, refusal, run) for name, refusal, run in offered))
     plain = _plain_forms()
     return tuple(replace(each, plainly=plain.get(each.operator)) for each in taken)
 

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-ABI_VERSION = 7  # SUBQUAD_OPS_ABI_VERSION of the header
+ABI_VERSION = 8  # SUBQUAD_OPS_ABI_VERSION of the header
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 E4M3_CODE = 3  # of weights alone
 ACTIVATION_CODES = {"": 0, "silu": 1, "gelu": 2}
@@ -171,7 +171,9 @@ _SIGNATURES = {
     "subquad_ops_image_inverses": [_IMAGES, _POINTER],
     "subquad_ops_large_image_spectra": [_IMAGES, _POINTER],
     "subquad_ops_large_image_convolve": [_IMAGES, _POINTER],
-    "subquad_ops_linear_step": [_PRODUCT, *[_POINTER] * 3, _INTEGER, _POINTER],
+    "subquad_ops_linear_step": [_PRODUCT, *[_POINTER] * 3, _INTEGER, _INTEGER, _POINTER],
+    "subquad_ops_linear_rows": [_PRODUCT, _LONG, *[_POINTER] * 3, _INTEGER, _INTEGER, _POINTER],
+    "subquad_ops_gated_linear_rows": [_PRODUCT, _LONG, _POINTER, _INTEGER, _POINTER],
     "subquad_ops_gated_linear": [_GATED_LINEAR, _POINTER, _POINTER],
     "subquad_ops_gated_linear_step": [_PRODUCT, _POINTER, _INTEGER, _POINTER],
     "subquad_ops_row_norm": [_ROWS, _POINTER],

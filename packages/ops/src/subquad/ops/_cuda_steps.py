@@ -1,4 +1,4 @@
-"""The kernels of the CUDA library that decode one vector: products with streamed weights, and Hyena mixers behind them.
+"""The kernels of the CUDA library that decode: products with streamed weights, and mixers behind them.
 
 Nothing here checks shapes: the operators have done so, and the backend has refused what no kernel takes.
 """
@@ -22,7 +22,8 @@ from subquad.ops._cuda_streams import enqueue, parameter
 from subquad.ops.linear_step.rounded_weight import RoundedWeight, matrix_of, scale_of
 from subquad.ops.linear_step.step_norm import StepNorm
 
-MOST_INPUTS, MOST_NORMED_INPUTS = 24_576, 8192
+MOST_NORMED_INPUTS = 8192  # of one vector
+MOST_INPUTS_OF_ROWS = {1: 24_576, 8: 24_576, 32: 19_456, 64: 8192}  # by the most vectors; shared memory holds an eighth
 ATTENTION_SIZES = (64, 128)
 MOST_PROJECTION_TAPS, MOST_RING, MOST_MODES = 8, 128, 32
 _NORM_CODES = {"vortex": 1, "standard": 2}
@@ -81,29 +82,35 @@ def _product(x: Tensor, weight: Matrix, norm: Norm, second: Matrix | None = None
     )
 
 
-def _vector(x: Tensor, outputs: int) -> Tensor:
-    return torch.empty((1, outputs), dtype=x.dtype, device=x.device)
+def _vectors(x: Tensor, outputs: int, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty((x.shape[0], outputs), dtype=dtype or x.dtype, device=x.device)
 
 
-def linear(x: Tensor, weight: Matrix, norm: Norm, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-    """Returns ``weight @ norm(x) + bias + residual`` of the one vector of x."""
+def linear(
+    x: Tensor, weight: Matrix, norm: Norm, bias: Tensor | None, residual: Tensor | None, *, wide: bool
+) -> Tensor:
+    """Returns ``weight @ norm(x) + bias + residual`` of each vector of x, 1 to 64, in float32 if ``wide``."""
     x, weight = _aligned(x), _aligned_matrix(weight)
-    y = _vector(x, weight.numbers.shape[0])
+    y = _vectors(x, weight.numbers.shape[0], torch.float32 if wide else None)
     bias = None if bias is None else parameter(bias)
-    enqueue(
-        "subquad_ops_linear_step", x,
-        ctypes.byref(_product(x, weight, norm)), address(bias), address(residual), y.data_ptr(),
-        0 if bias is None else DTYPE_CODES[bias.dtype],
-    )  # fmt: skip
+    codes = (0 if bias is None else DTYPE_CODES[bias.dtype], DTYPE_CODES[y.dtype])
+    product, rest = ctypes.byref(_product(x, weight, norm)), (address(bias), address(residual), y.data_ptr(), *codes)
+    if x.shape[0] == 1:
+        enqueue("subquad_ops_linear_step", x, product, *rest)
+    else:
+        enqueue("subquad_ops_linear_rows", x, product, x.shape[0], *rest)
     return y
 
 
 def gated_linear(x: Tensor, gate: Matrix, value: Matrix, norm: Norm, activation: str) -> Tensor:
-    """Returns ``activation(gate @ norm(x)) * (value @ norm(x))`` of the one vector of x."""
+    """Returns ``activation(gate @ norm(x)) * (value @ norm(x))`` of each vector of x, 1 to 64."""
     x, gate, value = _aligned(x), _aligned_matrix(gate), _aligned_matrix(value)
-    y = _vector(x, gate.numbers.shape[0])
-    product = _product(x, gate, norm, value)
-    enqueue("subquad_ops_gated_linear_step", x, ctypes.byref(product), y.data_ptr(), ACTIVATION_CODES[activation])
+    y = _vectors(x, gate.numbers.shape[0])
+    product, code = ctypes.byref(_product(x, gate, norm, value)), ACTIVATION_CODES[activation]
+    if x.shape[0] == 1:
+        enqueue("subquad_ops_gated_linear_step", x, product, y.data_ptr(), code)
+    else:
+        enqueue("subquad_ops_gated_linear_rows", x, product, x.shape[0], y.data_ptr(), code)
     return y
 
 
@@ -123,7 +130,7 @@ class StepFilters(NamedTuple):
 def gated_step(x: Tensor, weight: Matrix, norm: Norm, filters: StepFilters) -> Tensor:
     """Takes the one vector of x through norm, projection, projection filter, gate, mixer and gate."""
     x, weight = _aligned(x), _aligned_matrix(weight)
-    y = _vector(x, weight.numbers.shape[0] // 3)
+    y = _vectors(x, weight.numbers.shape[0] // 3)
     taps = parameter(filters.projection_taps)
     same = filters.second is None or filters.second.dtype == filters.first.dtype
     first = parameter(filters.first if same else filters.first.float())

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from subquad.ops.gated_conv_step.step_projection import StepProjection
 from subquad.ops.gated_conv_step.triton.kernels import gated_step_kernel, projected_gated_step_kernel
+from subquad.ops.linear_step.linear_step import linear_step
 from subquad.ops.linear_step.rounded_weight import matrix_of, scale_of
 from subquad.ops.linear_step.triton.launch import norm_arguments, padded, upcoming_arguments
-from subquad.ops.linear_step.triton.launch import run as linear_step
 from subquad.ops.linear_step.triton.programmatic import dependent_launch
 
 _TILE = 2048  # ring samples or modes a program
@@ -150,7 +150,10 @@ def run_step(
     active: Tensor | None,
     upcoming: Tensor | None,
 ) -> Tensor:
-    """Runs either step; a ring or a state that is a strided view is copied there and back."""
+    """Runs either step; a ring or a state that is a strided view is copied there and back.
+
+    Several vectors are projected by linear_step, with the backend that it chooses.
+    """
     first, second = first.contiguous(), None if second is None else second.contiguous()
     skip, active = None if skip is None else skip.contiguous(), None if active is None else active.contiguous()
     own_ring, own_memory = ring.contiguous(), memory.contiguous()
@@ -169,7 +172,7 @@ def run_step(
         )
     else:
         if projection is not None:
-            x = linear_step(x, projection.weight, norm=projection.norm, bias=None, residual=None, upcoming=upcoming)
+            x = linear_step(x, projection.weight, norm=projection.norm, upcoming=upcoming)
         y = torch.ops.subquad.gated_step_triton(x.contiguous(), *shared)
     for own, given in ((own_ring, ring), (own_memory, memory)):
         if own.data_ptr() != given.data_ptr():

@@ -21,7 +21,7 @@ def _launch(
     eps: float,
     activation: str,
 ) -> Tensor:
-    """One vector; everything contiguous."""
+    """One to 64 vectors; everything contiguous."""
     gate, value = Matrix(gate_weight, gate_scale), Matrix(value_weight, value_scale)
     return _cuda_steps.gated_linear(x, gate, value, Norm(norm_scale, norm, eps), activation)
 
@@ -31,7 +31,7 @@ gated_linear_step_cuda = torch.library.custom_op("subquad::gated_linear_step_cud
 
 @gated_linear_step_cuda.register_fake
 def _(x, gate_weight, value_weight, gate_scale, value_scale, norm_scale, norm, eps, activation):
-    return x.new_empty((1, gate_weight.shape[0]))
+    return x.new_empty((x.shape[0], gate_weight.shape[0]))
 
 
 def run(

@@ -79,11 +79,12 @@ def linear_step_triton(
     norm: int,
     eps: float,
     upcoming: Tensor | None,
+    wide: bool,
 ) -> Tensor:
     """Vectors that are ``streamed``; everything contiguous."""
     (rows, inputs), outputs = x.shape, weight.shape[0]
     out, columns, warps = (streamed_tile if weight_scale is None else rounded_tile)(outputs, inputs)
-    y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    y = torch.empty((rows, outputs), dtype=torch.float32 if wide else x.dtype, device=x.device)
     linear_step_kernel[(triton.cdiv(outputs, out),)](
         x,
         x if scale is None else scale,
@@ -111,8 +112,8 @@ def linear_step_triton(
 
 
 @linear_step_triton.register_fake
-def _(x, weight, weight_scale, scale, bias, residual, norm, eps, upcoming):
-    return x.new_empty((x.shape[0], weight.shape[0]))
+def _(x, weight, weight_scale, scale, bias, residual, norm, eps, upcoming, wide):
+    return x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32 if wide else x.dtype)
 
 
 @torch.library.custom_op("subquad::normalised_rows_triton", mutates_args=())
@@ -132,11 +133,11 @@ def _(x, scale, norm, eps):
 
 @torch.library.custom_op("subquad::wide_linear_step_triton", mutates_args=())
 def wide_linear_step_triton(
-    x: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    x: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None, wide: bool
 ) -> Tensor:
     """Up to ``MOST_ROWS`` vectors of a 16-bit type, on tensor cores."""
     (rows, inputs), outputs = x.shape, weight.shape[0]
-    y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    y = torch.empty((rows, outputs), dtype=torch.float32 if wide else x.dtype, device=x.device)
     wide_linear_step_kernel[(triton.cdiv(outputs, _WIDE_OUTPUTS),)](
         x,
         weight,
@@ -161,8 +162,8 @@ def wide_linear_step_triton(
 
 
 @wide_linear_step_triton.register_fake
-def _(x, weight, weight_scale, bias, residual):
-    return x.new_empty((x.shape[0], weight.shape[0]))
+def _(x, weight, weight_scale, bias, residual, wide):
+    return x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32 if wide else x.dtype)
 
 
 def normalised_rows(x: Tensor, norm: StepNorm | None) -> Tensor:
@@ -180,17 +181,19 @@ def run(
     norm: StepNorm | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    upcoming: Tensor | None,
+    upcoming: Tensor | None = None,
+    output_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Does what linear_step's torch form does."""
+    wide = output_dtype not in (None, x.dtype)
     matrix, weight_scale = matrix_of(weight).contiguous(), scale_of(weight)
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else residual.contiguous()
     if streamed(x):
         scale, form, eps = norm_arguments(norm)
         return torch.ops.subquad.linear_step_triton(
-            x.contiguous(), matrix, weight_scale, scale, bias, residual, form, eps, upcoming
+            x.contiguous(), matrix, weight_scale, scale, bias, residual, form, eps, upcoming, wide
         )
     return torch.ops.subquad.wide_linear_step_triton(
-        normalised_rows(x, norm).contiguous(), matrix, weight_scale, bias, residual
+        normalised_rows(x, norm).contiguous(), matrix, weight_scale, bias, residual, wide
     )
