@@ -181,17 +181,19 @@ def test_another_layout_and_piecewise_channels_are_no_known_call(library: _Libra
             ops.gated_conv(square, PROJECTION, TAPS, chunk_size=0)
 
 
-def test_parts_of_a_cache_that_share_memory_are_refused_after_parts_that_do_not(library: _Library) -> None:
-    shared = torch.zeros(1, 1, 2, 8).expand(2, 70, 2, 8)
-    ring = torch.zeros(1, 16, 6).expand(2, 16, 6)
+@pytest.mark.parametrize("kind", [lambda t: t, lambda t: nn.Parameter(t, requires_grad=False)], ids=["plain", "stored"])
+def test_parts_of_a_cache_that_share_memory_are_refused_after_parts_that_do_not(
+    kind: Callable[[Tensor], Tensor], library: _Library
+) -> None:
+    keys, ring = kind(KEYS), kind(RING)
     with torch.no_grad():
-        ops.rotary_into(QKV, POSITION, TURNS, KEYS, KEYS)
-        ops.fill_ring(RING, RING, SEEN)
-        for keys in (shared, KEYS.transpose(2, 3).contiguous().transpose(2, 3)):
+        ops.rotary_into(QKV, POSITION, TURNS, keys, keys)
+        ops.fill_ring(ring, RING, SEEN)
+        for other in (torch.zeros(1, 1, 2, 8).expand(2, 70, 2, 8), KEYS.transpose(2, 3).contiguous().transpose(2, 3)):
             with pytest.raises(ops.ShapeMismatch):
-                ops.rotary_into(QKV, POSITION, TURNS, keys, KEYS)
+                ops.rotary_into(QKV, POSITION, TURNS, kind(other), keys)
         with pytest.raises(ops.ShapeMismatch, match="share memory"):
-            ops.fill_ring(ring, RING, SEEN)
+            ops.fill_ring(kind(torch.zeros(1, 16, 6).expand(2, 16, 6)), RING, SEEN)
     assert len(library.given) == 2
 
 
