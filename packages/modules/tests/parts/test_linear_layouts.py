@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from subquad.modules.parts.linear_layouts import add_product, product_channels_first, product_of_channels_first
+from subquad.modules.parts.linear_layouts import (
+    add_product,
+    plain_weight,
+    product_channels_first,
+    product_of_channels_first,
+)
 from tools.testing.oracle import assert_close
 
 
@@ -19,6 +24,45 @@ def test_products_equal_those_of_the_linear(batch: int, length: int, gradient: b
         y = product_of_channels_first(outward, x.transpose(1, 2).contiguous())
     assert_close(z, inward(x).transpose(1, 2), 1e-14)
     assert_close(y, outward(x), 1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [64, 70])
+def test_one_sequence_gives_the_bits_of_the_products(dtype: torch.dtype, length: int) -> None:
+    inward, outward = nn.Linear(6, 12, bias=False, dtype=dtype), nn.Linear(6, 8, dtype=dtype)
+    x = torch.randn(1, length, 6, dtype=dtype)
+    columns = x.transpose(1, 2).contiguous()
+    with torch.no_grad():
+        assert torch.equal(product_channels_first(inward, x)[0], torch.mm(inward.weight, x[0].t()))
+        expected = torch.addmm(outward.bias, columns[0].t(), outward.weight.t())
+        assert torch.equal(product_of_channels_first(outward, columns)[0], expected)
+
+
+def test_a_weight_that_is_replaced_is_used() -> None:
+    inward, outward, x = nn.Linear(6, 12, bias=False), nn.Linear(6, 6), torch.randn(1, 70, 6)
+    columns = x.transpose(1, 2)
+
+    def holds() -> bool:
+        z, y = product_channels_first(inward, x), product_of_channels_first(outward, columns)
+        return torch.allclose(z, inward(x).transpose(1, 2)) and torch.allclose(y, outward(x), atol=1e-6)
+
+    with torch.no_grad():
+        assert holds()
+        inward.weight.data, outward.bias.data = torch.randn(12, 6), torch.randn(6)
+        assert holds()
+        inward.weight, outward.weight = nn.Parameter(torch.randn(12, 6)), nn.Parameter(torch.randn(6, 6))
+        assert holds()
+        for linear in (inward, outward):
+            plain = torch.randn_like(linear.weight)
+            del linear.weight
+            linear.weight = plain  # type: ignore[assignment]  # as hooks that make a weight leave it
+        assert holds()
+        outward.bias = None  # type: ignore[assignment]
+        assert holds()
+        assert plain_weight(inward, x) is inward.weight
+        assert plain_weight(inward, x.double()) is None
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert plain_weight(inward, x) is None
 
 
 def test_the_length_has_unit_stride() -> None:

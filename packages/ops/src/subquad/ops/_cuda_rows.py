@@ -129,7 +129,7 @@ def gated_linear(x: Tensor, gate_weight: Tensor, value_weight: Tensor, activatio
     if stride % PACK or rows.data_ptr() % 16:
         rows, stride = _clone(rows), inputs
     gate, value = _packed(gate_weight), _packed(value_weight)
-    y = torch.empty((*x.shape[:-1], outputs), dtype=x.dtype, device=x.device)
+    y = x.new_empty((*x.shape[:-1], outputs))
     arguments = GatedLinearArguments(
         rows.data_ptr(),
         gate.data_ptr(),
@@ -221,7 +221,7 @@ def rotary(
     x = x if x.stride(-1) == 1 else x.contiguous()
     batch, length, heads, size = (*x.shape[:3], x.shape[-1])
     inv_freq = inv_freq.float().contiguous()
-    y = torch.empty((batch, length, heads, size), dtype=x.dtype, device=x.device)
+    y = x.new_empty((batch, length, heads, size))
     stored = tuple(_target(each) for each in (keys, values))
     strides = [0] * 6 if stored[0] is None or stored[1] is None else [*stored[0].stride()[:3], *stored[1].stride()[:3]]
     arguments = RotaryArguments(

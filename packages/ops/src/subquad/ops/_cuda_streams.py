@@ -64,6 +64,7 @@ def _settled(stream: Stream) -> Stream:
 def _arguments(stream: Stream, output: Tensor | None, tiles_a_warp: int = 0) -> StreamArguments:
     x, projection = stream.x, stream.projection_taps
     scale = stream.skip if stream.skip is not None else stream.bias
+    batch, rows, length = x.shape
     return StreamArguments(
         x.data_ptr(),
         address(projection),
@@ -71,11 +72,11 @@ def _arguments(stream: Stream, output: Tensor | None, tiles_a_warp: int = 0) -> 
         address(stream.skip),
         address(stream.bias),
         address(output),
-        x.shape[0],
-        stream.channels,
-        x.shape[2],
-        x.stride(0) if x.shape[0] > 1 else 0,  # a single row's stride means nothing, and must not look unaligned
-        x.stride(1) if x.shape[1] > 1 else 0,
+        batch,
+        rows if projection is None else rows // 3,
+        length,
+        x.stride(0) if batch > 1 else 0,  # a single row's stride means nothing, and must not look unaligned
+        x.stride(1) if rows > 1 else 0,
         DTYPE_CODES[x.dtype],
         0 if projection is None else DTYPE_CODES[projection.dtype],
         0 if scale is None else DTYPE_CODES[scale.dtype],
@@ -87,11 +88,6 @@ def _arguments(stream: Stream, output: Tensor | None, tiles_a_warp: int = 0) -> 
     )
 
 
-def _output(stream: Stream) -> Tensor:
-    x = stream.x
-    return torch.empty((x.shape[0], stream.channels, x.shape[2]), dtype=x.dtype, device=x.device)
-
-
 def enqueue(name: str, x: Tensor, *arguments: object) -> None:
     """Calls a function of the library on the device of x and torch's current stream."""
     load_cuda_library().enqueue(name, x, *arguments)
@@ -101,8 +97,8 @@ def toeplitz(stream: Stream, taps: Tensor, history: Tensor | None) -> tuple[Tens
     """Mixes by a filter of 2 to 129 taps; returns the output and the last ``min(tap - 1, length)`` samples mixed."""
     stream = _settled(stream)
     x, size = stream.x, taps.shape[1]
-    y = _output(stream)
-    tail = torch.empty((x.shape[0], stream.channels, min(size - 1, x.shape[2])), dtype=x.dtype, device=x.device)
+    batch, channels, length = x.shape[0], stream.channels, x.shape[2]
+    y, tail = x.new_empty((batch, channels, length)), x.new_empty((batch, channels, min(size - 1, length)))
     taps = parameter(taps)
     before = None if history is None or size == 1 else history.to(x.dtype).contiguous()
     enqueue(
@@ -218,19 +214,16 @@ def modal(
     """
     stream = _settled(stream)
     x, states = stream.x, log_poles.shape[1]
-    batch, _, length = x.shape
-    y = _output(stream)
-    state = torch.empty((batch, stream.channels, states), dtype=torch.float32, device=x.device)
-    shape = (batch, stream.channels, tiles_kept(length, keep), MOST_STATES)
-    entries = torch.empty(shape, dtype=torch.float32, device=x.device)
+    batch, channels, length = x.shape[0], stream.channels, x.shape[2]
+    y = x.new_empty((batch, channels, length))
+    state = x.new_empty((batch, channels, states), dtype=torch.float32)
+    entries = x.new_empty((batch, channels, tiles_kept(length, keep), MOST_STATES), dtype=torch.float32)
     poles, weights = log_poles.float().contiguous(), residues.float().contiguous()
     before = None if history is None else history.float().contiguous()
     tiles = -(-length // TILE)
-    each = _modal_tiles(batch * stream.channels, tiles)
+    each = _modal_tiles(batch * channels, tiles)
     rooms = (tiles - 1) // each if each else 0
-    parts = None
-    if rooms:
-        parts = torch.empty((batch, stream.channels, rooms, MOST_STATES), dtype=torch.float32, device=x.device)
+    parts = x.new_empty((batch, channels, rooms, MOST_STATES), dtype=torch.float32) if rooms else None
     enqueue(
         "subquad_ops_modal", x,
         ctypes.byref(_arguments(stream, y, each)), poles.data_ptr(), weights.data_ptr(), address(before),

@@ -46,11 +46,11 @@ def implementation_for(
     ):
         return decide(*tensors, *options)
     look: list[object] = [decide, *options]
-    for tensor in tensors:
-        look += (None,) if tensor is None else (tensor.dtype, tensor.shape, tensor.device)
     try:
+        for tensor in tensors:
+            look += (None,) if tensor is None else (tensor.dtype, tensor.shape, tensor.device)
         known = _known().get(key := tuple(look))
-    except TypeError:  # an option that cannot be a key is no option
+    except (AttributeError, TypeError):  # no tensor, or an option that cannot be a key, of which it tells
         return decide(*tensors, *options)
     return _decided(decide, tensors, options, key) if known is None else known
 

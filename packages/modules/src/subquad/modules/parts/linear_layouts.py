@@ -25,11 +25,8 @@ def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] |
     ):
         return None
     stored = linear._parameters  # where Module.__getattr__ finds them, after a while
-    weight = stored.get("weight")
-    if weight is None:  # something else was put in its place
-        weight, bias = linear.weight, linear.bias
-    else:
-        bias = stored["bias"] if "bias" in stored else linear.bias
+    usual = stored.get("weight") is not None and "bias" in stored  # nothing else was put in their place
+    weight, bias = (stored["weight"], stored["bias"]) if usual else (linear.weight, linear.bias)
     return (weight, bias) if weight.dtype == x.dtype else None
 
 

@@ -1,10 +1,10 @@
 """Parameters, buffers and parts of a module that are found at once.
 
-``nn.Module`` looks for them when Python has looked everywhere else: a microsecond each, of which a network's pass over a
-short sequence has hundreds.
+``nn.Module`` looks for them when Python has looked everywhere else: a microsecond each, of which a network's pass over
+a short sequence has hundreds.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 from torch import nn
 
@@ -21,6 +21,7 @@ class _Registered:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
+    @no_type_check  # torch.compile follows it, but no wrapper around it
     def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
         if module is None:
             return self

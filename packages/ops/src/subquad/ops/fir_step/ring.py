@@ -61,7 +61,7 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
     Raises:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: history or position disagrees with ring; names both.
     """
-    strides = ring.stride() if type(ring) is Tensor else ()
+    strides = ring.stride() if isinstance(ring, Tensor) else ()
     kernel = implementation_for(_decide, (ring, history, position), strides)
     if kernel is not None:
         kernel.run(history, ring, position, length, True)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._known_calls import implementation_for
 from subquad.ops._channels import Part, by_channels, check_chunk
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv.causal_filter import filter_stream, next_history
 from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
@@ -118,7 +118,7 @@ def _run(
     keeps_state: bool,
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and, if it is kept, the state (views of larger tensors)."""
-    before = () if initial_state is None else _checks.pair("initial_state", initial_state)
+    before: tuple[Any, ...] = () if initial_state is None else _checks.pair("initial_state", initial_state)
     tensors = (z, projection_taps, mixer_taps, skip, *before)
     chosen = implementation_for(_decide, tensors, pregate, postgate, layout, backend)
     check_chunk(chunk_size)

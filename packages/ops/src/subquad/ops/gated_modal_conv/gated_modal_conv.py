@@ -6,8 +6,8 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
-from subquad.ops._known_calls import implementation_for
 from subquad.ops._channels import Part, by_channels, check_chunk
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
 from subquad.ops.gated_conv.projection import check_projection, filtered_and_gated, project_and_gate
 from subquad.ops.modal_conv.chunked import filter_modal
@@ -100,7 +100,7 @@ def _run(
     backend: str,
 ) -> tuple[Tensor, ...]:
     """Checks a call and runs it; returns y channel-first and the state, whose parts may be views of larger tensors."""
-    before = () if initial_state is None else _checks.pair("initial_state", initial_state)
+    before: tuple[Any, ...] = () if initial_state is None else _checks.pair("initial_state", initial_state)
     tensors = (z, projection_taps, log_poles, residues, skip, *before)
     chosen = implementation_for(_decide, tensors, pregate, postgate, layout, backend)
     check_chunk(chunk_size)

@@ -80,7 +80,7 @@ def rotary_into(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with qkv; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    strides = (keys.stride(), values.stride()) if type(keys) is type(values) is Tensor else ()
+    strides = tuple(each.stride() for each in (keys, values) if isinstance(each, Tensor))
     chosen = implementation_for(_decide_into, (qkv, position, inv_freq, keys, values), strides, scale, backend)
     run = compute_in_torch if chosen is None else chosen.run
     if not torch.is_grad_enabled():  # to switch it off costs microseconds
