@@ -17,7 +17,8 @@ class FilterOfRows:
         self, taps: Tensor, ring: Tensor, *, bias: Tensor | None, skip: Tensor | None, dtype: torch.dtype
     ) -> None:
         """Prepares a filter of samples in ``dtype``, the type of the sums."""
-        taps, bias, skip = (None if value is None else value.to(dtype) for value in (taps, bias, skip))
+        taps = taps.to(dtype)
+        bias, skip = (None if value is None else value.to(dtype) for value in (bias, skip))
         self._groups, self._past, self._dtype = taps.shape[0], taps.shape[1] - 1, dtype
         self._ring, self._bias = ring, bias
         first = taps[:, :1].expand(-1, ring.shape[1] // self._groups).reshape(-1)
