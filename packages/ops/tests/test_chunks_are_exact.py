@@ -21,7 +21,11 @@ GRIDS = {
     2: (((1, 1), (1, 1)), ((7, 9), (7, 9)), ((16, 15), (3, 4)), ((33, 20), (5, 40)), ((56, 57), (7, 7))),
     3: (((2, 3, 4), (2, 2, 2)), ((4, 3, 5), (3, 3, 3)), ((9, 10, 11), (4, 5, 6))),
 }
-BOUNDARIES = ("zero", "circular")
+BOUNDARIES = {  # which only choose the length of each axis
+    1: (("zero",), ("circular",)),
+    2: (("zero", "zero"), ("circular", "circular"), ("circular", "zero")),
+    3: (("zero", "zero", "zero"), ("circular", "circular", "circular"), ("zero", "circular", "zero")),
+}
 # Samples and taps of each form: direct, direct on an explicit pad, overlap-save (copied, and read where it lies), FFT.
 STREAMS = ((1, 1), (1, 130), (3, 4), (101, 8), (99, 20), (1001, 65), (4096, 128), (5001, 128), (300, 300), (77, 200))
 
@@ -44,7 +48,7 @@ def _assert_every_chunk_gives(run: Callable[[int | None], tuple[Tensor, ...]]) -
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rank", GRIDS)
 def test_an_fft_convolution_in_chunks_has_the_same_bits(rank: int, dtype: torch.dtype, threads: int) -> None:
-    for (space, taps), boundary in itertools.product(GRIDS[rank], itertools.product(BOUNDARIES, repeat=rank)):
+    for (space, taps), boundary in itertools.product(GRIDS[rank], BOUNDARIES[rank]):
         for batch, kernels in ((1, ()), (2, (2,))):
             x, w = torch.randn(batch, CHANNELS, *space).to(dtype), torch.randn(*kernels, CHANNELS, *taps).to(dtype)
             skip = torch.randn(CHANNELS).to(dtype) if kernels else None
