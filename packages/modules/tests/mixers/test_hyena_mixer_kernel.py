@@ -110,15 +110,15 @@ def test_fused_and_one_by_one_equal_the_formula(kind, pregate, postgate, length,
 @kinds
 @pytest.mark.parametrize("first", LENGTHS)
 def test_a_chunk_leaves_the_same_state_either_way_and_hands_over_to_decode(kind, pregate, postgate, first):
-    mixer, z = make(kind, pregate=pregate, postgate=postgate), projected(first + 4)
+    mixer, z = make(kind, pregate=pregate, postgate=postgate), projected(first + 2)
     expected = by_definition(mixer, z)
-    states = [mixer.init_state(2, max_length=first + 4) for _ in range(2)]
+    states = [mixer.init_state(2, max_length=first + 2) for _ in range(2)]
     for state, form in zip(states, (fused, one_by_one), strict=True):
         assert_close(form(mixer, z[..., :first], state), expected[..., :first], relative=1e-12)
         state.advance(first)
     for name, value in states[0].tensors().items():
         assert_close(states[1].tensors()[name], value, relative=1e-12)
-    for t in range(first, first + 4):
+    for t in range(first, first + 2):
         for state in states:
             assert_close(step(mixer, z[..., t], state), expected[..., t], relative=1e-12)
             state.advance(1)

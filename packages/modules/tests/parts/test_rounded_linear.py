@@ -55,8 +55,8 @@ def test_decode_steps_round_the_weights_and_not_the_activations() -> None:
     for name, layer in rounded.named_modules():
         if isinstance(layer, RoundedLinear):
             model.get_submodule(name).weight.copy_(layer.weight.double() / layer.weight_scale.double()[:, None])
-    ids = random_ids(3, 30)
-    states = [network.init_state(3, max_length=64) for network in (model, rounded)]
+    ids = random_ids(2, 12)
+    states = [network.init_state(2, max_length=64) for network in (model, rounded)]
     for token in ids.unbind(1):
         plain, got = (n.step(token, state) for n, state in zip((model, rounded), states, strict=True))
         assert_close(got, plain, 1e-12)

@@ -17,17 +17,17 @@ class FilterOfRows:
         self, taps: Tensor, ring: Tensor, *, bias: Tensor | None, skip: Tensor | None, dtype: torch.dtype
     ) -> None:
         """Prepares a filter of samples in ``dtype``, the type of the sums."""
-        taps, bias, skip = (None if value is None else value.to(dtype) for value in (taps, bias, skip))
+        bias, skip = (None if value is None else value.to(dtype) for value in (bias, skip))
         self._groups, self._past, self._dtype = taps.shape[0], taps.shape[1] - 1, dtype
         self._ring, self._bias = ring, bias
-        first = taps[:, :1].expand(-1, ring.shape[1] // self._groups).reshape(-1)
+        first = taps[:, :1].to(dtype).expand(-1, ring.shape[1] // self._groups).reshape(-1)
         self._first = first if skip is None else first + skip
         self._few = not self._past or (self._past <= _FEW and self._groups == ring.shape[1])
         if self._few:
-            self._lags = list(taps[:, 1:].t().contiguous())
+            self._lags = list(taps[:, 1:].t().to(dtype).contiguous())
         else:
             backwards = taps[:, 1:].flip(1)
-            self._turned = torch.cat([backwards, backwards], dim=1)[..., None]
+            self._turned = torch.cat([backwards, backwards], dim=1).to(dtype)[..., None]
         self._slots: dict[int, list[Tensor]] = {}
 
     def __call__(self, sample: Tensor, row: int, position: int) -> Tensor:
