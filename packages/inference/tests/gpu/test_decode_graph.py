@@ -83,9 +83,17 @@ def test_short_prompts_come_from_one_graph_a_width_and_give_what_the_cpu_gives()
 
 
 @pytest.mark.parametrize("rows", [1, 4, 12])
-def test_steps_draw_from_the_logits_that_scores_are_made_of(rows: int) -> None:
-    engine = Engine(unmixed_network(torch.bfloat16).cuda(), ByteTokenizer(), max_running=rows)
+def test_steps_draw_from_unrounded_logits(rows: int) -> None:
+    """Norm and products of a step round elsewhere than those of a pass, but neither rounds a logit."""
+    network = unmixed_network(torch.bfloat16).cuda()
+    engine = Engine(network, ByteTokenizer(), max_running=rows)
     for prompt, result in zip(PROMPTS, engine.generate(PROMPTS, SAMPLED), strict=True):
         (scored,) = engine.score([[*prompt.encode(), *result.ids]], reduce="none")
-        assert result.logprobs == pytest.approx(scored[len(prompt) - 1 :], abs=1e-5)
+        assert result.logprobs == pytest.approx(scored[len(prompt) - 1 :], abs=3e-2)
     assert engine.explain() == "decode steps run as one captured CUDA graph"
+    ids = torch.arange(65, 65 + rows, device="cuda")
+    with torch.inference_mode():
+        states = [network.init_state(rows, max_length=64) for _ in range(2)]
+        for logits in (network.step(ids, states[0]), network.prepare_step(states[1])(ids)):
+            assert logits.dtype == torch.float32
+            assert float((logits != logits.bfloat16()).float().mean()) > 0.9
