@@ -159,7 +159,7 @@ class _Column:
     def add(self, value: Any) -> int:
         """Adds a row and returns its length along the first axis."""
         data = np.asarray(value, dtype=self.dtype)
-        self._file.write(np.ascontiguousarray(data))
+        self._file.write(np.ascontiguousarray(data).data)
         self._rows += 1
         self._width = list(data.shape[1:] if self._ragged else data.shape)
         size = data.shape[0] if self._ragged else 1

@@ -136,7 +136,7 @@ class Journal:
             for name, value in row.items():
                 if isinstance(value, np.ndarray):
                     data = np.ascontiguousarray(value)
-                    self._arrays.write(data)
+                    self._arrays.write(data.data)
                     line[name] = {_ARRAY: [self._place, data.dtype.str, list(data.shape)]}
                     self._place += data.nbytes
                 else:

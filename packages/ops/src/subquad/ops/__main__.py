@@ -21,11 +21,11 @@ def main() -> None:
         status = app(prog_name=name, standalone_mode=False)
     except Exception as error:
         # Typer brings Click's errors under names that change with its version.
-        status = getattr(error, "exit_code", None)
-        if status is None or not hasattr(error, "format_message"):
+        status, told = getattr(error, "exit_code", None), getattr(error, "format_message", None)
+        if status is None or told is None:
             raise
         if type(error).__name__ != "NoArgsIsHelpError":  # the help has been printed
-            text = " ".join(error.format_message().split()).removesuffix(".")
+            text = " ".join(told().split()).removesuffix(".")
             context = getattr(error, "ctx", None)
             path = name if context is None else context.command_path
             print(f"error: {text}; see `{path} --help`", file=sys.stderr)
