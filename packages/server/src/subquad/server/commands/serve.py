@@ -130,9 +130,9 @@ def serve(
             return _served(engine, model, prefill_chunk=prefill_chunk, settings=settings)
 
         def announce(server: "GenomicsServer") -> None:
-            print(f"serving {model} on {server.address}", flush=True)
             if server.metrics_listener is not None:
-                print(f"metrics on http://127.0.0.1:{server.metrics_listener.port}/metrics", flush=True)
+                print(f"metrics on http://127.0.0.1:{server.metrics_listener.port}/metrics")
+            print(f"serving {model} on {server.address}", flush=True)
 
         status = asyncio.run(run_server(settings, load, announce))
         if status:
