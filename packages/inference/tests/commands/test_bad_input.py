@@ -322,8 +322,9 @@ __main__.main()
 )
 def test_ctrl_c_is_one_line_and_a_status_while_the_program_ends_too(tmp_path, command, status, told):
     (tmp_path / "late.py").write_text(LATE.replace("{command}", command))
-    program = [sys.executable, "-m", "late"]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    program, places = [sys.executable, "-m", "late"], [str(tmp_path), *filter(None, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "ended\n", told)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from packages.ops.tests.kernels.far_cases import far_rows, far_strides
 from packages.ops.tests.kernels.gradient_cases import state_gradients, stream_gradients
-from packages.ops.tests.kernels.rounded_cases import rounded_rows
+from packages.ops.tests.kernels.rounded_cases import rounded_rows, step_on_all_rows
 from subquad import ops
 from tools.testing.oracle import assert_as_exact_as, assert_close
 
@@ -398,7 +398,7 @@ def _hold_step(step: Callable, inputs: tuple, states: tuple, position: Tensor, o
         results.append(
             (
                 step(*tokens, *got, position, **options, backend="triton")[on],
-                step(*tokens, *plain, position, **options, backend="torch")[on],
+                step_on_all_rows(step, *tokens, *plain, position, **options)[on],
                 step(
                     *map(wide, tokens), *oracle, position, **{k: wide(v) for k, v in options.items()}, backend="torch"
                 )[on],

@@ -25,8 +25,9 @@ def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] |
     ):
         return None
     stored = linear._parameters  # where Module.__getattr__ finds them, after a while
-    usual = stored.get("weight") is not None and "bias" in stored  # nothing else was put in their place
-    weight, bias = (stored["weight"], stored["bias"]) if usual else (linear.weight, linear.bias)
+    weight, bias = stored.get("weight"), stored.get("bias")
+    if weight is None or "bias" not in stored:  # something else was put in their place
+        weight, bias = linear.weight, linear.bias
     return (weight, bias) if weight.dtype == x.dtype else None
 
 
