@@ -11,8 +11,8 @@ import torch
 
 from packages.ops.tests.every_operator import CASES
 from subquad.ops import (
+    _capability,
     _cuda_backend,
-    _devices,
     _mamba_backend,
     _scaled_mm_backend,
     _triton_backend,
@@ -101,7 +101,7 @@ def unlike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     found = [(7, 5), (8, 6), (9, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: found[device or 0])
-    monkeypatch.setattr(_devices, "_capability", _devices._capability.__wrapped__)
+    monkeypatch.setattr(_capability, "_capability", _capability._capability.__wrapped__)
     monkeypatch.setattr(_triton_backend, "_missing", _triton_backend._missing.__wrapped__)
     monkeypatch.setattr(_scaled_mm_backend, "_unavailable", _scaled_mm_backend._unavailable.__wrapped__)
     monkeypatch.setattr(_triton_backend, "interpreting", lambda: False)

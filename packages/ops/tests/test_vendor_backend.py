@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad, silu
 
 from subquad import ops
-from subquad.ops import _devices, _vendor_backend, _vendor_libraries, dispatch
+from subquad.ops import _capability, _vendor_backend, _vendor_libraries, dispatch
 from subquad.ops.dispatch import Call
 from tools.testing.oracle import assert_close
 
@@ -205,7 +205,7 @@ def test_auto_takes_a_long_filter_to_the_vendor_where_that_was_measured(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], backend: str, words: str
 ) -> None:
     monkeypatch.setattr(dispatch, "_usable", dispatch._usable.__wrapped__)
-    monkeypatch.setattr(_devices, "_capability", lambda index: capability)
+    monkeypatch.setattr(_capability, "_capability", lambda index: capability)
     long = _call("causal_conv", taps=4096, length=4096)
     for call in (long, _call("fft_conv", options=frozenset({"1d", "causal"}))):
         explanation = dispatch.choose(call, "auto")[1]
@@ -221,7 +221,7 @@ def test_auto_keeps_very_long_filters_in_torch_where_the_vendor_is_less_exact(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, backend: str
 ) -> None:
     monkeypatch.setattr(dispatch, "_usable", dispatch._usable.__wrapped__)
-    monkeypatch.setattr(_devices, "_capability", lambda index: (9, 0))
+    monkeypatch.setattr(_capability, "_capability", lambda index: (9, 0))
     call = _call("fft_conv", options=frozenset({"1d", "causal"}), taps=1 << 17, length=1 << 17, dtype=dtype)
     assert dispatch.choose(call, "auto")[1].backend == backend
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from subquad.ops import _devices
+from subquad.ops import _capability
 from subquad.ops._cuda_backend import implementations
 from subquad.ops.attention_step.attention_step import GAPS, UNEVEN_PAGES
 from subquad.ops.attention_step.attention_step import describe as describe_attention
@@ -23,7 +23,7 @@ MODAL = replace(STEP, operator="gated_modal_step", taps=16)
 @pytest.fixture(autouse=True)
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of compute capability 9.0, as far as refusals ask."""
-    monkeypatch.setattr(_devices, "_capability", lambda index: (9, 0))
+    monkeypatch.setattr(_capability, "_capability", lambda index: (9, 0))
 
 
 def refusal(call: Call) -> str | None:
@@ -76,7 +76,7 @@ def test_several_vectors_are_left_to_the_next_unless_weights_have_one_byte(opera
 
 @pytest.mark.parametrize("call", [LINEAR, ATTENTION])
 def test_an_older_gpu_is_refused(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_devices, "_capability", lambda index: (8, 0))
+    monkeypatch.setattr(_capability, "_capability", lambda index: (8, 0))
     assert "accepted: compute capability 9.0" in (refusal(call) or "")
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from subquad.ops._capability import capability, none_usable, on_each_device
 from subquad.ops._cuda_interface import DTYPE_CODES
 from subquad.ops._cuda_library import MAX_TAP, MIN_TAP, load_cuda_library
 from subquad.ops._cuda_rows import MOST_BATCH, MOST_CHANNELS, MOST_PAST, MOST_UNALIGNED, PACK
 from subquad.ops._cuda_steps import ATTENTION_SIZES, MOST_INPUTS_OF_ROWS, MOST_MODES, MOST_NORMED_INPUTS, MOST_RING
 from subquad.ops._cuda_steps import MOST_PROJECTION_TAPS as MOST_PROJECTION_TAPS_OF_STEPS
 from subquad.ops._cuda_streams import FEWEST_TAPS, MOST_PROJECTION_TAPS, MOST_STATES, MOST_TAPS
-from subquad.ops._devices import capability, none_usable, on_each_device
 from subquad.ops.attention_step.attention_step import GAPS, PAGE_MULTIPLE, UNEVEN_PAGES
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.errors import BackendUnavailable

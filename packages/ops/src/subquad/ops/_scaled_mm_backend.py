@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops._devices import capability, none_usable, on_each_device
+from subquad.ops._capability import capability, none_usable, on_each_device
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.fp8_linear.e4m3 import RoundedRows, round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.fp8_linear import as_codes, inverse_of, result_dtype, values_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from subquad.ops._devices import capability, none_usable, on_each_device
+from subquad.ops._capability import capability, none_usable, on_each_device
 from subquad.ops._environment import settings
 from subquad.ops.dispatch import Call, Implementation
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from subquad.ops import _vendor_libraries as libraries
-from subquad.ops._devices import capability
+from subquad.ops._capability import capability
 from subquad.ops.causal_conv.causal_filter import next_history
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.gated_conv.gated_conv import GatedConvState

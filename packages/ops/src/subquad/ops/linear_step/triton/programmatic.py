@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from subquad.ops._devices import capability
+from subquad.ops._capability import capability
 from subquad.ops._triton_backend import interpreting
 
 _FIRST_CAPABILITY = (9, 0)
