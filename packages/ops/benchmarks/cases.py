@@ -115,10 +115,8 @@ def cases(op: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str)
         yield from _image_cases(dtype, device)
     elif op in ("rms_norm", "gated_product", "gated_linear", "rotary"):
         yield from _pointwise_cases(op, shape, dtype, device)
-    elif op in ("fir_step", "modal_step"):
-        yield from _step_cases(op, channels, dtype, device)
-    elif op in ("linear_step", "gated_linear_step") and size == 2:
-        yield from _product_cases(op, channels, dtype, device)
+    elif op.endswith("_step"):
+        yield from (_product_cases if "linear" in op else _step_cases)(op, channels, dtype, device)
 
 
 def _image_cases(dtype: torch.dtype, device: str) -> Iterator[Case]:
@@ -165,7 +163,9 @@ def _step_cases(op: str, channels: int, dtype: torch.dtype, device: str) -> Iter
 
 
 def _product_cases(op: str, channels: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
-    """Yields projections, and gated pairs of them, of a few vectors, with as many matrices as no cache holds."""
+    """Yields 16-bit projections, and gated pairs, of a few vectors, with as many matrices as no cache holds."""
+    if dtype.itemsize != 2:
+        return
     outputs = 3 * channels if op == "linear_step" else -(-channels * 8 // 3 // 256) * 256
     pair = 1 if op == "linear_step" else 2
     for rounded in (False, True):
