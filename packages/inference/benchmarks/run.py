@@ -136,6 +136,23 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(taken)
 
 
+def seconds_more(call: Callable[[int], object], many: int, few: int, repeats: int) -> float:
+    """Returns how much longer a call with many takes than with few: the median over pairs, one right after the other.
+
+    Raises:
+      RuntimeError: it takes no longer; what else the machine did hides the difference.
+    """
+    for count in (few, many):
+        call(count)
+    more = [-seconds(lambda: call(few), 1) + seconds(lambda: call(many), 1) for _ in range(repeats)]
+    median = statistics.median(more)
+    if median <= 0:
+        raise RuntimeError(
+            f"{many} tokens took {-median:.4f} s less than {few}; the machine is busy, or needs more --repeats"
+        )
+    return median
+
+
 def measure(engine: Any, shape: Shape, row: Row, repeats: int) -> None:
     """Fills a row."""
     texts = [bases(shape.length, seed) for seed in range(shape.batch)]
@@ -146,8 +163,8 @@ def measure(engine: Any, shape: Shape, row: Row, repeats: int) -> None:
         taken, made = seconds(lambda: engine.score(texts), repeats), shape.batch * shape.length
         floor = reading_floor(preset, shape.batch, shape.length)
     elif shape.case == "decode":
-        many, half = (seconds(lambda n=n: engine.generate(texts, n), repeats) for n in (shape.tokens, shape.half))
-        taken, made = (many - half) / (shape.tokens - shape.half), shape.batch
+        more = seconds_more(lambda n: engine.generate(texts, n), shape.tokens, shape.half, repeats)
+        taken, made = more / (shape.tokens - shape.half), shape.batch
         floor = decoding_floor(preset, shape.batch, shape.length)
     else:
         taken, made = seconds(lambda: engine.generate(texts, 1), repeats), shape.batch * shape.length
