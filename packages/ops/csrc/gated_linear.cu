@@ -54,18 +54,6 @@ __device__ __forceinline__ Place place_of(const Arguments& a, int tile, int rank
   return {((group * kGroup + within % pairs) * kBlocks + rank) * kRows, within / pairs * kColumns};
 }
 
-// Which stage is next, and how often all of them were used, modulo 2.
-struct Turn {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
 // Brings the tiles of all products, by one thread.
 __device__ __forceinline__ void bring(Shared& shared, const CUtensorMap& x, const CUtensorMap& weights, const Arguments& a,
                                       int rank) {
@@ -81,7 +69,7 @@ __device__ __forceinline__ void bring(Shared& shared, const CUtensorMap& x, cons
       expect(full, sizeof(Stage));
       copy_tile(stage.x, x, place.row, step * kDepth, full);
       copy_tile_to(kAll, stage.layers[rank], weights, place.column, step * kDepth, full);
-      turn.advance();
+      turn.advance(kStages);
     }
   }
 }
@@ -148,7 +136,7 @@ __device__ __forceinline__ void multiply_all(Shared& shared, const CUtensorMap& 
         release(before);
       }
       before = turn.stage;
-      turn.advance();
+      turn.advance(kStages);
     }
     await_products<0>();
     release(before);

@@ -139,14 +139,14 @@ struct Finish {
       const bool held = lane < a.size;
       const float mode = held ? fmaf(expf(value_of(loaded.first[0], a.mixer_dtype)), loaded.mode, g) : 0.0f;
       if (write && held) static_cast<float*>(a.memory)[own + lane] = mode;
-      total = weight_stream::sum_of_warp(held ? value_of(loaded.second, a.mixer_dtype) * mode : 0.0f);
+      total = warp::sum(held ? value_of(loaded.second, a.mixer_dtype) * mode : 0.0f);
     } else {
       float past = 0.0f;
 #pragma unroll
       for (int i = 0; i < kMostSize / kLanes; ++i) {
         past = fmaf(value_of(loaded.first[i], a.mixer_dtype), wide(loaded.past[i]), past);
       }
-      total = fmaf(value_of(loaded.first[kMostSize / kLanes], a.mixer_dtype), g, weight_stream::sum_of_warp(past));
+      total = fmaf(value_of(loaded.first[kMostSize / kLanes], a.mixer_dtype), g, warp::sum(past));
       if (write && lane == 0) {
         static_cast<uint16_t*>(a.memory)[own + memory_slot] = __bfloat16_as_ushort(from_float<__nv_bfloat16>(g));
       }

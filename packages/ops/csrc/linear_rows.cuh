@@ -9,6 +9,7 @@
 #include "packages/ops/csrc/subquad_ops_cuda.h"
 #include "packages/ops/csrc/tensor_strips.cuh"
 #include "packages/ops/csrc/tensor_tiles.cuh"
+#include "packages/ops/csrc/warp.cuh"
 
 namespace subquad::linear_rows {
 
@@ -132,24 +133,6 @@ __device__ __forceinline__ void arrange(uint4 (&pieces)[2], float (&x)[16]) {
 }
 
 // --------------------------------------------------------------------------------- the work of a block
-
-// Which stage is next, and how often all of them were used, modulo 2.
-struct Turn {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
-__device__ __forceinline__ float sum_of_warp(float value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  return value;
-}
 
 // What the parts of a block share.
 template <bool kRounded, int kVectors>
@@ -283,7 +266,7 @@ struct Block {
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         const int vector = from + i * kTakers;
-        const float total = sum_of_warp(sums[i]);
+        const float total = warp::sum(sums[i]);
         if (vector < kVectors && lane < kBlocks) {
           send_to(address_in(squares + rank * kVectors + vector, lane), address_in(measured, lane), total);
         }

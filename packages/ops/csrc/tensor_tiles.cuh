@@ -1,5 +1,5 @@
-// What a Hopper product of matrices is made of: bulk copies of tiles by a descriptor, barriers that count their bytes, and
-// the tensor cores' instructions on tiles in shared memory. Needs compute capability 9.0 with its own features (sm_90a).
+// What a Hopper product of matrices is made of: bulk copies of tiles by a descriptor, meetings of a cluster, and the
+// tensor cores' instructions on tiles in shared memory. Needs compute capability 9.0 with its own features (sm_90a).
 //
 // A tile has rows of 64 two-byte numbers, 128 bytes, with the 16-byte pieces of a row in an order that depends on the row
 // (the hardware's 128-byte swizzle), so that no two threads meet in a bank.
@@ -11,7 +11,11 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "packages/ops/csrc/barriers.cuh"
+
 namespace subquad::tensor_tiles {
+
+using namespace barriers;
 
 constexpr int kDepth = 64;        // numbers of a row of a tile
 constexpr int kRowBytes = 2 * kDepth;
@@ -25,25 +29,7 @@ using Sums = float[kStripColumns / 8][4];
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// --------------------------------------------------------------------------------- barriers
-
-__device__ __forceinline__ void initialise(uint64_t* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-
-__device__ __forceinline__ void expect(uint64_t* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
+// --------------------------------------------------------------------------------- clusters and warpgroups
 
 // Arrives at the barrier that lies at `own` in the shared memory of another block of the cluster. Orders nothing that this
 // thread has written: a release in the cluster's scope would wait for the whole GPU's memory.
@@ -53,17 +39,6 @@ __device__ __forceinline__ void arrive_at(const uint64_t* own, int block) {
       "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(shared_address(own)),
       "r"(block)
       : "memory");
-}
-
-__device__ __forceinline__ void await(const uint64_t* barrier, uint32_t phase) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(phase)
-        : "memory");
-  }
 }
 
 __device__ __forceinline__ void meet_cluster() {
@@ -93,13 +68,6 @@ __device__ __forceinline__ void copy_tile(void* to, const CUtensorMap& map, int 
                    shared_address(to)),
                "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row)
                : "memory");
-}
-
-// What is read once leaves the cache first.
-__device__ __forceinline__ uint64_t read_once() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
 }
 
 // The same with a policy of the cache.

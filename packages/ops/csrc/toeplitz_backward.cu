@@ -1,10 +1,12 @@
 // The entry of the convolutions' gradients: checks a call and chooses its kernel.
+#include "packages/ops/csrc/few_taps_backward.cuh"
 #include "packages/ops/csrc/toeplitz_backward.cuh"
 
 namespace subquad::toeplitz_backward {
 
 template <bool kGated>
 int32_t launch_for_dtype(const Arguments& a, cudaStream_t stream) {
+  if (kGated && few_taps::takes(a)) return few_taps::launch(a, stream);
   if (a.stream.dtype == SUBQUAD_OPS_FLOAT32) return launch<float, kGated, 3, 3>(a, stream);
   // One piece of g and dm adds as much error as the rounding of the gradients; float32 taps deserve the second.
   if (a.taps_dtype == SUBQUAD_OPS_BFLOAT16) return launch<__nv_bfloat16, kGated, 1, 1>(a, stream);

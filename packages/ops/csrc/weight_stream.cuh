@@ -14,13 +14,18 @@
 
 #include <type_traits>
 
+#include "packages/ops/csrc/barriers.cuh"
 #include "packages/ops/csrc/numeric.cuh"
 #include "packages/ops/csrc/order_of_kernels.cuh"
 #include "packages/ops/csrc/subquad_ops_cuda.h"
+#include "packages/ops/csrc/warp.cuh"
 
 namespace subquad::weight_stream {
 
-constexpr int kLanes = 32;
+using namespace barriers;
+using warp::kAll;
+using warp::kLanes;
+
 constexpr int kWarps = 16;
 constexpr int kThreads = kLanes * kWarps;
 constexpr int kSlotBytes = 2048;
@@ -29,7 +34,6 @@ constexpr int kMostSlots = 6;
 constexpr int kFewestSlots = 2;
 constexpr int kMostNormed = 8192;              // inputs of a product behind a norm
 constexpr int kHeldOctets = (kMostNormed / 8 + kThreads - 1) / kThreads;  // octets of a normalised vector that a thread takes at most
-constexpr unsigned kAll = 0xffffffffu;
 
 enum Norm { kNoNorm = 0, kNormVortex = 1, kNormStandard = 2 };
 
@@ -124,52 +128,18 @@ struct Vector {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ __forceinline__ void initialise(uint64_t* barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
-}
-__device__ __forceinline__ void publish_barriers() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+// Orders what this thread wrote to shared memory before the bulk copies that it starts.
+__device__ __forceinline__ void order_before_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Copies `bytes`, a multiple of 16, and lets `barrier` complete its phase when they are there.
 __device__ __forceinline__ void copy_in_bulk(void* shared, const void* global, int bytes, uint64_t* barrier,
                                              uint64_t policy) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
+  expect(barrier, bytes);
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
           shared_address(shared)),
       "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
-}
-
-// What is read once leaves the cache first.
-__device__ __forceinline__ uint64_t read_once() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-__device__ __forceinline__ void await(uint64_t* barrier, uint32_t phase) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(phase)
-        : "memory");
-  }
-}
-
-__device__ __forceinline__ float sum_of_warp(float value) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAll, value, distance);
-  return value;
 }
 
 // --------------------------------------------------------------------------------- the stream
@@ -220,8 +190,9 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
                  barriers + slot, policy);
   };
   if (lane == 0) {
-    for (int slot = 0; slot < product.slots; ++slot) initialise(barriers + slot);
+    for (int slot = 0; slot < product.slots; ++slot) initialise(barriers + slot, 1);
     publish_barriers();
+    order_before_copies();
   }
   __syncwarp();
   for (int slot = 0; slot < product.slots && ahead.unit < product.units; ++slot) {
@@ -283,7 +254,7 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
             make_float4(plain[4], plain[5], plain[6], plain[7]);
       }
     }
-    square = sum_of_warp(square);
+    square = warp::sum(square);
     if (lane == 0) squares[warp] = square;
   } else {
     for (int octet = threadIdx.x; octet < octets; octet += kThreads) {
@@ -335,7 +306,7 @@ __device__ __forceinline__ void run(const Product& product, Finish& finish) {
     }
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
-      sums[row] = sum_of_warp(sums[row]) * factor;
+      sums[row] = warp::sum(sums[row]) * factor;
       if (product.first_scale != nullptr) sums[row] /= own.scales[row];
     }
     finish.finish(unit, lane, own.loaded, sums);

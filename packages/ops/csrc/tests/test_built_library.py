@@ -27,7 +27,7 @@ LIBRARY = CSRC / "libsubquad_ops_cuda.so"
 HEADER = CSRC / "subquad_ops_cuda.h"
 CUBINS = {architecture: CSRC / f"causal_fir_cubin.{architecture}.cubin" for architecture in ("sm_80", "sm_90a")}
 KERNEL = "subquad10causal_fir7forward"  # subquad::causal_fir::forward, as compilers write it
-MARCHING_KERNELS = ("8toeplitz3run", "17toeplitz_backward3run", "5modal3run", "14modal_backward3run")
+MARCHING_KERNELS = ("8toeplitz3run", "17toeplitz_backward3run", "8few_taps3run", "5modal3run", "14modal_backward3run")
 OK, NULL_POINTER, UNKNOWN_DTYPE, UNKNOWN_ACTIVATION, TAPS, SIZE, GROUPS, STATES, NORM, UNALIGNED = range(0, -10, -1)
 
 

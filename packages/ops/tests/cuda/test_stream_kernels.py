@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 NAMES = (
     *(f"{name} {dtype}" for dtype in ("float32", "bfloat16") for name in ("causal_conv", "gated_conv", "modal_conv")),
     *(f"{name} {dtype}" for dtype in ("float32", "bfloat16") for name in ("gated_modal_conv", "gradients")),
-    *(f"state gradients {dtype}" for dtype in ("float32", "bfloat16")),
+    *(f"{name} {dtype}" for dtype in ("float32", "bfloat16") for name in ("state gradients", "few taps gradients")),
     "causal_conv activations",
     "gated_conv gates",
     "gated_modal_conv gates",

@@ -1,6 +1,7 @@
 """Gradients of the CUDA library's marching kernels against the torch form in float64, without and with states."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,26 @@ def state_gradients(device: torch.device, backend: str, dtype: torch.dtype) -> N
     _only_of_the_state(device, backend, dtype)
 
 
+def few_taps_gradients(device: torch.device, backend: str, dtype: torch.dtype) -> None:
+    """Gradients of gated_conv around the ends of what one warp takes at once, with every count of few taps and gate."""
+    for turn, length in enumerate((8, 232, 240, 248, 8192, 8200, 8440, 16640)):
+        for taps in range(2, 8):
+            gates = {"pregate": (turn + taps) % 4 != 0, "postgate": (turn + taps) % 4 != 1}
+            projection = 1 + (turn + taps) % 3
+            z, skip = _random(device, 2, 6, length, dtype=dtype), _random(device, 2, dtype=dtype)
+            w, p = _random(device, 2, taps, dtype=dtype), _random(device, 6, projection, dtype=dtype)
+            past = _random(device, 2, 6, projection - 1, dtype=dtype)
+            before = _random(device, 2, 2, taps - 1, dtype=dtype)
+            _hold(
+                lambda *inputs, gates=gates, **options: _gated(*inputs, **gates, **options),
+                backend, z, p, w, skip, past, before,
+            )  # fmt: skip
+            _hold(
+                lambda z, p, w, gates=gates, **options: (ops.gated_conv(z, p, w, **gates, **options),),
+                backend, z, p, w[:1],
+            )  # fmt: skip
+
+
 def _only_of_the_state(device: torch.device, backend: str, dtype: torch.dtype) -> None:
     """Gradients where the output is not used."""
     z, p, skip = (_random(device, *shape, dtype=dtype) for shape in ((2, 6, 700), (6, 3), (2,)))
@@ -85,7 +106,7 @@ def _causal(x: Tensor, w: Tensor, skip: Tensor, before: Tensor, **options: str) 
     return ops.causal_conv_with_state(x, w, skip=skip, initial_state=before, **options)
 
 
-def _gated(z: Tensor, p: Tensor, w: Tensor, skip: Tensor, past: Tensor, before: Tensor, **options: str) -> Results:
+def _gated(z: Tensor, p: Tensor, w: Tensor, skip: Tensor, past: Tensor, before: Tensor, **options: Any) -> Results:
     state = ops.GatedConvState(past, before)
     y, after = ops.gated_conv_with_state(z, p, w, skip=skip, initial_state=state, **options)
     return y, *after

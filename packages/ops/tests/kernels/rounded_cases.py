@@ -59,13 +59,15 @@ def step_on_all_rows(step: Callable, *inputs: torch.Tensor, **options: Any) -> t
         return step(*inputs, **options, backend="torch")
 
 
-def hold_behind_norm(name: str, got: torch.Tensor, plain: torch.Tensor, oracle: torch.Tensor) -> None:
-    """Asserts the error of 16-bit numbers rounded in other places than the torch form's, which rounds what a norm left.
+def hold_behind_norm(
+    name: str, got: torch.Tensor, plain: torch.Tensor, oracle: torch.Tensor, *, dtype: torch.dtype
+) -> None:
+    """Asserts the error of numbers that the torch form rounds to dtype in other places: it rounds what a norm left.
 
     It is as large on the whole. The largest is that of one product of two sums, where chance has its way: it is held to
     what four roundings can make of the largest number.
     """
     error, ordinary = (float((x.double() - oracle).square().mean().sqrt()) for x in (got, plain))
     assert error <= 2 * ordinary, f"{name}: root mean square error {error:.2e}, that of torch {ordinary:.2e}"
-    largest, allowed = (got - oracle).abs().max(), 2 * torch.finfo(got.dtype).eps * oracle.abs().max()
+    largest, allowed = (got - oracle).abs().max(), 2 * torch.finfo(dtype).eps * oracle.abs().max()
     assert largest <= allowed, f"{name}: largest error {float(largest):.2e}, allowed {float(allowed):.2e}"
