@@ -1,6 +1,6 @@
 // Gradients of the gated convolution with up to 7 taps: everything in float32, nothing by the tensor cores.
 //
-// A lane takes 8 samples, a warp 30 x 8 of them: lanes 0 and 31 take what lies beside, for their neighbors alone. With
+// A lane takes 8 samples, a warp 30 x 8 of them: lanes 0 and 31 take what lies beside, for their neighbours alone. With
 // three taps in front and seven in the middle that is just enough, so that no tile needs anything of another:
 // g[t - 6 ...] of lane 0 needs z[t - 8 ...], and the projection's gradient needs dg[t + 8], dg[t + 9] of lane 31, which
 // need dm up to its last sample. Lane 0 of the first tile stands for what was before time 0.
@@ -16,6 +16,8 @@ constexpr int kSamples = 8;
 constexpr int kStep = (warp::kLanes - 2) * kSamples;
 constexpr int kStreams = 3;
 constexpr int kSlots = 3;
+constexpr int kWarps = 4;  // of a block; they take tiles in turn
+constexpr int kSums = 1 + kMostTaps + kStreams * kProjection;
 
 using toeplitz_backward::Arguments;
 using T = __nv_bfloat16;  // float32 is bound by memory as it is, on the tensor cores
@@ -171,11 +173,12 @@ class Channel {
   }
 
   __device__ __forceinline__ void march() {
-    int issued = place_.first * kTile;
+    constexpr int kStride = kWarps * kStep;
+    const int first = place_.first * kTile + static_cast<int>(threadIdx.y) * kStep;
+    int issued = first, slot = 0;
 #pragma unroll
-    for (int slot = 0; slot < kSlots - 1; ++slot, issued += kStep) issue(slot, issued);
-    int slot = 0;
-    for (int start = place_.first * kTile; start < end_; start += kStep, issued += kStep) {
+    for (int ahead = 0; ahead < kSlots - 1; ++ahead, issued += kStride) issue(ahead, issued);
+    for (int start = first; start < end_; start += kStride, issued += kStride) {
       warp::wait_for_copies<kSlots - 2>();
       issue(slot == 0 ? kSlots - 1 : slot - 1, issued);  // where the tile before was
       take(slot, start + (warp::lane() - 1) * kSamples);
@@ -183,28 +186,45 @@ class Channel {
     }
   }
 
-  __device__ __forceinline__ void write_sums() {
-    const int64_t part = (place_.batch * gridDim.x + blockIdx.x) * a_.stream.channel + place_.channel;
-    const float to_skip = warp::sum(to_skip_);
-    if (warp::lane() == 0 && a_.gradients.to_skip != nullptr) a_.gradients.to_skip[part] = to_skip;
-    if (warp::lane() == 0 && a_.gradients.to_bias != nullptr) a_.gradients.to_bias[part] = 0.0f;
+  // Adds up what the warps of the block have summed.
+  __device__ __forceinline__ void write_sums(float (&room)[kWarps][kSums]) {
+    float(&own)[kSums] = room[threadIdx.y];
+    leave(own[0], to_skip_);
 #pragma unroll
-    for (int k = 0; k < kTap; ++k) {
-      const float total = warp::sum(to_taps_[k]);
-      if (warp::lane() == 0 && k < a_.tap) a_.to_taps[part * a_.tap + k] = total;
+    for (int k = 0; k < kTap; ++k) leave(own[1 + k], to_taps_[k]);
+#pragma unroll
+    for (int i = 0; i < kStreams * kProjection; ++i) {
+      leave(own[1 + kMostTaps + i], to_projection_[i / kProjection][i % kProjection]);
     }
-    const int count = a_.stream.projection_tap;
+    __syncthreads();
+    if (threadIdx.y == 0 && warp::lane() < kSums) {
+      float total = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kStreams; ++i) {
-#pragma unroll
-      for (int k = 0; k < kProjection; ++k) {
-        const float total = warp::sum(to_projection_[i][k]);
-        if (warp::lane() == 0 && k < count) a_.gradients.to_projection[(kStreams * part + i) * count + k] = total;
-      }
+      for (int w = 0; w < kWarps; ++w) total += room[w][warp::lane()];
+      write_sum(warp::lane(), total);
     }
   }
 
  private:
+  __device__ __forceinline__ static void leave(float& room, float value) {
+    const float total = warp::sum(value);
+    if (warp::lane() == 0) room = total;
+  }
+
+  __device__ __forceinline__ void write_sum(int index, float total) {
+    const int64_t part = (place_.batch * gridDim.x + blockIdx.x) * a_.stream.channel + place_.channel;
+    const int of_projection = index - 1 - kMostTaps, count = a_.stream.projection_tap;
+    if (index == 0) {
+      if (a_.gradients.to_skip != nullptr) a_.gradients.to_skip[part] = total;
+      if (a_.gradients.to_bias != nullptr) a_.gradients.to_bias[part] = 0.0f;
+    } else if (of_projection < 0) {
+      if (index <= a_.tap) a_.to_taps[part * a_.tap + index - 1] = total;
+    } else if (of_projection % kProjection < count) {
+      const int64_t row = kStreams * part + of_projection / kProjection;
+      a_.gradients.to_projection[row * count + of_projection % kProjection] = total;
+    }
+  }
+
   __device__ __forceinline__ bool pregate() const { return kBothGates || a_.stream.pregate; }
   __device__ __forceinline__ bool postgate() const { return kBothGates || a_.stream.postgate; }
 
@@ -337,17 +357,19 @@ class Channel {
 };
 
 template <int kTap, bool kBothGates>
-__global__ void __launch_bounds__(warp::kLanes, 15) run(const Arguments a) {
-  __shared__ typename Channel<kTap, kBothGates>::Buffer buffer;
-  Channel<kTap, kBothGates> channel(buffer, a, place_of_warp(a.stream));
+__global__ void __launch_bounds__(kWarps * warp::kLanes, 4) run(const Arguments a) {
+  __shared__ Copies::Buffer buffers[kWarps];
+  __shared__ float sums[kWarps][kSums];
+  Channel<kTap, kBothGates> channel(buffers[threadIdx.y], a, place_of_warp(a.stream));
   channel.march();
-  channel.write_sums();
+  channel.write_sums(sums);
 }
 
 inline int32_t launch(const Arguments& a, cudaStream_t stream) {
   const bool both = a.stream.pregate && a.stream.postgate;
   const auto kernel = a.tap > 4 ? (both ? run<kMostTaps, true> : run<kMostTaps, false>) : both ? run<4, true> : run<4, false>;
-  return warp::launch(kernel, grid_of(a.stream), a, stream);
+  kernel<<<grid_of(a.stream), dim3(warp::kLanes, kWarps), 0, stream>>>(a);
+  return static_cast<int32_t>(cudaGetLastError());
 }
 
 }  // namespace subquad::few_taps

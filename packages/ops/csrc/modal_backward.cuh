@@ -72,9 +72,20 @@ __device__ __forceinline__ void add_state(Runs& dg, float (&to_log_poles)[kState
   }
 }
 
+// Reads the states that this lane holds of those kept before a tile.
+__device__ __forceinline__ void read_entries(float (&states)[2][2], const float* kept) {
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    const float2 pair = *reinterpret_cast<const float2*>(kept + 8 * n + 2 * (warp::lane() % 4));
+    states[n][0] = pair.x;
+    states[n][1] = pair.y;
+  }
+}
+
 template <typename T, bool kGated, int kSlots>
-__global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
+__global__ void __launch_bounds__(warp::kLanes, kGated && sizeof(T) == 2 ? 8 : 0) run(const Arguments a) {
   constexpr bool kExact = sizeof(T) == 4;
+  constexpr bool kAhead = !kExact;  // entries are read a tile ahead where there are registers for them
   constexpr int kPieces = kExact ? 3 : 2, kHalves = kExact ? 2 : 1;
   using Stream = BackwardStream<T, kGated, kSlots>;
   __shared__ typename Stream::Copies::Buffer buffer;
@@ -118,14 +129,19 @@ __global__ void __launch_bounds__(warp::kLanes) run(const Arguments a) {
   }
   if (lane < kStates) of_state[lane] = 0.0f;
   float sums[1][2][4] = {};
-  for (int tile = place.last - 1; tile >= 0; --tile) {
-    float carry[2][2];
-    const float* kept = a.entries + (place.row * place.last + tile) * kStates;
+  float carry[2][2], upcoming[2][2];  // states before the tile, and before the one taken next
+  const float* kept = a.entries + (place.row * place.last + place.last - 1) * kStates;
+  if constexpr (kAhead) read_entries(upcoming, kept);
+  for (int tile = place.last - 1; tile >= 0; --tile, kept -= kStates) {
+    if constexpr (kAhead) {
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const float2 pair = *reinterpret_cast<const float2*>(kept + 8 * n + 2 * q);
-      carry[n][0] = pair.x;
-      carry[n][1] = pair.y;
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) carry[n][e] = upcoming[n][e];
+      }
+      if (tile > 0) read_entries(upcoming, kept - kStates);
+    } else {
+      read_entries(carry, kept);
     }
     Runs g, dm, m, dg;
     stream.next(tile, g, dm);
