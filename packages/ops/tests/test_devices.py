@@ -133,14 +133,15 @@ def test_a_call_is_refused_by_the_gpu_of_its_tensors(module: ModuleType, call: C
 
 
 @pytest.mark.usefixtures("unlike")
-def test_kernels_start_early_on_the_gpus_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_start_early_on_the_gpus_that_can_and_in_graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     programmatic = pytest.importorskip("subquad.ops.linear_step.triton.programmatic")
     monkeypatch.setattr(programmatic, "interpreting", lambda: False)
     found = []
-    for device in (0, 2, 1, 2):
+    for device, recording in ((0, True), (2, True), (1, True), (2, False), (2, True)):
         monkeypatch.setattr(torch.cuda, "current_device", lambda device=device: device)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda recording=recording: recording)
         found.append(programmatic.dependent_launch()["DEPENDENT"])
-    assert found == [False, True, False, True]
+    assert found == [False, True, False, False, True]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "rearrange"])

@@ -149,7 +149,7 @@ def test_auto_takes_our_kernel_on_a_gpu(name: str) -> None:
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_captured_call_replays_with_new_input(name: str) -> None:
     operator, arguments = partial(getattr(ops, name), **OPTIONS.get(name, {})), _calls()[name]
-    operator(*arguments, backend="triton")  # compiles the kernel
+    operator(*arguments, backend="triton")
     kept = [tensor.clone() for tensor in arguments]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -13,5 +13,10 @@ _ON: Mapping[str, bool] = {"DEPENDENT": True, "launch_pdl": True}
 
 
 def dependent_launch() -> Mapping[str, bool]:
-    """Returns the launch options of every decode kernel: waits and starts early where the current GPU can."""
-    return _OFF if interpreting() or capability(torch.cuda.current_device()) < _FIRST_CAPABILITY else _ON
+    """Returns the launch options of every decode kernel: waits and starts early where the GPU can and records a graph.
+
+    Weights are read early, so the kernel in front must not write them, as none of a network does; a call by itself may
+    follow whatever made its weights.
+    """
+    can = not interpreting() and capability(torch.cuda.current_device()) >= _FIRST_CAPABILITY
+    return _ON if can and torch.cuda.is_current_stream_capturing() else _OFF
