@@ -255,6 +255,7 @@ def _plain_forms() -> dict[str, Callable[..., Any]]:
     from subquad.ops.gated_product.cuda.launch import plainly as gated_product
     from subquad.ops.rms_norm.cuda.launch import plainly as rms_norm
     from subquad.ops.rotary.cuda.launch import plainly as rotary
+    from subquad.ops.rounded_rows.cuda.launch import plainly as rounded_rows
 
     return {
         "gated_conv": gated_conv,
@@ -263,4 +264,5 @@ def _plain_forms() -> dict[str, Callable[..., Any]]:
         "gated_product": gated_product,
         "rms_norm": rms_norm,
         "rotary": rotary,
+        "rounded_rows": rounded_rows,
     }

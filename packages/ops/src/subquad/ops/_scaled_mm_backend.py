@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from subquad.ops._capability import capability, none_usable, on_each_device
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
-from subquad.ops.fp8_linear.e4m3 import RoundedRows, round_to_e4m3, row_scales
+from subquad.ops.fp8_linear.e4m3 import E4M3, RoundedRows, round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.fp8_linear import as_codes, inverse_of, result_dtype, values_of
 
 _OLDEST_CAPABILITY = (9, 0)
@@ -39,7 +39,8 @@ def _device_refusal(index: int) -> str | None:
 
 def implementations() -> tuple[Implementation, ...]:
     """Offers fp8_linear."""
-    return (Implementation("scaled_mm", "fp8_linear", on_each_device(_device_refusal, _refusal), _fp8_linear),)
+    refusal = on_each_device(_device_refusal, _refusal)
+    return (Implementation("scaled_mm", "fp8_linear", refusal, _fp8_linear, plainly=_fp8_linear),)
 
 
 @torch.compiler.assume_constant_result
@@ -76,6 +77,9 @@ def _fp8_linear(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Multiplies with the scales applied inside; zeros fill every axis up to a multiple of 16, as the kernel wants."""
+    if isinstance(x, RoundedRows) and _fits(x, weight, weight_inverse):
+        assert weight_inverse is not None
+        return _fitting(x, weight, weight_inverse, bias, layout, dtype or torch.float32)
     *outer, channels = values_of(x).shape
     if isinstance(x, RoundedRows):
         codes, inverse = _aligned(x.codes.reshape(-1, channels)), _down_to(x.inverse.reshape(-1, 1))
@@ -95,6 +99,40 @@ def _fp8_linear(
     if bias is not None and not own_bias:
         y = (y + bias).to(kind)
     y = y.reshape(*outer, len(weight))
+    return y if layout == "BLH" else y.transpose(1, 2)
+
+
+def _fits(x: RoundedRows, weight: Tensor, weight_inverse: Tensor | None) -> bool:
+    """Says whether the product takes codes and scales as they are, one scale a row each."""
+    codes = x.codes
+    channels = codes.shape[-1]
+    return (
+        weight_inverse is not None
+        and weight_inverse.dim() == 1
+        and weight.dtype == E4M3
+        and not (channels | codes.numel() // channels | weight.shape[0]) % _ALIGNMENT
+        and codes.is_contiguous()
+        and x.inverse.is_contiguous()
+        and weight.is_contiguous()
+        and weight_inverse.is_contiguous()
+    )
+
+
+def _fitting(
+    x: RoundedRows, weight: Tensor, weight_inverse: Tensor, bias: Tensor | None, layout: str, kind: torch.dtype
+) -> Tensor:
+    """Does what ``_fp8_linear`` does, where nothing has to be aligned, in as few views as can be."""
+    codes, of_weight = x.codes, weight_inverse.unsqueeze(1)
+    shape = codes.shape
+    rows, inverse = codes.view(-1, shape[-1]), x.inverse.view(-1, 1)
+    if layout == "BHL" and shape[0] == 1:
+        product = _product(weight, rows, of_weight, inverse, None, kind)
+        return (product if bias is None else (product + bias[:, None]).to(kind)).unsqueeze(0)
+    own_bias = bias is not None and bias.dtype == kind and kind != torch.float32
+    product = _product(rows, weight, inverse, of_weight, bias if own_bias else None, kind)
+    if bias is not None and not own_bias:
+        product = (product + bias).to(kind)
+    y = product.view(*shape[:-1], -1)
     return y if layout == "BLH" else y.transpose(1, 2)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.parts.fp8_linear import FP8Linear
+from subquad.modules.parts.registered import registered
 from subquad.ops import RoundedRows, fp8_linear, round_to_e4m3, row_scales
 
 
@@ -21,10 +22,10 @@ class RoundedLinear(nn.Module):
       linear: The layer; it is not changed.
     """
 
-    weight: Tensor
-    weight_scale: Tensor
-    weight_inverse: Tensor  # one over the scales
-    bias: Tensor | None
+    weight: Tensor = registered("buffer")
+    weight_scale: Tensor = registered("buffer")
+    weight_inverse: Tensor = registered("buffer")  # one over the scales
+    bias: Tensor | None = registered("buffer")
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()

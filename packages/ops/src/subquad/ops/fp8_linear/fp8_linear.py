@@ -8,6 +8,7 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout
 from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
 from subquad.ops.fp8_linear.e4m3 import E4M3, RoundedRows, round_to_e4m3, row_scales
@@ -56,22 +57,51 @@ def fp8_linear(
 
     Source: Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433.
     """
-    _check(x, weight, input_scale, weight_scale)
-    _check_inverse(weight_inverse, weight_scale)
-    _checks.one_of("layout", layout, ("BLH", "BHL"))
-    _checks.shaped("bias", bias, (weight.shape[0],), weight, "weight")
-    if layout == "BHL" and values_of(x).dim() != 3:
-        raise ShapeMismatch(f"x has shape {tuple(values_of(x).shape)}; layout BHL wants 3 axes")
-    call = describe(x, weight, input_scale=input_scale, weight_scale=weight_scale, dtype=dtype)
-    chosen, _ = dispatch.choose(call, backend)
+    is_rounded = isinstance(x, RoundedRows)
+    values, inverse = x if is_rounded else (x, None)
+    tensors = (values, inverse, weight, input_scale, weight_scale, weight_inverse, bias)
+    chosen = implementation_for(_decide, tensors, is_rounded, layout, dtype, backend)
     run = compute_in_torch if chosen is None else chosen.run
-    if isinstance(x, Tensor) and dispatch.gradient_wanted(x, weight):
+    if torch.is_grad_enabled() and isinstance(x, Tensor) and dispatch.gradient_wanted(x, weight):
         y = _StraightThrough.apply(x, weight, input_scale, weight_scale, weight_inverse, run)
         assert isinstance(y, Tensor)
         y = (y if bias is None else y + bias).to(dtype or x.dtype)
         return y if layout == "BLH" else y.transpose(1, 2)
-    scales = {"input_scale": input_scale, "weight_scale": weight_scale, "weight_inverse": weight_inverse}
-    return run(x, weight, **scales, bias=bias, layout=layout, dtype=dtype)
+    return run(
+        x,
+        weight,
+        input_scale=input_scale,
+        weight_scale=weight_scale,
+        weight_inverse=weight_inverse,
+        bias=bias,
+        layout=layout,
+        dtype=dtype,
+    )
+
+
+def _decide(
+    values: Tensor,
+    inverse: Tensor | None,
+    weight: Tensor,
+    input_scale: Tensor | None,
+    weight_scale: Tensor,
+    weight_inverse: Tensor | None,
+    bias: Tensor | None,
+    is_rounded: bool,
+    layout: Layout,
+    dtype: torch.dtype | None,
+    backend: str,
+) -> dispatch.Implementation | None:
+    """Checks a call and chooses its implementation; where x is rounded, it is values and inverse."""
+    x = RoundedRows(values, inverse) if is_rounded else values  # type: ignore[arg-type]
+    _check(x, weight, input_scale, weight_scale)
+    _check_inverse(weight_inverse, weight_scale)
+    _checks.one_of("layout", layout, ("BLH", "BHL"))
+    _checks.shaped("bias", bias, (weight.shape[0],), weight, "weight")
+    if layout == "BHL" and values.dim() != 3:
+        raise ShapeMismatch(f"x has shape {tuple(values.shape)}; layout BHL wants 3 axes")
+    call = describe(x, weight, input_scale=input_scale, weight_scale=weight_scale, dtype=dtype)
+    return dispatch.choose(call, backend)[0]
 
 
 def values_of(x: Tensor | RoundedRows) -> Tensor:

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
+from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, Rows
 from subquad.ops.errors import DtypeMismatch, ShapeMismatch
 from subquad.ops.fp8_linear.e4m3 import RoundedRows, round_to_e4m3, row_scales
 from subquad.ops.gated_product.gated_product import compute_in_torch as product_in_torch
 from subquad.ops.linear_step.step_norm import StepNorm, check_norm
+from subquad.ops.rms_norm.rms_norm import Form
 from subquad.ops.rms_norm.rms_norm import compute_in_torch as norm_in_torch
 
 
@@ -31,11 +33,17 @@ def rounded_rows(x: Float[Tensor, "... _ _"], *, layout: Layout = "BLH", backend
       ShapeMismatch, DtypeMismatch, ArgumentOutOfRange: x or ``layout`` is not accepted; names it.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    chosen = implementation_for(_decide_rows, (x,), layout, backend)
+    return _run(chosen, x, None, None, None, layout)[0]
+
+
+def _decide_rows(x: Tensor, layout: Layout, backend: str) -> dispatch.Implementation | None:
+    """Checks a call of rounded_rows and chooses its implementation."""
     _checks.floating("x", x)
     _checks.one_of("layout", layout, ("BLH", "BHL"))
     if layout == "BHL" and x.dim() != 3:
         raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; layout BHL has 3 (batch, channel, length)")
-    return _run(x, None, None, None, layout, backend)[0]
+    return dispatch.choose(_describe(x, None, None, layout), backend)[0]
 
 
 def rounded_norm(
@@ -56,12 +64,21 @@ def rounded_norm(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    chosen = implementation_for(_decide_norm, (x, addend, norm.scale), norm.eps, norm.form, backend)
+    return _run(chosen, x, addend, norm, None, "BLH")
+
+
+def _decide_norm(
+    x: Tensor, addend: Tensor | None, scale: Tensor, eps: float, form: Form, backend: str
+) -> dispatch.Implementation | None:
+    """Checks a call of rounded_norm and chooses its implementation."""
     _checks.floating("x", x)
     if x.dim() < 1:
         raise ShapeMismatch("x has 0 axes; accepted: 1 or more, channels last")
+    norm = StepNorm(scale, eps, form)
     check_norm(norm, x.reshape(-1, x.shape[-1]))
     _checks.shaped("addend", addend, tuple(x.shape), x)
-    return _run(x, addend, norm, None, "BLH", backend)
+    return dispatch.choose(_describe(x, norm, None, "BLH"), backend)[0]
 
 
 def rounded_product(
@@ -82,18 +99,30 @@ def rounded_product(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with gate; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    chosen = implementation_for(_decide_product, (gate, value), activation, backend)
+    return _run(chosen, gate, value, None, activation or "identity", "BLH")[0]
+
+
+def _decide_product(
+    gate: Tensor, value: Tensor, activation: str | None, backend: str
+) -> dispatch.Implementation | None:
+    """Checks a call of rounded_product and chooses its implementation."""
     _checks.floating("gate", gate)
     _checks.one_of("activation", activation, (None, "gelu"))
     _checks.shaped("value", value, tuple(gate.shape), gate, "gate")
     if value.dtype != gate.dtype:
         raise DtypeMismatch(f"value is {value.dtype}, gate {gate.dtype}; they must agree")
-    return _run(gate, value, None, activation or "identity", "BLH", backend)[0]
+    return dispatch.choose(_describe(gate, None, activation or "identity", "BLH"), backend)[0]
 
 
 def _run(
-    x: Tensor, other: Tensor | None, norm: StepNorm | None, activation: str | None, layout: str, backend: str
+    chosen: dispatch.Implementation | None,
+    x: Tensor,
+    other: Tensor | None,
+    norm: StepNorm | None,
+    activation: str | None,
+    layout: str,
 ) -> tuple[RoundedRows, Tensor]:
-    chosen, _ = dispatch.choose(_describe(x, norm, activation, layout), backend)
     run = compute_in_torch if chosen is None else chosen.run
     if not torch.is_grad_enabled():  # to switch it off costs microseconds
         return run(x, other, norm=norm, activation=activation, layout=layout)

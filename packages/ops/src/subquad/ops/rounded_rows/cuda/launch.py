@@ -1,5 +1,7 @@
 """rounded_rows as a torch custom operator over the CUDA library."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,12 +43,30 @@ def _(x, other, scale, eps, norm, kind):
     return codes, torch.empty(shape[:-1], dtype=torch.float32, device=x.device), x.new_empty(added)
 
 
+def plainly(
+    x: Tensor, other: Tensor | None, *, norm: StepNorm | None, activation: str | None, layout: str
+) -> tuple[RoundedRows, Tensor]:
+    """Does what rounded_rows' torch form does, past torch's dispatcher."""
+    return _run(_made, x, other, norm, activation, layout)
+
+
 def run(
     x: Tensor, other: Tensor | None, *, norm: StepNorm | None, activation: str | None, layout: str
 ) -> tuple[RoundedRows, Tensor]:
     """Does what rounded_rows' torch form does."""
+    make = _made if runs_plainly(x, other) else torch.ops.subquad.rounded_rows_cuda
+    return _run(make, x, other, norm, activation, layout)
+
+
+def _run(
+    make: Callable[..., tuple[Tensor, Tensor, Tensor | None]],
+    x: Tensor,
+    other: Tensor | None,
+    norm: StepNorm | None,
+    activation: str | None,
+    layout: str,
+) -> tuple[RoundedRows, Tensor]:
     kind = activation or ("columns" if layout == "BHL" else "rows")
     scale, eps, code = (None, 0.0, 0) if norm is None else (norm.scale, norm.eps, NORM_CODES[norm.form])
-    make = _made if runs_plainly(x, other) else torch.ops.subquad.rounded_rows_cuda
     codes, inverse, total = make(x, other, scale, eps, code, kind)
     return RoundedRows(codes, inverse), x if total is None or kind != "rows" or other is None else total
