@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from subquad import ops
-from subquad.ops import _cuda_backend, _cuda_streams, _known_calls, dispatch
+from subquad.ops import _cuda_backend, _cuda_streams, _known_calls, _scaled_mm_backend, dispatch
 from subquad.ops._known_calls import implementation_for
 from subquad.ops.dispatch import Call, Implementation
 from subquad.ops.fir_step import ring as rings
@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("unchecked", "on_cuda")
 ROWS, TAPS, MODES = torch.randn(2, 70, 16), torch.randn(16, 7), torch.randn(16, 4)
 Z, PROJECTION, SKIP = torch.randn(2, 48, 70), torch.randn(48, 3), torch.randn(16)
 WEIGHT, QKV, POSITION, TURNS = torch.randn(24, 16), torch.randn(2, 70, 2, 3, 8), torch.arange(70)[None], torch.randn(4)
+FP8 = torch.float8_e4m3fn
+BYTES, INVERSE, ROW_SCALES = torch.zeros(2, 70, 16).to(FP8), torch.ones(2, 70), torch.ones(24)
 KEYS, RING, SEEN = torch.zeros(2, 70, 2, 8), torch.zeros(2, 16, 6), torch.zeros(2, dtype=torch.int64)
+OF_ONE_DTYPE = ("gated_product", "gated_linear", "rounded_product", "fp8_linear")  # refuse weights of another
 # Of each operator: the call, and its tensors; those behind the first are held to it.
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "rms_norm": (ops.rms_norm, (ROWS, SKIP)),
@@ -36,6 +39,20 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "gated_modal_conv": (
         lambda z, p, a, b, s: ops.gated_modal_conv_with_state(z, p, a, b, skip=s),
         (Z, PROJECTION, MODES, MODES, SKIP),
+    ),
+    "rounded_rows": (ops.rounded_rows, (ROWS,)),
+    "rounded_rows of channels": (lambda x: ops.rounded_rows(x, layout="BHL"), (Z,)),
+    "rounded_norm": (lambda x, scale: ops.rounded_norm(x, ops.StepNorm(scale, 1e-6, "vortex")), (ROWS, SKIP)),
+    "rounded_norm of a sum": (
+        lambda x, addend, scale: ops.rounded_norm(x, ops.StepNorm(scale, 1e-6, "standard"), addend=addend),
+        (ROWS, ROWS, SKIP),
+    ),
+    "rounded_product": (lambda gate, value: ops.rounded_product(gate, value, activation="gelu"), (ROWS, ROWS)),
+    "fp8_linear": (
+        lambda codes, inverse, weight, scale, kept, bias: ops.fp8_linear(
+            ops.RoundedRows(codes, inverse), weight, weight_scale=scale, weight_inverse=kept, bias=bias
+        ),
+        (BYTES, INVERSE, WEIGHT.to(FP8), ROW_SCALES, ROW_SCALES, ROW_SCALES),
     ),
     "fill_ring": (lambda ring, history, seen: ops.fill_ring(ring, history, seen, 70), (RING, RING.clone(), SEEN)),
 }
@@ -58,7 +75,8 @@ class _Library:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.decided: list[Call] = []
         self.given: list[tuple[object, ...]] = []
-        offered = {each.operator: each for each in _cuda_backend.implementations()}
+        backends = (_cuda_backend, _scaled_mm_backend)
+        offered = {each.operator: each for backend in backends for each in backend.implementations()}
         kernel = rings._kernel
 
         def choose(call: Call, backend: str) -> tuple[Implementation | None, None]:
@@ -73,6 +91,12 @@ class _Library:
         monkeypatch.setattr(dispatch, "load_backend", lambda _: (None, ()))
         monkeypatch.setattr(rings, "_kernel", counted)
         monkeypatch.setattr(_cuda_streams, "load_cuda_library", lambda: self)
+        monkeypatch.setattr(torch, "_scaled_mm", self.multiply)
+
+    def multiply(self, left: Tensor, right: Tensor, **options: Any) -> Tensor:
+        looks = {name: value.shape if isinstance(value, Tensor) else value for name, value in options.items()}
+        self.given.append(("scaled_mm", left.shape, right.shape, tuple(looks.items())))
+        return torch.empty(left.shape[0], right.shape[1], dtype=options["out_dtype"])
 
     def enqueue(self, name: str, x: Tensor, *arguments: Any) -> None:
         structures = [getattr(each, "_obj", each) for each in arguments]
@@ -115,9 +139,9 @@ def test_a_call_that_looks_the_same_is_decided_once_and_runs_the_same(name: str,
 @pytest.mark.parametrize("name", CALLS)
 def test_a_weight_of_another_dtype_is_seen(name: str, library: _Library) -> None:
     call, tensors = CALLS[name]
-    weights = [nn.Parameter(t.clone(), requires_grad=t.is_floating_point()) for t in tensors[1:]]
+    weights = [nn.Parameter(t.clone(), requires_grad=t.dtype == torch.float32) for t in tensors[1:]]
     for place, weight in enumerate(weights):
-        if not weight.is_floating_point() or name in ("gated_product", "gated_linear"):
+        if not weight.is_floating_point() or name in OF_ONE_DTYPE:
             continue
         with torch.no_grad():
             call(tensors[0], *weights)
@@ -249,18 +273,16 @@ def test_what_traces_records_or_transforms_is_decided_each_time_and_asks(monkeyp
     assert decide.count == 7
 
 
-def test_another_current_device_or_place_is_decided_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_device_is_no_part_of_a_decision_but_the_tensors_place_is(monkeypatch: pytest.MonkeyPatch) -> None:
     decide, x = _Decisions(), torch.ones(3)
     with torch.no_grad():
-        implementation_for(decide, (x,))
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-        for _ in range(2):
-            found = implementation_for(decide, (x,))
-            assert found is decide.offered
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        first = implementation_for(decide, (x,))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)  # the library enters the device of its input
+        assert implementation_for(decide, (x,)) is first
+        assert decide.count == 1
         monkeypatch.setattr(Tensor, "is_cuda", False)
         assert implementation_for(decide, (x,)) is decide.offered
-    assert decide.count == 4
+        assert decide.count == 2
 
 
 def test_only_forms_that_run_plainly_are_kept() -> None:

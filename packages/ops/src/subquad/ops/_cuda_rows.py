@@ -36,7 +36,7 @@ def _aligned(array: Tensor, stride: int, channels: int) -> bool:
 def _rows(x: Tensor) -> tuple[Tensor, int]:
     """Returns x with unit stride along its channels, a view where that is possible, and its stride from row to row."""
     channels = x.shape[-1]
-    if x.is_contiguous() and _aligned(x, channels, channels):
+    if x.is_contiguous() and (channels <= MOST_UNALIGNED or _aligned(x, channels, channels)):
         return x, channels
     rows = x.reshape(-1, channels)
     if rows.stride(1) != 1 or not _aligned(rows, rows.stride(0), channels):
@@ -50,7 +50,8 @@ def _others(x: Tensor) -> tuple[Tensor, int]:
 
 
 def _scale(scale: Tensor) -> Tensor:
-    scale = parameter(scale)
+    if scale.dtype not in DTYPE_CODES or not scale.is_contiguous():
+        scale = parameter(scale)
     return scale if scale.data_ptr() % 16 == 0 else scale.clone()
 
 
@@ -70,13 +71,13 @@ def _enqueue_rows(
 ) -> None:
     rows, stride = x
     others, other_stride = (None, 0) if other is None else other
-    arguments = RowsArguments(
+    arguments = RowsArguments(  # a call of ``address`` for each would take as long as all of this
         rows.data_ptr(),
-        address(others),
-        address(scale),
-        address(total),
+        None if others is None else others.data_ptr(),
+        None if scale is None else scale.data_ptr(),
+        None if total is None else total.data_ptr(),
         output.data_ptr(),
-        address(inverse),
+        None if inverse is None else inverse.data_ptr(),
         output.numel() // channels,
         channels,
         stride,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subquad.ops.dispatch import Implementation, transformed
+from subquad.ops.dispatch import Implementation, transformed_eagerly
 
 _MOST = 1 << 14  # calls; a network has some ten for each length that it reads
 
@@ -38,17 +38,22 @@ def implementation_for(
     x = tensors[0]
     if (
         type(x) is not Tensor
-        or torch.compiler.is_compiling()
-        or not x.is_cuda
         or torch.is_grad_enabled()
-        or transformed()
-        or x.get_device() != torch.cuda.current_device()  # refusals ask what the current one is capable of
+        or not x.is_cuda
+        or torch.compiler.is_compiling()
+        or transformed_eagerly()
     ):
         return decide(*tensors, *options)
     look: list[object] = [decide, *options]
+    see = look.append  # one by one: a tuple for each tensor takes longer
     try:
         for tensor in tensors:
-            look += (None,) if tensor is None else (tensor.dtype, tensor.shape, tensor.device)
+            if tensor is None:
+                see(None)
+                continue
+            see(tensor.dtype)
+            see(tensor.shape)
+            see(tensor.device)
         known = _known().get(key := tuple(look))
     except (AttributeError, TypeError):  # no tensor, or an option that cannot be a key, of which it tells
         return decide(*tensors, *options)

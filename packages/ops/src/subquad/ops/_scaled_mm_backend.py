@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from subquad.ops._capability import capability, none_usable, on_each_device
+from subquad.ops._devices import on_its_device
 from subquad.ops.dispatch import Call, Implementation, runs_plainly
 from subquad.ops.fp8_linear.e4m3 import E4M3, RoundedRows, round_to_e4m3, row_scales
 from subquad.ops.fp8_linear.fp8_linear import as_codes, inverse_of, result_dtype, values_of
@@ -157,6 +158,7 @@ def _down_to(inverse: Tensor) -> Tensor:
     return functional.pad(inverse, (0, 0, 0, missing), value=1.0) if missing else inverse
 
 
+@on_its_device  # for Triton's sake
 def _rounded(rows: Tensor, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns the aligned codes of rows, and the inverse of their scale or scales."""
     if _has_triton() and rows.shape[1] <= _MOST_CHANNELS:

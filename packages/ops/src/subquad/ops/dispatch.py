@@ -119,8 +119,8 @@ class Implementation:
     returns what the operator's ``_with_state`` form returns (the output alone where there is none). ``output`` does the
     same and returns the output alone, where the state would cost something. ``unmeasured`` says why "auto" leaves a
     call that ``run`` could take to the next in its order: nobody measured it, or the next was faster. ``plainly`` does
-    what ``run`` does where ``runs_plainly`` holds, without asking; a built-in backend that says so for an operator
-    refuses by its Call and the current device alone, and is never gone.
+    what ``run`` does where ``runs_plainly`` holds, without asking, on any device; a built-in backend that says so for an
+    operator refuses by its Call alone, and is never gone.
     """
 
     backend: str
@@ -155,8 +155,11 @@ def transformed() -> bool:
 
     Its tensors look like any others, yet have no memory of their own, take no ``out=`` and no hooks.
     """
-    if torch.compiler.is_compiling():
-        return False
+    return not torch.compiler.is_compiling() and transformed_eagerly()
+
+
+def transformed_eagerly() -> bool:
+    """Says the same where nothing compiles the call."""
     return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 

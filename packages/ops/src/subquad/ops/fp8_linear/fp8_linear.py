@@ -275,6 +275,9 @@ def _check_inverse(weight_inverse: Tensor | None, weight_scale: Tensor) -> None:
 def _check_rounded(x: RoundedRows, input_scale: Tensor | None) -> None:
     if x.codes.dtype != E4M3:
         raise DtypeMismatch(f"x.codes is {x.codes.dtype}; accepted: {E4M3}")
+    _checks.same_device("x.inverse", x.inverse, "x.codes", x.codes)
+    if x.inverse.dtype != torch.float32:
+        raise DtypeMismatch(f"x.inverse is {x.inverse.dtype}; accepted: float32")
     if x.inverse.shape != x.codes.shape[:-1]:
         raise ShapeMismatch(
             f"x.inverse has shape {tuple(x.inverse.shape)}; x.codes {tuple(x.codes.shape)} need one number a row"
