@@ -173,11 +173,10 @@ def wide_logits(
 def weight_addresses(module: torch.nn.Module) -> list[int]:
     """Says where the weights of a network are; ``Module.parameters`` takes milliseconds for some hundred of them."""
     found: list[int] = []
-    waiting: list[torch.nn.Module | None] = [module]
-    while waiting:
-        part = waiting.pop()
-        if part is not None:
-            if part._parameters:
-                found += [weight.data_ptr() for weight in part._parameters.values() if weight is not None]
-            waiting += part._modules.values()
+    waiting = [module]
+    for part in waiting:  # which grows meanwhile
+        if part._parameters:
+            found += [weight.data_ptr() for weight in part._parameters.values() if weight is not None]
+        if part._modules:
+            waiting += [inner for inner in part._modules.values() if inner is not None]
     return found

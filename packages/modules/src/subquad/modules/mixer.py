@@ -1,6 +1,7 @@
 """The one contract of sequence mixers, and the state that a mixer carries from token to token."""
 
 import dataclasses
+import functools
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -23,8 +24,8 @@ class MixerState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns what the mixer holds, by name: ``[batch, ...]`` (without ``position``, which layers share)."""
-        held = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "position"}
-        return {name: value for name, value in held.items() if value is not None}
+        held = ((name, getattr(self, name)) for name in _held_names(type(self)))
+        return {name: value for name, value in held if value is not None}
 
     def advance(self, count: int, active: Bool[Tensor, " batch"] | None = None) -> None:
         """Counts ``count`` more tokens for every row, or for the rows where ``active`` is true."""
@@ -50,6 +51,12 @@ class MixerState:
     def nbytes(self) -> int:
         """Bytes of the tensors of this layer (without ``position``)."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
+
+@functools.cache
+def _held_names(kind: type[MixerState]) -> tuple[str, ...]:
+    """Lists what states of a kind hold beside their position; to ask anew takes longer than to reset them."""
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name != "position")
 
 
 @runtime_checkable

@@ -206,7 +206,12 @@ class StripedHyena2Block(nn.Module, ABC):
         if type(self.inward) is not RoundedLinear or (torch.is_grad_enabled() and x.requires_grad):
             return False
         mlp = self.mlp
-        return all(type(linear) is RoundedLinear for linear in (self.outward, mlp.l1, mlp.l2, mlp.l3))
+        return (
+            type(self.outward) is RoundedLinear
+            and type(mlp.l1) is RoundedLinear
+            and type(mlp.l2) is RoundedLinear
+            and type(mlp.l3) is RoundedLinear
+        )
 
     def reset_linears(
         self, inward: list[nn.Linear], outward: list[nn.Linear], depth: int, generator: torch.Generator | None

@@ -1,7 +1,6 @@
 """Linear layers of a trained network with weights of one byte, for inference in half the memory."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -42,22 +41,26 @@ class RoundedLinear(nn.Module):
         self, input: Float[Tensor, "... channel"] | RoundedRows, *, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "... row"]:
         """Multiplies rows of input, each by itself; ``dtype`` is that of the result for rows that are rounded."""
-        return self._product(input, "BLH", dtype)
-
-    def channels_first(
-        self, input: Float[Tensor, "batch length channel"] | RoundedRows, *, dtype: torch.dtype | None = None
-    ) -> Float[Tensor, "batch row length"]:
-        """Returns ``forward(input).transpose(1, 2)`` with unit stride along the length where that costs nothing."""
-        return self._product(input, "BHL", dtype)
-
-    def _product(self, input: Tensor | RoundedRows, layout: Literal["BLH", "BHL"], dtype: torch.dtype | None) -> Tensor:
         return fp8_linear(
             input,
             self.weight,
             weight_scale=self.weight_scale,
             weight_inverse=self.weight_inverse,
             bias=self.bias,
-            layout=layout,
+            dtype=dtype,
+        )
+
+    def channels_first(
+        self, input: Float[Tensor, "batch length channel"] | RoundedRows, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "batch row length"]:
+        """Returns ``forward(input).transpose(1, 2)`` with unit stride along the length where that costs nothing."""
+        return fp8_linear(
+            input,
+            self.weight,
+            weight_scale=self.weight_scale,
+            weight_inverse=self.weight_inverse,
+            bias=self.bias,
+            layout="BHL",
             dtype=dtype,
         )
 
