@@ -102,10 +102,10 @@ class _Embedding(_Request):
 
 
 class _Draw(NamedTuple):
-    """How the first tokens are drawn, one row a sample, and their positions on the device."""
+    """How the first tokens are drawn, one row a sample, and their positions on the device where chance draws them."""
 
     settings: SamplingTable
-    positions: Tensor
+    positions: Tensor | None
 
 
 class ContinuousBatch:
@@ -355,7 +355,7 @@ class ContinuousBatch:
         positions = [len(request.job.prompt_ids) for request in requests for _ in request.slots]
         settings = SamplingTable(len(positions), self._device)
         settings.set([request.streams[slot].settings for request in requests for slot in request.slots])
-        return _Draw(settings, id_rows([positions], device=self._device)[0])
+        return _Draw(settings, None if settings.greedy else id_rows([positions], device=self._device)[0])
 
     def _draw_first(self, requests: list[_Generation], hidden: Tensor, draw: _Draw) -> None:
         """Draws the first token of every sample from the last hidden state of each prompt, the first rows given."""
@@ -363,7 +363,7 @@ class ContinuousBatch:
         for request in requests:
             self.pool.copy(request.slots[0], request.slots[1:])
         rows = [row.expand(len(request.slots), -1) for row, request in zip(logits.split(1), requests, strict=True)]
-        _, table = draw.settings.draw(torch.cat(rows), draw.positions)
+        _, table = draw.settings.draw(rows[0] if len(rows) == 1 else torch.cat(rows), draw.positions)
         now, drawn = self._clock(), Results(table).read()
         require_alive(self._network)
         for request in requests:
@@ -383,8 +383,10 @@ class ContinuousBatch:
             if not finite:
                 self._fail(request, NonFiniteLogits(f"token {len(request.job.prompt_ids)}"))
                 continue
-            self._rows.place(slot, request.streams[slot], token_id)
+            stream = request.streams[slot]
             self._accept(request, slot, Token(token_id, logprob))
+            if stream.reason is None:
+                self._rows.place(slot, stream, token_id)
 
     def _read_sequence(self, request: _Scoring) -> bool:
         """Launches a chunk, then takes the score of the pass before; that of the last is waited for."""

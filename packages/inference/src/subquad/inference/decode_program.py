@@ -32,34 +32,46 @@ class RowSettings:
 
 
 class SamplingTable:
-    """The settings of a number of rows as tensors on one device, which keep their places when the settings change."""
+    """The settings of a number of rows as tensors on one device, which keep their places when the settings change.
+
+    Only a draw by chance reads them, so that they are made for the first.
+    """
 
     def __init__(self, rows: int, device: torch.device) -> None:
-        self._numbers = torch.zeros(2, rows, dtype=torch.float64, device=device)
-        self._words = torch.zeros(4, rows, dtype=torch.int64, device=device)
+        self._rows, self._device = rows, device
+        self._tensors: tuple[Tensor, Tensor] | None = None  # float64 [2, rows] and int64 [4, rows]
         self.greedy, self.logprobs = True, False
 
     def set(self, settings: Sequence[RowSettings]) -> None:
-        """Takes over the settings of all rows; the tensors, which only a draw by chance reads, where there is one."""
+        """Takes over the settings of all rows; in the tensors where there is a draw by chance."""
         self.greedy = all(s.is_greedy for s in settings)
         self.logprobs = any(s.logprobs for s in settings)
         if self.greedy:
             return
-        pinned = self._numbers.is_cuda  # a copy from other memory would wait for the device
+        pinned = self._device.type == "cuda"  # a copy from other memory would wait for the device
         numbers = torch.tensor(
             [[s.temperature for s in settings], [s.top_p for s in settings]], dtype=torch.float64, pin_memory=pinned
         )
         seeds = [seed_words(s.seed) for s in settings]
         words = [[s.top_k for s in settings], [s.sample_index for s in settings], *map(list, zip(*seeds, strict=True))]
-        self._numbers.copy_(numbers, non_blocking=True)
-        self._words.copy_(torch.tensor(words, pin_memory=pinned), non_blocking=True)
+        own_numbers, own_words = self._places()
+        own_numbers.copy_(numbers, non_blocking=True)
+        own_words.copy_(torch.tensor(words, pin_memory=pinned), non_blocking=True)
 
-    def draw(self, logits: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Returns the tensors, which any mode may write to."""
+        if self._tensors is None:
+            with torch.inference_mode(False):
+                numbers = torch.zeros(2, self._rows, dtype=torch.float64, device=self._device)
+                self._tensors = numbers, torch.zeros(4, self._rows, dtype=torch.int64, device=self._device)
+        return self._tensors
+
+    def draw(self, logits: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Draws one token a row.
 
         Args:
           logits: ``[rows, vocabulary]``.
-          positions: int64 ``[rows]``, index in the sequence of the token to draw.
+          positions: int64 ``[rows]``, index in the sequence of the token to draw; a greedy draw does not ask.
 
         Returns:
           The ids, and a float64 table ``[rows, 3]``: id, log-probability (0 where nobody asked), whether the logits
@@ -69,8 +81,10 @@ class SamplingTable:
         if self.greedy:
             ids = greedy(logits)
         else:
-            uniform = uniforms(self._words[2:].T, self._words[1], positions)
-            ids = sample(logits, self._numbers[0], self._words[0], self._numbers[1], uniform)
+            assert positions is not None
+            numbers, words = self._places()
+            uniform = uniforms(words[2:].T, words[1], positions)
+            ids = sample(logits, numbers[0], words[0], numbers[1], uniform)
         logprobs = token_logprobs(logits, ids) if self.logprobs else torch.zeros_like(ids)
         return ids, torch.stack((ids.double(), logprobs.double(), finite_rows(logits).double()), dim=-1)
 

@@ -122,7 +122,10 @@ class Attention(torch.nn.Module):
         """Attends row by row over that row's own length, so that no row's result depends on its neighbours."""
         length = qkv.shape[1]
         state.require_room(starts, length, [True] * len(starts))
-        position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
+        if len(starts) == 1:
+            position = torch.arange(starts[0], starts[0] + length, device=qkv.device).unsqueeze(0)
+        else:
+            position = state.position.unsqueeze(1) + torch.arange(length, device=qkv.device)
         rows = []
         for row, start in enumerate(starts):
             own = self._file(qkv[row : row + 1], position[row : row + 1], state, row, start)

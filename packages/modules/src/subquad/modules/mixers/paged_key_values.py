@@ -31,6 +31,8 @@ class PageTable:
 
     def assign(self, row: int, pages: Sequence[int]) -> None:
         """Gives a row these pages, in token order, in place of those it had."""
+        if self.held[row] == list(pages):
+            return
         self.held[row][:] = pages
         padded = [*pages, *[0] * (self.numbers.shape[1] - len(pages))]
         numbers = torch.tensor(padded, dtype=torch.int32, pin_memory=self.numbers.is_cuda)
