@@ -210,3 +210,30 @@ def test_scales_that_need_no_rows_of_alignment_are_not_copied(monkeypatch: pytes
     )
     assert [tuple(x.shape) for x in seen] == [(32, 64), (48, 64), (32, 1), (48, 1)]
     assert bool((seen[3][40:] == 1).all())
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 64), (2, 16, 64), (32, 64), (1, 31, 64), (1, 32, 60)], ids=str)
+@pytest.mark.parametrize("bias", [None, torch.bfloat16, torch.float32], ids=str)
+def test_a_product_that_needs_no_alignment_is_the_one_that_does(
+    shape: tuple[int, ...], bias: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product(left: Tensor, right: Tensor, of_left: Tensor, of_right: Tensor, bias: Tensor | None, kind: torch.dtype):
+        y = (left.float() * of_left) @ (right.float() * of_right).t()
+        return (y if bias is None else y + bias.float()).to(kind)
+
+    monkeypatch.setattr(_scaled_mm_backend, "_product", product)
+    rows, weight = ops.rounded_rows(torch.randn(shape)), torch.randn(48, shape[-1])
+    scale = row_scales(weight)[:, 0].contiguous()
+    codes, options = round_to_e4m3(weight, scale[:, None]), {"weight_scale": scale, "weight_inverse": 1 / scale}
+    options |= {"bias": None if bias is None else torch.randn(48).to(bias), "dtype": torch.bfloat16}
+    for layout in ("BLH", "BHL")[: len(shape) - 1]:
+        got = _scaled_mm_backend._fp8_linear(rows, codes, input_scale=None, layout=layout, **options)
+        expected = fp8_linear(rows, codes, layout=layout, backend="torch", **options)
+        assert (got.shape, got.dtype) == (expected.shape, torch.bfloat16)
+        assert_close(got, expected, 1e-2)
+        monkeypatch.setattr(_scaled_mm_backend, "_fitting", lambda *_: None)
+        aligned = _scaled_mm_backend._fp8_linear(rows, codes, input_scale=None, layout=layout, **options)
+        monkeypatch.undo()
+        monkeypatch.setattr(_scaled_mm_backend, "_product", product)
+        assert torch.equal(got, aligned)
+        assert got.stride() == aligned.stride() or got.numel() == 0

@@ -2,8 +2,8 @@
 
 To check a call's arguments, describe it and ask the backends takes a processor longer than to launch a kernel, and
 depends on nothing but the types, shapes and devices of its tensors and on its options. So a call for which the CUDA
-library, or torch's product of 8-bit numbers, was chosen is decided once. Calls that something traces, records or transforms are decided anew each time, and
-so are those of other backends, which may look at more and may be gone.
+library, or torch's product of 8-bit numbers, was chosen is decided once. Calls that something traces, records or
+transforms are decided anew each time, and so are those of other backends, which may look at more and may be gone.
 """
 
 import functools

@@ -78,9 +78,10 @@ def _fp8_linear(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Multiplies with the scales applied inside; zeros fill every axis up to a multiple of 16, as the kernel wants."""
-    if isinstance(x, RoundedRows) and _fits(x, weight, weight_inverse):
-        assert weight_inverse is not None
-        return _fitting(x, weight, weight_inverse, bias, layout, dtype or torch.float32)
+    if isinstance(x, RoundedRows):
+        y = _fitting(x, weight, weight_inverse, bias, layout, dtype or torch.float32)
+        if y is not None:
+            return y
     *outer, channels = values_of(x).shape
     if isinstance(x, RoundedRows):
         codes, inverse = _aligned(x.codes.reshape(-1, channels)), _down_to(x.inverse.reshape(-1, 1))
@@ -103,29 +104,23 @@ def _fp8_linear(
     return y if layout == "BLH" else y.transpose(1, 2)
 
 
-def _fits(x: RoundedRows, weight: Tensor, weight_inverse: Tensor | None) -> bool:
-    """Says whether the product takes codes and scales as they are, one scale a row each."""
-    codes = x.codes
-    channels = codes.shape[-1]
-    return (
-        weight_inverse is not None
-        and weight_inverse.dim() == 1
-        and weight.dtype == E4M3
-        and not (channels | codes.numel() // channels | weight.shape[0]) % _ALIGNMENT
-        and codes.is_contiguous()
-        and x.inverse.is_contiguous()
-        and weight.is_contiguous()
-        and weight_inverse.is_contiguous()
-    )
-
-
 def _fitting(
-    x: RoundedRows, weight: Tensor, weight_inverse: Tensor, bias: Tensor | None, layout: str, kind: torch.dtype
-) -> Tensor:
-    """Does what ``_fp8_linear`` does, where nothing has to be aligned, in as few views as can be."""
-    codes, of_weight = x.codes, weight_inverse.unsqueeze(1)
-    shape = codes.shape
-    rows, inverse = codes.view(-1, shape[-1]), x.inverse.view(-1, 1)
+    x: RoundedRows, weight: Tensor, weight_inverse: Tensor | None, bias: Tensor | None, layout: str, kind: torch.dtype
+) -> Tensor | None:
+    """Does what ``_fp8_linear`` does in as few views as can be; None where something must be made or aligned first."""
+    codes, inverse = x
+    shape, outputs = codes.shape, weight.shape[0]
+    channels = shape[-1]
+    if (
+        weight_inverse is None
+        or (channels | codes.numel() // channels | outputs) % _ALIGNMENT
+        or weight.dtype != E4M3
+        or weight_inverse.dim() != 1
+        or not (codes.is_contiguous() and inverse.is_contiguous())
+        or not (weight.is_contiguous() and weight_inverse.is_contiguous())
+    ):
+        return None
+    of_weight, rows, inverse = weight_inverse.unsqueeze(1), codes.view(-1, channels), inverse.view(-1, 1)
     if layout == "BHL" and shape[0] == 1:
         product = _product(weight, rows, of_weight, inverse, None, kind)
         return (product if bias is None else (product + bias[:, None]).to(kind)).unsqueeze(0)
@@ -133,7 +128,7 @@ def _fitting(
     product = _product(rows, weight, inverse, of_weight, bias if own_bias else None, kind)
     if bias is not None and not own_bias:
         product = (product + bias).to(kind)
-    y = product.view(*shape[:-1], -1)
+    y = product.view(*shape[:-1], outputs)
     return y if layout == "BLH" else y.transpose(1, 2)
 
 

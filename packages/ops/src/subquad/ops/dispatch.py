@@ -119,8 +119,8 @@ class Implementation:
     returns what the operator's ``_with_state`` form returns (the output alone where there is none). ``output`` does the
     same and returns the output alone, where the state would cost something. ``unmeasured`` says why "auto" leaves a
     call that ``run`` could take to the next in its order: nobody measured it, or the next was faster. ``plainly`` does
-    what ``run`` does where ``runs_plainly`` holds, without asking, on any device; a built-in backend that says so for an
-    operator refuses by its Call alone, and is never gone.
+    what ``run`` does where ``runs_plainly`` holds, without asking, whichever device is the current one; a built-in
+    backend that says so for an operator refuses by its Call alone, and is never gone.
     """
 
     backend: str
