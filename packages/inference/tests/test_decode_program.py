@@ -101,18 +101,32 @@ def test_a_row_whose_reader_makes_room_meanwhile_is_not_launched_beside_those_th
 def test_settings_keep_their_place_and_say_what_is_needed() -> None:
     table = SamplingTable(2, torch.device("cpu"))
     logits, positions = torch.randn(2, 512), torch.tensor([5, 5])
-    ids, results = table.draw(logits, positions)
+    ids, results = table.draw(logits, None)
     assert ids.tolist() == logits.argmax(-1).tolist()
     assert results[:, 1].tolist() == [0.0, 0.0]
-    numbers = table._numbers.data_ptr()
-    table.set([RowSettings(temperature=1.0, seed=3, logprobs=True), RowSettings(top_k=1, temperature=1.0)])
+    assert table._tensors is None  # nothing reads them
+    chance = [RowSettings(temperature=1.0, seed=3, logprobs=True), RowSettings(top_k=1, temperature=1.0)]
+    with torch.inference_mode():
+        table.set(chance)
     assert not table.greedy
+    places = [tensor.data_ptr() for tensor in table._places()]
     ids, results = table.draw(logits, positions)
-    assert table._numbers.data_ptr() == numbers
     assert ids[1] == logits[1].argmax()
     assert float(results[0, 1]) == pytest.approx(float(torch.log_softmax(logits[0].double(), -1)[ids[0]]), rel=1e-12)
     table.set([RowSettings()] * 2)
     assert table.greedy
+    table.set(chance)  # in another mode than the first time
+    assert [tensor.data_ptr() for tensor in table._places()] == places
+    assert torch.equal(table.draw(logits, positions)[0], ids)
+
+
+def test_a_row_that_ends_with_its_first_token_is_never_placed(network, monkeypatch) -> None:
+    placed, set_id = [], DecodeProgram.set_id
+    monkeypatch.setattr(DecodeProgram, "set_id", lambda self, *row: (placed.append(row), set_id(self, *row)))
+    engine = Engine(network, ByteTokenizer(), max_running=1)
+    for tokens, count in ((1, 0), (2, 1)):
+        assert len(engine.generate(["ACGT"], GenerationOptions(max_new_tokens=tokens))[0].ids) == tokens
+        assert len(placed) == count
 
 
 def test_logits_that_are_not_finite_show_in_the_results() -> None:

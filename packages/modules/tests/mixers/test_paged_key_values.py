@@ -49,6 +49,16 @@ def test_a_row_may_not_grow_past_its_own_pages() -> None:
         held.require_room([0, 0], 1, [True, True])
 
 
+def test_pages_that_a_row_has_already_are_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, sent, copy = state(), [], torch.Tensor.copy_
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda *a, **options: (sent.append(a[1].tolist()), copy(*a, **options)))
+    for pages in ([2, 3], (2, 3), [2], [], [2, 3]):
+        held.pages.assign(1, pages)
+        assert held.pages.numbers[1].tolist() == [*pages, *[0] * (3 - len(pages))]
+        assert held.pages.held == [[], list(pages)]
+    assert sent == [[2, 3, 0], [2, 0, 0], [0, 0, 0], [2, 3, 0]]
+
+
 def test_views_of_rows_share_pool_and_pages() -> None:
     held = state()
     second = held.rows(1, 1)
