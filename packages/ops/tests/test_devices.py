@@ -78,6 +78,28 @@ def test_rings_turn_on_their_own_device(current: list[int], monkeypatch: pytest.
     assert seen == [[0, 1]]
 
 
+def test_rows_are_rounded_on_their_own_device_where_a_call_is_known(
+    current: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = pytest.importorskip("subquad.ops.fp8_linear.triton.launch")
+    seen: list[list[Any]] = []
+    x, weight, ones = torch.ones(16, 32), torch.ones(48, 32).to(torch.float8_e4m3fn), torch.ones(48)
+
+    def rounded(rows: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(list(current))
+        return rows.to(weight.dtype), torch.ones(16, 1)
+
+    monkeypatch.setattr(_scaled_mm_backend, "_has_triton", lambda: True)
+    monkeypatch.setattr(_scaled_mm_backend, "_product", lambda *_: torch.zeros(16, 48))
+    monkeypatch.setattr(launch, "round_rows", rounded)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 1)
+    (offered,) = _scaled_mm_backend.implementations()
+    assert offered.plainly is not None
+    offered.plainly(x, weight, input_scale=None, weight_scale=ones, weight_inverse=ones)
+    assert seen == [[0, x.device]]
+
+
 def test_rings_of_any_number_of_rows_fit_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = pytest.importorskip("subquad.ops.fir_step.triton.ring")
     grids: list[tuple[int, ...]] = []
