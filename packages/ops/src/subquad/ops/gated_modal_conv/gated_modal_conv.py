@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops._known_calls import implementation_for
@@ -20,6 +21,7 @@ class GatedModalState(NamedTuple):
     modal: Tensor  # the modal state, [batch, channel, state], float32 (float64 for float64 input)
 
 
+@of_any_length
 def gated_modal_conv(
     z: Sequence,
     projection_taps: ProjectionTaps,
@@ -65,6 +67,7 @@ def gated_modal_conv(
     return _checks.as_layout(y, layout)
 
 
+@of_any_length
 def gated_modal_conv_with_state(
     z: Sequence,
     projection_taps: ProjectionTaps,

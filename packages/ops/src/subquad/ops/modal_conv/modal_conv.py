@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
 from subquad.ops._channels import check_chunk, recomputed, wide_parameters
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.modal_conv.chunked import filter_modal
 
 
+@of_any_length
 def modal_conv(
     x: Sequence,
     log_poles: Modes,
@@ -56,6 +58,7 @@ def modal_conv(
     return y
 
 
+@of_any_length
 def modal_conv_with_state(
     x: Sequence,
     log_poles: Modes,

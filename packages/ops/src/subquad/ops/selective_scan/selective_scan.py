@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
 from subquad.ops._channels import check_chunk, recomputed, wide_parameters
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
@@ -15,6 +16,7 @@ FAR_WEIGHTS = "weights of a sample that lie 2**31 numbers or more apart"
 Weights = Float[Tensor, "batch _ _ _"]  # [batch, group, state, length], with layout="BLH" [batch, length, group, state]
 
 
+@of_any_length
 def selective_scan(
     x: Sequence,
     step_size: Sequence,
@@ -71,6 +73,7 @@ def selective_scan(
     return y
 
 
+@of_any_length
 def selective_scan_with_state(
     x: Sequence,
     step_size: Sequence,
