@@ -54,8 +54,8 @@ def _traced(name: str, given: dict[str, Any]) -> Any:
             names += [parameter] * len(parts)
             tensors += parts
         else:
-            options.append(f"{parameter}={value!r}")
-    results = torch.ops.subquad.of_any_length(name, names, tensors, options)
+            options.append(f"{parameter!r}: {value!r}")
+    results = torch.ops.subquad.of_any_length(name, " ".join(names), tensors, "{" + ", ".join(options) + "}")
     if not name.endswith("_with_state"):
         return results[0]
     if len(results) == 2:
@@ -66,7 +66,7 @@ def _traced(name: str, given: dict[str, Any]) -> Any:
     return results[0], kind(results[1], results[2])
 
 
-def _call(name: str, names: list[str], tensors: list[Tensor], options: list[str]) -> list[Tensor]:
+def _call(name: str, names: str, tensors: list[Tensor], options: str) -> list[Tensor]:
     """Makes the ordinary call, and puts its results in a row."""
     given = _arguments(names, tensors, options)
     result = getattr(importlib.import_module("subquad.ops"), name)(**given)
@@ -76,21 +76,21 @@ def _call(name: str, names: list[str], tensors: list[Tensor], options: list[str]
     return [y, state] if isinstance(state, Tensor) else [y, *state]
 
 
-def _arguments(names: list[str], tensors: list[Tensor], options: list[str]) -> dict[str, Any]:
+def _arguments(names: str, tensors: list[Tensor], options: str) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    for parameter in dict.fromkeys(names):
-        parts = tuple(value for own, value in zip(names, tensors, strict=True) if own == parameter)
+    owners = names.split()
+    for parameter in dict.fromkeys(owners):
+        parts = tuple(value for owner, value in zip(owners, tensors, strict=True) if owner == parameter)
         given[parameter] = parts[0] if len(parts) == 1 else parts
-    written = (option.partition("=") for option in options)
-    return {**given, **{parameter: ast.literal_eval(value) for parameter, _, value in written}}
+    return {**given, **ast.literal_eval(options)}
 
 
 @torch.library.custom_op(
     "subquad::of_any_length",
     mutates_args=(),
-    schema="(str operator, str[] names, Tensor[] tensors, str[] options) -> Tensor[]",
+    schema="(str operator, str names, Tensor[] tensors, str options) -> Tensor[]",
 )
-def _of_any_length(operator: str, names: list[str], tensors: list[Tensor], options: list[str]) -> list[Tensor]:
+def _of_any_length(operator: str, names: str, tensors: list[Tensor], options: str) -> list[Tensor]:
     with torch.no_grad():
         return [_owned(y, tensors) for y in _call(operator, names, tensors, options)]
 
@@ -102,7 +102,7 @@ def _owned(y: Tensor, tensors: list[Tensor]) -> Tensor:
 
 
 @_of_any_length.register_fake
-def _(operator: str, names: list[str], tensors: list[Tensor], options: list[str]) -> list[Tensor]:
+def _(operator: str, names: str, tensors: list[Tensor], options: str) -> list[Tensor]:
     given = _arguments(names, tensors, options)
     x, wide = tensors[0], torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
     channel = x.dim() - 1 if given.get("layout", "BHL") == "BLH" else 1
@@ -129,14 +129,14 @@ def _(operator: str, names: list[str], tensors: list[Tensor], options: list[str]
 @torch.library.custom_op(
     "subquad::of_any_length_backward",
     mutates_args=(),
-    schema="(str operator, str[] names, Tensor[] tensors, str[] options, Tensor[] upstream, int[] results, "
+    schema="(str operator, str names, Tensor[] tensors, str options, Tensor[] upstream, int[] results, "
     "int[] wanted) -> Tensor[]",
 )
 def _backward(
     operator: str,
-    names: list[str],
+    names: str,
     tensors: list[Tensor],
-    options: list[str],
+    options: str,
     upstream: list[Tensor],
     results: list[int],
     wanted: list[int],
@@ -156,9 +156,9 @@ def _backward(
 @_backward.register_fake
 def _(
     operator: str,
-    names: list[str],
+    names: str,
     tensors: list[Tensor],
-    options: list[str],
+    options: str,
     upstream: list[Tensor],
     results: list[int],
     wanted: list[int],

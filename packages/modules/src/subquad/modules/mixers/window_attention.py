@@ -47,5 +47,5 @@ def attend_in_windows(
 
 
 def _rows(x: Tensor, positions: Tensor) -> Tensor:
-    """Returns ``[batch, head, length, size]`` at the positions ``[block, position]``, the blocks as rows of the batch."""
+    """Returns what stands at the positions ``[block, position]`` of a sequence, the blocks as rows of the batch."""
     return x.transpose(1, 2)[:, positions.clamp(0, x.shape[2] - 1)].flatten(0, 1).transpose(1, 2)

@@ -84,7 +84,8 @@ def _check(name: str, samples: Tensor, position: Tensor) -> None:
         raise ShapeMismatch(
             f"{name} has {samples.dim()} axes {tuple(samples.shape)}; accepted: 3 (batch, channel, past)"
         )
-    _checks.row_values("position", position, samples.shape[0], samples, (torch.int64, torch.int32), name)
+    dtypes = (torch.int64, torch.int32)
+    _checks.row_values("position", position, samples.shape[0], samples, dtypes, name, optional=False)
 
 
 def _slots(past: int, position: Tensor) -> Tensor:

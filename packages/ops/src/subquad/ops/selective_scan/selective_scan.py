@@ -121,6 +121,7 @@ def _scan(
     batch, channels, length = x.shape
     _checks.shaped("step_size", step_size, (batch, channels, length), x)
     _checks.shaped("skip", skip, (channels,), x)
+    _checks.floating("decay", decay)
     if decay.dim() != 2:
         raise ShapeMismatch(f"decay has {decay.dim()} axes {tuple(decay.shape)}; accepted: 2 (channel, state)")
     groups, states = input_weights.shape[1], decay.shape[1]
@@ -159,6 +160,7 @@ def _channel_first(
     """Checks numbers of axes and returns the streams ``[batch, channel, length]``, the weights with the length last."""
     streams = _checks.channel_first(x, layout), _checks.channel_first(step_size, layout, "step_size")
     for name, weights in (("input_weights", input_weights), ("output_weights", output_weights)):
+        _checks.floating(name, weights)
         if weights.dim() != 4:
             shape = tuple(weights.shape)
             raise ShapeMismatch(f"{name} has {weights.dim()} axes {shape}; accepted: 4 (batch, group, state, length)")
