@@ -7,6 +7,7 @@ from torch import Tensor
 from subquad.ops import _checks, dispatch
 from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import lengthwise
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
@@ -200,7 +201,7 @@ def compute_in_torch(
 ) -> tuple[Tensor, GatedModalState]:
     """Computes the checked call in plain torch; returns y and the new state."""
     projection, modal = initial_state if initial_state is not None else (None, None)
-    q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
+    q, g, projection = project_and_gate(lengthwise(z), projection_taps, pregate, projection)
     y, modal = filter_modal(g, log_poles, residues, modal)
     in_place = dispatch.runs_plainly(z, projection_taps, log_poles, residues, skip, *(initial_state or ()))
     y = filtered_and_gated(y, q, g, skip, postgate, in_place=in_place)
