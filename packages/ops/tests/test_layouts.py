@@ -37,7 +37,7 @@ def test_channels_last_are_turned_before_they_are_filtered(
     module: Any = importlib.import_module(f"subquad.ops.{name}.{name}")
     run, strides = getattr(module, form), []
     monkeypatch.setattr(module, form, lambda x, *rest: strides.append(x.stride(-1)) or run(x, *rest))
-    x = stream.to(dtype).requires_grad_(records)
+    x = stream.to(dtype, copy=True).requires_grad_(records)
     y = call(x.mT.contiguous(), layout="BLH")
     assert set(strides) == {1}
     assert torch.equal(y.mT, call(x))
