@@ -90,6 +90,16 @@ def test_a_step_refuses_streams_that_are_no_dense_floats(case: Case) -> None:
     )
 
 
+@pytest.mark.parametrize("case", CAUSAL, ids=lambda case: case.name)
+def test_a_step_refuses_an_active_that_is_no_bool_of_every_row(case: Case) -> None:
+    mixer = case.make()
+    qkv = [x[:, 0] for x in case.streams(mixer, length=4)]
+    state, active = mixer.init_state(2, max_length=4), torch.tensor([True, False])
+    for bad in ([True, False], active.float(), active.numpy(), active[:1], active.to_sparse()):
+        with pytest.raises((InputMismatch, OpsError), match="active"):
+            mixer.step(*qkv, state, active=bad)
+
+
 @pytest.mark.parametrize("name", GRIDS_OF)
 def test_networks_and_parts_of_grids_refuse_what_are_no_dense_floats(name: str) -> None:
     kind, options, space = GRIDS_OF[name]

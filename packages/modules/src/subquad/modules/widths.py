@@ -135,6 +135,22 @@ def require_rows(x: Tensor, state: MixerState) -> None:
         )
 
 
+def require_active(active: Tensor | None, rows: int) -> None:
+    """Refuses what does not say of every row whether it takes part in a step; None means that all do.
+
+    Raises:
+      InputMismatch: Names what it is and what is accepted.
+    """
+    if active is None:
+        return
+    if not isinstance(active, Tensor) or active.is_nested or active.layout is not torch.strided:
+        raise InputMismatch(f"active is a {type(active).__name__}, no dense tensor; accepted are None or bool [{rows}]")
+    if active.dtype != torch.bool or tuple(active.shape) != (rows,):
+        raise InputMismatch(
+            f"active is {active.dtype} of shape {tuple(active.shape)}; accepted are None or bool [{rows}]"
+        )
+
+
 def require_part(name: str, part: object, channels: int) -> None:
     """Refuses a part that says how many channels it takes, when it says another number than those around it.
 

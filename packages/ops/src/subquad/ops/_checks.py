@@ -61,6 +61,7 @@ def channel_first(x: Tensor, layout: Layout, name: str = "x") -> Tensor:
 
 def axes_of_space(function: str, x: Tensor, rank: int) -> None:
     """Raises unless x has a batch, a channel and ``rank`` other axes."""
+    floating("x", x)
     if x.dim() != rank + 2:
         raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; {function} takes {rank + 2} ({rank} of space)")
 

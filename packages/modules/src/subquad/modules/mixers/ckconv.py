@@ -23,7 +23,7 @@ from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
 from subquad.modules.traced_sizes import size_is_unknown
-from subquad.modules.widths import require_grid, require_positive, require_rows
+from subquad.modules.widths import require_active, require_grid, require_positive, require_rows
 from subquad.ops import fft_conv
 from subquad.ops.fft_sizes import fast_fft_size
 
@@ -261,6 +261,7 @@ class CKConv(nn.Module):
         """Convolves one more token per row; see ``Mixer``."""
         require_grid("v", v, self.channels, axes=0)
         require_rows(v, state)
+        require_active(active, v.shape[0])
         refuse_split_state(self.exchange)
         self._check_room(state, 1, active)
         position = state.position if active is None else torch.where(active, state.position, 0)

@@ -18,7 +18,7 @@ from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding, grid_positi
 from subquad.modules.parts.l2_norm import L2Norm
 from subquad.modules.parts.rms_norm import RMSNorm
 from subquad.modules.traced_sizes import size_is_unknown
-from subquad.modules.widths import require_streams
+from subquad.modules.widths import require_active, require_streams
 
 _QUERY_BLOCK = 256
 _MOST_BLOCKS = 64  # at once: the keys of each are copied
@@ -255,6 +255,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; rows where ``active`` is false keep their state and return zeros."""
         require_streams(q, k, v, self.stream_channels, axes=0, state=state)
+        require_active(active, q.shape[0])
         return self._continue(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), state, active).squeeze(1)
 
     def _continue(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueState, active: Tensor | None) -> Tensor:
