@@ -267,6 +267,7 @@ def test_a_full_queue_refuses_by_count_and_by_tokens(engine):
         max_running=1, max_queued=2, max_queued_tokens=100, prefill_chunk=16, max_sequence_tokens=512
     )
     scheduler = Scheduler(engine, limits)
+    scheduler.generate(GenerateJob([65] * 80, LONG))  # the free row is for this one
     scheduler.generate(GenerateJob(NEEDLE, LONG))
     with pytest.raises(QueueFull, match=r"106 tokens would wait, at most 100 may"):
         scheduler.generate(GenerateJob([65] * 80, LONG))
@@ -275,8 +276,30 @@ def test_a_full_queue_refuses_by_count_and_by_tokens(engine):
         scheduler.generate(GenerateJob([65], LONG))
     with pytest.raises(RequestTooLarge, match="101 tokens; at most 100"):
         scheduler.generate(GenerateJob([65] * 101, LONG))
-    assert scheduler.stats().queued == 2
-    assert scheduler.stats().queued_tokens == len(NEEDLE) + 10
+    assert scheduler.stats().queued == 3  # no step was taken yet
+    assert scheduler.stats().queued_tokens == 80 + len(NEEDLE) + 10
+    scheduler.close(0.0)
+
+
+def test_a_queue_is_not_full_as_long_as_rows_are_free(engine):
+    limits = SchedulerLimits(max_running=4, max_queued=1, prefill_chunk=16, max_sequence_tokens=512)
+    scheduler = Scheduler(engine, limits)  # not started: nobody is given a row before the next call comes
+    for _ in range(2):
+        scheduler.generate(GenerateJob([65], LONG))
+    scheduler.generate(GenerateJob([65], LONG, num_samples=2))  # the last two rows
+    scheduler.score(ScoreJob([[65, 67]]))  # the one that may wait
+    with pytest.raises(QueueFull, match=r"2 requests would wait, at most 1 may"):
+        scheduler.generate(GenerateJob([65], LONG))
+    scheduler.close(0.0)
+
+
+def test_a_request_that_waits_for_rows_keeps_those_behind_it_waiting(engine):
+    limits = SchedulerLimits(max_running=2, max_queued=1, prefill_chunk=16, max_sequence_tokens=512)
+    scheduler = Scheduler(engine, limits)
+    scheduler.generate(GenerateJob([65], LONG))
+    scheduler.generate(GenerateJob([65], LONG, num_samples=2))  # one row is free, two are wanted
+    with pytest.raises(QueueFull, match=r"2 requests would wait, at most 1 may"):
+        scheduler.generate(GenerateJob([65], LONG))
     scheduler.close(0.0)
 
 

@@ -27,6 +27,15 @@ def _pages(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return x.new_ones(24, 4, 6), x.new_ones(24, 4, 6), torch.arange(6).view(2, 3)
 
 
+def _before(mixer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(2, 12, 2), mixer
+
+
+def _together(y: torch.Tensor, state: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Numbers that depend on a result and a state of two parts."""
+    return torch.cat([y.flatten(), *(part.flatten() for part in state)])
+
+
 CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "causal_conv short": lambda x: ops.causal_conv(x, torch.ones(12, 3), activation="silu"),
     "causal_conv medium": lambda x: ops.causal_conv(x, torch.ones(12, 90)),
@@ -70,6 +79,20 @@ CASES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "causal_conv of any length": lambda x: ops.causal_conv(x, torch.ones(12, 300), chunk_size=5),
     "fft_conv of any length": lambda x: ops.fft_conv(x, torch.ones(12, 9), chunk_size=5),
     "modal_conv of any length": lambda x: ops.modal_conv(x, -torch.ones(12, 4), torch.ones(12, 4), chunk_size=16),
+    "causal_conv with its state, of any length": lambda x: torch.cat(
+        ops.causal_conv_with_state(x, torch.ones(12, 90), initial_state=torch.ones(2, 12, 89)), dim=-1
+    ),
+    "gated_conv with its state, channels last, of any length": lambda x: _together(
+        *ops.gated_conv_with_state(
+            x.mT, torch.ones(12, 3), torch.ones(4, 7), initial_state=_before(torch.ones(2, 4, 6)), layout="BLH"
+        )
+    ),
+    "gated_modal_conv with its state, of any length": lambda x: _together(
+        *ops.gated_modal_conv_with_state(x, torch.ones(12, 3), -torch.ones(4, 4), torch.ones(4, 4), skip=torch.ones(4))
+    ),
+    "selective_scan with its state, of any length": lambda x: torch.cat(
+        ops.selective_scan_with_state(x, x.abs(), -torch.ones(12, 2), *[x[:, None, :2]] * 2), dim=-1
+    ),
     "modal_step": lambda x: ops.modal_step(x[..., 0], -torch.ones(12, 4), torch.ones(12, 4), torch.zeros(2, 12, 4)),
 }
 

@@ -35,6 +35,10 @@ NAMES = (
     "causal_conv of any length",
     "fft_conv of any length",
     "modal_conv of any length",
+    "causal_conv with its state, of any length",
+    "gated_conv with its state, channels last, of any length",
+    "gated_modal_conv with its state, of any length",
+    "selective_scan with its state, of any length",
     "modal_step",
 )
 

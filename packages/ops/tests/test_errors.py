@@ -72,7 +72,7 @@ CASES: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.causal_conv(X, TAPS, bias=1.0), DtypeMismatch, "bias is a float and no tensor; accepted: float32"),
     (lambda: ops.causal_conv(X, TAPS, chunk_size=2.0), ArgumentOutOfRange, "chunk_size is 2.0; accepted: 1 or more channels, or None"),
     (lambda: ops.modal_conv(X, MODES, MODES, chunk_size=2.0), ArgumentOutOfRange, "chunk_size is 2.0; accepted: 1 or more samples, or None"),
-    (lambda: ops.causal_conv(X[:1], TAPS, cu_seqlens=[0, 9]), DtypeMismatch, "cu_seqlens is a list and no tensor; accepted: int32, int64"),
+    (lambda: ops.causal_conv(X[:1], TAPS, cu_seqlens=[0, 9]), DtypeMismatch, "cu_seqlens is a list and no tensor; accepted: int64, int32"),
     (lambda: ops.modal_filter(MODES, MODES, 5.0), ArgumentOutOfRange, "length is 5.0; accepted: 0 or more"),
     (lambda: ops.gated_conv(Z, PROJECTION, TAPS, initial_state=Z[:1]), ShapeMismatch, "initial_state is a Tensor; accepted: the two tensors that"),
     (lambda: ops.gated_modal_conv(Z, PROJECTION, MODES, MODES, initial_state=(Z,)), ShapeMismatch, "initial_state is a tuple of 1; accepted: the two"),

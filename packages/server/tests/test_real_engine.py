@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from packages.server.tests.running_server import RunningServer, wait_until
 from packages.server.tests.tiny_engine import tiny_engine, tiny_scheduler
+from subquad.inference.continuous_batch import ContinuousBatch
 from subquad.server import InternalError, InvalidRequest, Overloaded, ServingLimits, Variant
 
 
@@ -201,6 +203,23 @@ def test_queued_tokens_are_bounded_like_queued_requests(engine):
         assert caught.value.quota == "queued tokens"
         assert caught.value.retry_delay
         waiting.close()
+
+
+def test_calls_are_taken_as_long_as_slots_are_free_however_busy_the_engine_is(engine, monkeypatch):
+    going_on, step = threading.Event(), ContinuousBatch.step
+    going_on.set()
+    monkeypatch.setattr(ContinuousBatch, "step", lambda batch: going_on.wait(30) and step(batch))
+    scheduler = tiny_scheduler(engine, max_running=4, max_queued=1)
+    with RunningServer(scheduler, engine) as server, server.client() as client, ThreadPoolExecutor(5) as callers:
+        going_on.clear()
+        calls = [callers.submit(client.score, [dna(20, seed)]) for seed in range(5)]  # four have a slot, one waits
+        try:
+            wait_until(lambda: server.scheduler.stats().queued == 5)
+            with pytest.raises(Overloaded, match="2 requests would wait, at most 1 may"):
+                client.score([dna(20, 5)])
+        finally:
+            going_on.set()
+        assert all(call.result() for call in calls)
 
 
 def test_the_model_is_described_as_it_is(engine, client):

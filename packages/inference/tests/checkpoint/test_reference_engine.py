@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from packages.inference.benchmarks import reference_engine
 from packages.inference.benchmarks.reference_engine import ReferenceEngine, settings
 from packages.inference.tests.checkpoint.foreign_checkpoints import mbridge_tensors, savanna_tensors, write_mbridge
 from packages.inference.tests.conftest import TINY, tiny_network
@@ -48,6 +49,8 @@ def test_the_reference_engine_gives_our_logits(
         write(tmp_path / "source")
         convert_checkpoint(tmp_path / "source", native, read=source, write="native", config=CONFIG)
     convert_checkpoint(native, tmp_path / "vortex.pt", read="native", write="vortex")
+    written = yaml.safe_load((tmp_path / "vortex.yml").read_text())  # by hand nothing has to be added
+    monkeypatch.setattr(reference_engine, "settings", lambda *_, **__: written)
     reference = ReferenceEngine(PRESET, device="cpu", dtype=torch.float32, longest=512, kernels=False)
     reference.load(torch.load(tmp_path / "vortex.pt", weights_only=True))
     ids = torch.randint(65, 85, (2, 300), generator=torch.Generator().manual_seed(0))

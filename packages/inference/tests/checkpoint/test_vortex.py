@@ -21,7 +21,7 @@ from subquad.inference.errors import (
     CheckpointTensorError,
     OutputError,
 )
-from subquad.lazy_config import LazyConfig
+from subquad.lazy_config import LazyConfig, instantiate
 from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
 from tools.testing.oracle import assert_close
 
@@ -103,6 +103,53 @@ def test_a_vortex_file_has_the_published_names_and_a_tied_unembedding(vortex):
     assert tensors["unembed.weight"].data_ptr() == tensors["embedding_layer.weight"].data_ptr()
     assert tensors["blocks.2.filter.log_poles"].shape == (64, 16, 1)
     assert tensors["blocks.0.filter.h"].shape == (8, 1, 7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotary_base": 1e11, "rotary_scale": 128.0, "eps": 1e-5, "state_size": 8},
+        {"short_filter_length": 5, "medium_filter_length": 64, "projection_filter_length": 4, "vocab_size": 640},
+        {"pattern": "S*"},
+        {"filter_parameters": "p_gamma"},
+        {"inner_size": "2 * hidden_size"},
+    ],
+)
+def test_the_configuration_beside_a_vortex_file_is_that_of_its_network(tmp_path, options):
+    config = LazyConfig(StripedHyena2)(**{**TINY, **options})
+    network = instantiate(config)
+    save_checkpoint(tmp_path / "native", network, config, metadata={"max_sequence_tokens": 4096})
+    export_vortex(tmp_path / "native", tmp_path / "own.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["native", "own.pt", "own.yml"]
+    read, metadata = vortex_config(str(tmp_path / "own.yml"))
+    import_vortex(tmp_path / "own.pt", tmp_path / "back", read, metadata=metadata)
+    back = load_checkpoint(tmp_path / "back", device="cpu")
+    assert back.metadata["max_sequence_tokens"] == 4096
+    ids = torch.randint(65, 90, (1, 200))
+    with torch.inference_mode():
+        assert_close(back.model(ids), network.eval()(ids), 5e-6)
+
+
+def test_a_configuration_of_another_network_is_not_replaced_unasked(native, tmp_path):
+    beside = tmp_path / "model.yml"
+    beside.write_text("learning_rate: 0.1")
+    with pytest.raises(CheckpointExists, match=r"model\.yml exists already"):
+        export_vortex(native, tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()
+    export_vortex(native, tmp_path / "model.pt", overwrite=True)
+    assert vortex_config(str(beside))[0].pattern == TINY["pattern"]
+    mine = "# mine\n" + beside.read_text()
+    beside.write_text(mine)
+    export_vortex(native, tmp_path / "model.pt", overwrite=True)
+    assert beside.read_text() == mine
+
+
+def test_a_network_that_the_reference_engine_lacks_is_written_without_a_configuration(tmp_path):
+    options = {**TINY, "norm_form": "standard"}
+    save_checkpoint(tmp_path / "native", StripedHyena2(**options), LazyConfig(StripedHyena2)(**options))
+    export_vortex(tmp_path / "native", tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").exists()
+    assert not (tmp_path / "model.yml").exists()
 
 
 @pytest.mark.parametrize("change", [lambda t: t + 1, lambda t: t.bfloat16(), lambda t: t[:3], lambda t: [1.0]])
@@ -208,7 +255,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
 def test_a_tensor_that_does_not_fit_is_named_and_nothing_is_written(vortex, tmp_path, change, text):
     with pytest.raises(CheckpointTensorError, match=text):
         import_vortex(changed(vortex, change), tmp_path / "c", tiny_config())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "native"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "model.yml", "native"]
 
 
 def test_a_file_that_is_none_is_one_line(vortex, tmp_path):

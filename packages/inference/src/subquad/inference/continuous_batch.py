@@ -26,7 +26,7 @@ from subquad.inference.jobs import Embedded, EmbedJob, Failed, GenerateJob, Scor
 from subquad.inference.network import Network, read_prompt, require_alive, wide_logits
 from subquad.inference.scoring import Score, ScoringPass, average_strands, strand_inputs
 from subquad.inference.short_prompts import short_prompts
-from subquad.inference.state_pool import StatePool
+from subquad.inference.state_pool import StatePool, pages_for
 from subquad.inference.stopping import Token
 from subquad.inference.ticket import Ticket
 from subquad.inference.tokenizer import Tokenizer
@@ -71,7 +71,11 @@ class _Request:
 
     @property
     def wanted_slots(self) -> int:
-        return self.job.num_samples if isinstance(self.job, GenerateJob) else 1
+        return _wanted_slots(self.job)
+
+
+def _wanted_slots(job: Job) -> int:
+    return job.num_samples if isinstance(job, GenerateJob) else 1
 
 
 @dataclass(eq=False)
@@ -168,6 +172,18 @@ class ContinuousBatch:
     def queued(self) -> int:
         """Number of requests that wait for rows."""
         return len(self._queue)
+
+    def left_waiting(self, coming: Sequence[Job]) -> list[Job]:
+        """Returns the jobs that wait once the free rows are given out, of those here and of ``coming`` behind them."""
+        jobs = [*(request.job for request in tuple(self._queue)), *coming]
+        rows, pages = self.pool.free, self.pool.free_pages  # after the queue: rows are taken before it is left
+        for index, job in enumerate(jobs):
+            wanted = _wanted_slots(job)
+            needed = wanted * pages_for(reserved_tokens(job, self._max_sequence_tokens))
+            if wanted > rows or needed > pages:
+                return jobs[index:]
+            rows, pages = rows - wanted, pages - needed
+        return []
 
     @property
     def queued_tokens(self) -> int:

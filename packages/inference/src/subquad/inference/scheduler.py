@@ -37,8 +37,8 @@ class SchedulerLimits:
 
     Args:
       max_running: Rows of the pool: samples that run at once. Every decode step has this many rows.
-      max_queued: Requests that may wait for rows.
-      max_queued_tokens: Prompt tokens and tokens to score that may wait in all.
+      max_queued: Requests that may wait for rows; those for which rows are free do not count.
+      max_queued_tokens: Prompt tokens and tokens to score that may wait in all, likewise.
       prefill_chunk: Tokens read in one step.
       max_sequence_tokens: Prompt and new tokens of one sequence; default: the engine's, at most 8,192.
 
@@ -237,11 +237,11 @@ class Scheduler:
                 raise EngineStopped(f"the engine thread ended: {self._died}")
             if self._closing:
                 raise SchedulerClosed("the scheduler is closing and takes no more requests")
-            waiting = self._batch.queued + len(self._inbox) + 1
-            if waiting > self.limits.max_queued:
-                raise QueueFull("requests", waiting, self.limits.max_queued)
-            if self._queued_tokens() + tokens > self.limits.max_queued_tokens:
-                raise QueueFull("tokens", self._queued_tokens() + tokens, self.limits.max_queued_tokens)
+            waiting = self._batch.left_waiting([*(earlier for _, earlier, _ in self._inbox), job])
+            if len(waiting) > self.limits.max_queued:
+                raise QueueFull("requests", len(waiting), self.limits.max_queued)
+            if (left := sum(map(job_tokens, waiting))) > self.limits.max_queued_tokens:
+                raise QueueFull("tokens", left, self.limits.max_queued_tokens)
             self._inbox.append((ticket, job, time.monotonic()))
             self._condition.notify_all()
         return ticket

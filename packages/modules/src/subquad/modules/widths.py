@@ -1,9 +1,29 @@
 """What modules ask of the widths of their inputs and of their parts, told before any work."""
 
+import torch
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.mixer import MixerState
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def require_floats(name: str, x: Tensor) -> None:
+    """Refuses what is no dense tensor of real floating point numbers.
+
+    Raises:
+      InputMismatch: Names the input, what it is and what is accepted.
+    """
+    if not isinstance(x, Tensor):
+        got = f"a {type(x).__name__} and no tensor"
+    elif x.is_nested or x.layout is not torch.strided:
+        got = f"a {'nested' if x.is_nested else str(x.layout)[6:]} tensor"
+    elif x.dtype not in _FLOATS:
+        got = f"{x.dtype}"
+    else:
+        return
+    raise InputMismatch(f"{name} is {got}; accepted are dense tensors of float32, float64, bfloat16 or float16")
 
 
 def require_grid(name: str, x: Tensor, channels: int, *, axes: int | None = None) -> None:
@@ -12,13 +32,14 @@ def require_grid(name: str, x: Tensor, channels: int, *, axes: int | None = None
     Raises:
       InputMismatch: Names the input, what it has and what is accepted.
     """
+    require_floats(name, x)
     space = x.dim() - 2
     if space < 0 or (axes is not None and space != axes):
         accepted = "any number" if axes is None else f"{axes}, between samples and channels"
         raise InputMismatch(
             f"{name} has {max(space, 0)} axes of space, its shape is {tuple(x.shape)}; accepted are {accepted}"
         )
-    require_channels(name, x, channels)
+    _require_width(name, x, channels)
 
 
 def require_channels(name: str, x: Tensor, channels: int) -> None:
@@ -27,6 +48,11 @@ def require_channels(name: str, x: Tensor, channels: int) -> None:
     Raises:
       InputMismatch: Names the input, what it has and what is accepted.
     """
+    require_floats(name, x)
+    _require_width(name, x, channels)
+
+
+def _require_width(name: str, x: Tensor, channels: int) -> None:
     if x.dim() == 0 or x.shape[-1] != channels:
         width = x.shape[-1] if x.dim() else 0
         raise InputMismatch(
@@ -68,12 +94,28 @@ def require_streams(
         require_rows(q, state)
 
 
+def require_positions(positions: Tensor, axes: int) -> None:
+    """Refuses positions that are no integers ``[rows, length, axis]``.
+
+    Raises:
+      InputMismatch: Names what they are and what is accepted.
+    """
+    accepted = f"dense tensors of int64 or int32, [rows, length, {axes}]"
+    if not isinstance(positions, Tensor) or positions.is_nested or positions.layout is not torch.strided:
+        raise InputMismatch(f"positions are a {type(positions).__name__}, no dense tensor; accepted are {accepted}")
+    if positions.dtype not in (torch.int64, torch.int32) or positions.dim() != 3 or positions.shape[2] != axes:
+        raise InputMismatch(
+            f"positions are {positions.dtype} of shape {tuple(positions.shape)}; accepted are {accepted}"
+        )
+
+
 def require_projected(z: Tensor, rows: int) -> None:
     """Refuses projected streams ``[batch, rows, length]`` of another height or rank.
 
     Raises:
       InputMismatch: Names what they have and what is accepted.
     """
+    require_floats("z", z)
     if z.dim() != 3 or z.shape[1] != rows:
         raise InputMismatch(
             f"z has {z.shape[1] if z.dim() > 1 else 0} rows, its shape is {tuple(z.shape)}; accepted are {rows} rows, "
@@ -90,6 +132,22 @@ def require_rows(x: Tensor, state: MixerState) -> None:
     if x.shape[0] != state.position.shape[0]:
         raise InputMismatch(
             f"the input has {x.shape[0]} rows, the state {state.position.shape[0]}; accepted are as many as the state"
+        )
+
+
+def require_active(active: Tensor | None, rows: int) -> None:
+    """Refuses what does not say of every row whether it takes part in a step; None means that all do.
+
+    Raises:
+      InputMismatch: Names what it is and what is accepted.
+    """
+    if active is None:
+        return
+    if not isinstance(active, Tensor) or active.is_nested or active.layout is not torch.strided:
+        raise InputMismatch(f"active is a {type(active).__name__}, no dense tensor; accepted are None or bool [{rows}]")
+    if active.dtype != torch.bool or tuple(active.shape) != (rows,):
+        raise InputMismatch(
+            f"active is {active.dtype} of shape {tuple(active.shape)}; accepted are None or bool [{rows}]"
         )
 
 

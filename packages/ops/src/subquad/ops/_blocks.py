@@ -14,6 +14,7 @@ from subquad.ops import _checks, dispatch
 
 _SAMPLES = 1 << 19
 _WIDENED = 1 << 17  # numbers of 16 bits that are widened at a time; the norm of 4,194,304: 3.1 ms, of all at once 6.6
+_TRANSPOSED = 512  # samples that are transposed at a time
 _SHARED_TRANSFORM = 12288  # samples; threads may share a longer transform, MKL's on 4 threads from some 15,000
 
 
@@ -69,6 +70,22 @@ def fill_in_blocks(
     for *targets, block in zip(*(y.split(size, dim) for y in outputs), blocks, strict=True):
         for target, value in zip(targets, compute(*block), strict=True):
             target.copy_(value)
+
+
+def lengthwise(stream: Tensor) -> Tensor:
+    """Returns ``[batch, channel, length]`` with the samples of a channel side by side, as every form on a CPU wants.
+
+    Measured on two cores of an AVX-512 Xeon, 768 channels of 4,096 samples, float32: 2.0 ms, as one copy 9.8, whose
+    strides of a power of two miss the cache; left as it is, a gated convolution takes 30 in place of 2.3.
+    """
+    if stream.device.type != "cpu" or stream.dim() != 3 or stream.stride(2) == 1 or stream.shape[2] < 2:
+        return stream
+    if not dispatch.runs_plainly(stream):
+        return stream.contiguous()
+    y = torch.empty(stream.shape, dtype=stream.dtype)
+    for target, piece in zip(y.split(_TRANSPOSED, 2), stream.split(_TRANSPOSED, 2), strict=True):
+        target.copy_(piece)
+    return y
 
 
 def _in_blocks(stream: Tensor) -> bool:

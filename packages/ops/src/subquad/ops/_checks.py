@@ -24,11 +24,29 @@ def floating(name: str, tensor: Tensor) -> None:
     if getattr(tensor, "dtype", None) not in FLOATS:
         got = tensor.dtype if isinstance(tensor, Tensor) else f"a {type(tensor).__name__} and no tensor"
         raise DtypeMismatch(f"{name} is {got}; accepted: float32, float64, bfloat16, float16")
+    dense(name, tensor)
+
+
+def integral(name: str, tensor: Tensor) -> None:
+    """Raises unless ``tensor`` is a tensor of 32 or 64-bit integers."""
+    if getattr(tensor, "dtype", None) not in (torch.int64, torch.int32):
+        got = tensor.dtype if isinstance(tensor, Tensor) else f"a {type(tensor).__name__} and no tensor"
+        raise DtypeMismatch(f"{name} is {got}; accepted: int64, int32")
+    dense(name, tensor)
+
+
+def dense(name: str, tensor: Tensor) -> None:
+    """Raises unless every number of ``tensor`` has a place in memory, as those of sparse and nested ones have not."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        got = "nested" if tensor.is_nested else str(tensor.layout)[6:]
+        raise DtypeMismatch(f"{name} is a {got} tensor; accepted: dense ones, as {name}.to_dense() or padding makes")
 
 
 def same_device(name: str, tensor: Tensor, x_name: str, x: Tensor) -> None:
     """Raises unless both tensors lie on one device."""
-    if tensor.device != x.device:
+    if getattr(tensor, "device", None) != x.device:
+        if not isinstance(tensor, Tensor):
+            raise DtypeMismatch(f"{name} is a {type(tensor).__name__} and no tensor; accepted: a tensor like {x_name}")
         raise DeviceMismatch(f"{name} is on {tensor.device}, {x_name} on {x.device}; move one of them")
 
 
@@ -43,6 +61,7 @@ def channel_first(x: Tensor, layout: Layout, name: str = "x") -> Tensor:
 
 def axes_of_space(function: str, x: Tensor, rank: int) -> None:
     """Raises unless x has a batch, a channel and ``rank`` other axes."""
+    floating("x", x)
     if x.dim() != rank + 2:
         raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; {function} takes {rank + 2} ({rank} of space)")
 
@@ -65,11 +84,20 @@ def taps(name: str, value: Tensor, x: Tensor, channels: int, channels_name: str 
         raise ShapeMismatch(f"{name} has {groups} rows, {channels_name} has {channels} channels; rows must divide them")
 
 
-def shaped(name: str, value: Tensor | None, shape: tuple[int, ...], x: Tensor, x_name: str = "x") -> None:
-    """Checks an optional float tensor against its one accepted shape."""
-    if value is None:
+def shaped(
+    name: str,
+    value: Tensor | None,
+    shape: tuple[int, ...],
+    x: Tensor,
+    x_name: str = "x",
+    *,
+    optional: bool = True,
+) -> None:
+    """Checks a float tensor against its one accepted shape; None where it is optional."""
+    if value is None and optional:
         return
-    floating(name, value)
+    floating(name, value)  # type: ignore[arg-type]
+    assert value is not None
     same_device(name, value, x_name, x)
     if tuple(value.shape) != shape:
         raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; {x_name} {tuple(x.shape)} needs {shape}")
@@ -82,7 +110,7 @@ def modes(
     floating("log_poles", log_poles)
     if log_poles.dim() != 2:
         raise ShapeMismatch(f"log_poles has {log_poles.dim()} axes {tuple(log_poles.shape)}; accepted: channel, state")
-    shaped("residues", residues, tuple(log_poles.shape), log_poles, "log_poles")
+    shaped("residues", residues, tuple(log_poles.shape), log_poles, "log_poles", optional=False)
     if x is not None and channels is not None:
         same_device("log_poles", log_poles, x_name, x)
         if log_poles.shape[0] != channels:
@@ -103,7 +131,7 @@ def pair(name: str, value: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor
 
 def kept(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor, x_name: str = "x") -> None:
     """Checks what a call changes in place: its shape, and that no two of its elements share memory."""
-    shaped(name, value, shape, x, x_name)
+    shaped(name, value, shape, x, x_name, optional=False)
     if 0 in value.stride() and any(step == 0 and n > 1 for step, n in zip(value.stride(), shape, strict=True)):
         raise ShapeMismatch(
             f"{name} has shape {shape} and strides {value.stride()}: elements share memory and would change together; "
@@ -126,23 +154,32 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def step(x: Tensor) -> tuple[int, int]:
+def step(x: Tensor, name: str = "x") -> tuple[int, int]:
     """Checks one sample of each stream and returns batch and channels."""
-    floating("x", x)
+    floating(name, x)
     if x.dim() != 2:
-        raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; a step has 2 (batch, channel)")
+        raise ShapeMismatch(f"{name} has {x.dim()} axes {tuple(x.shape)}; a step has 2 (batch, channel)")
     return x.shape[0], x.shape[1]
 
 
 def row_values(
-    name: str, value: Tensor | None, batch: int, x: Tensor, dtypes: tuple[torch.dtype, ...], x_name: str = "x"
+    name: str,
+    value: Tensor | None,
+    batch: int,
+    x: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    x_name: str = "x",
+    *,
+    optional: bool = True,
 ) -> None:
-    """Checks an optional tensor that holds one plain value a row."""
-    if value is None:
+    """Checks a tensor that holds one plain value a row; None where it is optional."""
+    if value is None and optional:
         return
-    same_device(name, value, x_name, x)
+    same_device(name, value, x_name, x)  # type: ignore[arg-type]
+    assert value is not None
     if value.dtype not in dtypes:
         raise DtypeMismatch(f"{name} is {value.dtype}; accepted: {', '.join(str(d)[6:] for d in dtypes)}")
+    dense(name, value)
     if tuple(value.shape) != (batch,):
         raise ShapeMismatch(f"{name} has shape {tuple(value.shape)}; {x_name} {tuple(x.shape)} needs {(batch,)}")
 

@@ -31,6 +31,7 @@ def _convolve(
     chunk: int | None,
 ) -> Tensor:
     _checks.axes_of_space(f"fftconv{rank}d", x, rank)
+    _checks.floating("kernel", kernel)
     grid = x if form == "bhl" else x.movedim(-1, 1)
     taps = kernel.movedim(-1, kernel.dim() - x.dim() + 1) if form == "blh" else kernel
     chunk = chunk if chunk_size is None else chunk_size

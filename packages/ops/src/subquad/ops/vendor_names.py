@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from subquad.ops import _checks
-from subquad.ops.axes import Modes, PerChannel, ProjectionTaps, Sequence, Taps
+from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence, Taps
 from subquad.ops.causal_conv import causal_conv
 from subquad.ops.errors import ShapeMismatch
 from subquad.ops.fft_conv import fft_conv
@@ -29,32 +29,40 @@ def causal_conv1d(
     With ``channel_last`` x is ``[batch, length, channel]`` and weight ``[tap, channel]``.
     """
     _checks.one_of("activation", activation, ("identity", "silu"))
+    layout: Layout = "BLH" if channel_last else "BHL"
+    _checks.channel_first(x, layout)
+    _checks.floating("weight", weight)
     if weight.dim() != 2:
         raise ShapeMismatch(f"weight has {weight.dim()} axes {tuple(weight.shape)}; accepted: 2")
-    taps, layout = (weight.mT, "BLH") if channel_last else (weight, "BHL")
+    taps = weight.mT if channel_last else weight
     after = None if activation == "identity" else activation
     return causal_conv(x, taps.flip(-1), bias=bias, activation=after, layout=layout)
 
 
 def fft_causal_conv1d(x: Sequence, weight: Taps) -> Sequence:
     """Convolves: ``y[b, c, t] = sum(weight[c, k] * x[b, c, t - k] for k)``, any number of taps."""
+    _checks.floating("weight", weight)
     return causal_conv(x, weight)
 
 
 def b2b_causal_conv1d(x: Sequence, weight_proj: ProjectionTaps, weight_mixer: Taps, skip_bias: PerChannel) -> Sequence:
     """Does gated_conv with both filters correlating: their last tap multiplies the current sample."""
+    _checks.floating("weight_proj", weight_proj)
+    _checks.floating("weight_mixer", weight_mixer)
     return gated_conv(x, weight_proj.flip(-1), weight_mixer.flip(-1), skip=skip_bias)
 
 
 def fft_conv1d(x: Sequence, weight: Taps) -> Sequence:
     """Convolves over one axis, zero-padded, with the centre at ``tap // 2``."""
     _checks.axes_of_space("fft_conv1d", x, 1)
+    _checks.floating("weight", weight)
     return fft_conv(x, weight)
 
 
 def fft_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Convolves ``[batch, channel, height, width]`` with ``[channel, *tap]``, zero-padded, centre at ``tap // 2``."""
     _checks.axes_of_space("fft_conv2d", x, 2)
+    _checks.floating("weight", weight)
     return fft_conv(x, weight)
 
 

@@ -17,7 +17,8 @@ from subquad.inference.checkpoint.source import TensorSource, open_native
 from subquad.inference.checkpoint.stream import TensorEntry
 from subquad.inference.checkpoint.summary import METADATA_FILE
 from subquad.inference.checkpoint.vortex import open_vortex, write_vortex
-from subquad.inference.errors import InvalidOption
+from subquad.inference.checkpoint.vortex_settings import check_settings, vortex_settings, write_settings
+from subquad.inference.errors import CheckpointConfigError, InvalidOption
 from subquad.inference.unfinished import replaced_file
 from subquad.lazy_config import Config
 
@@ -44,7 +45,8 @@ def convert_checkpoint(
     Args:
       source: A native directory, a ``.pt`` file (or the first of its parts, or the name without ``.part0``), or a
         Megatron-Bridge directory.
-      target: The directory or file to make; it appears complete or not at all.
+      target: The directory or file to make; it appears complete or not at all. Beside a Vortex file ``NAME.pt`` lies
+        ``NAME.yml``, the reference engine's configuration; one of the same network is left as it is.
       read: The format of ``source``.
       write: The format of ``target``.
       config: The network, see `vortex_config`; None for a native ``source``, which says it itself.
@@ -59,7 +61,7 @@ def convert_checkpoint(
 
     Raises:
       InvalidOption: The formats are the same or unknown, or ``config`` is missing or not wanted.
-      CheckpointExists: ``target`` exists and may not be replaced.
+      CheckpointExists: ``target``, or another configuration beside it, exists and may not be replaced.
       CheckpointNotFound: ``source`` or a part of it is not there.
       CheckpointError: It is no checkpoint, or would run code; it is not read then.
       CheckpointTensorError: A tensor does not fit the config, or FP8 scales are missing.
@@ -77,10 +79,23 @@ def convert_checkpoint(
             opened = _counted(opened, on_progress)
         if write == "native":
             return _write_native(target, opened, tokenizer=tokenizer, overwrite=overwrite)
+        settings = _settings_beside(target, opened, overwrite=overwrite) if write == "vortex" else None
         with replaced_file(target) as partial:
             mapped = (write_vortex if write == "vortex" else write_savanna)(partial, opened)
             check_new_file(target, overwrite=overwrite)  # it may have come into being meanwhile
+        if settings is not None:
+            write_settings(target, settings)
         return mapped
+
+
+def _settings_beside(target: Path, source: TensorSource, *, overwrite: bool) -> dict[str, Any] | None:
+    """Returns the configuration to write beside a Vortex file; None where one lies there or the engine has none."""
+    longest = source.metadata.get("max_sequence_tokens")
+    try:
+        settings = vortex_settings(source.config, name=target.stem, longest=longest)
+    except CheckpointConfigError:  # tensors of a network that it does not have are written all the same
+        return None
+    return settings if check_settings(target, settings, overwrite=overwrite) else None
 
 
 def _opened(

@@ -14,8 +14,8 @@ from subquad.inference.errors import CheckpointConfigError
 from subquad.lazy_config import Config, LazyConfig, derive, target_of
 from subquad.modules import STRIPED_HYENA2_PRESETS, StripedHyena2, striped_hyena2_preset
 
-_LAYERS = {"hcs_layer_idxs": "S", "hcm_layer_idxs": "D", "hcl_layer_idxs": "H", "attn_layer_idxs": "*"}
-_FIELDS = {
+LAYERS = {"hcs_layer_idxs": "S", "hcm_layer_idxs": "D", "hcl_layer_idxs": "H", "attn_layer_idxs": "*"}
+FIELDS = {
     "hidden_size": "hidden_size",
     "num_heads": "num_attention_heads",
     "filter_groups": "hcs_filter_groups",
@@ -29,7 +29,7 @@ _FIELDS = {
 }
 _REAL = ("rotary_base", "eps")  # the others count something
 _LARGEST = 1e15
-_DEMANDED = {
+DEMANDED = {
     "proj_groups": 1,
     "tie_embeddings": True,
     "interleave": True,
@@ -76,7 +76,7 @@ def vortex_config(source: str) -> tuple[Config[Any], dict[str, Any]]:
         raise CheckpointConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(fields, dict):
         raise CheckpointConfigError(f"{path} holds no fields")
-    return _native(path, text) if "_target_" in fields else _translated(path, fields)
+    return _native(path, text) if "_target_" in fields else config_of_settings(path, fields)
 
 
 def _native(path: Path, text: str) -> tuple[Config[Any], dict[str, Any]]:
@@ -90,20 +90,21 @@ def _native(path: Path, text: str) -> tuple[Config[Any], dict[str, Any]]:
     return derive(config, {"filter_parameters": "poles"}), extra
 
 
-def _translated(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[str, Any]]:
-    for name, accepted in _DEMANDED.items():
+def config_of_settings(path: Path, fields: dict[str, Any]) -> tuple[Config[Any], dict[str, Any]]:
+    """Does vortex_config for the fields of a Vortex YAML file; ``path`` is named in errors."""
+    for name, accepted in DEMANDED.items():
         if name in fields and fields[name] != accepted:
             raise CheckpointConfigError(f"{path}: {name} is {shown(fields[name])}; accepted: {accepted!r}")
     if fields.get("hcs_filter_groups") != fields.get("hcm_filter_groups"):
         raise CheckpointConfigError(f"{path}: hcs_filter_groups and hcm_filter_groups differ; they must agree")
     values = {
         ours: (_number if ours in _REAL else _count)(path, fields, theirs)
-        for ours, theirs in _FIELDS.items()
+        for ours, theirs in FIELDS.items()
         if theirs in fields
     }
     for needed in ("hidden_size", "num_heads", "filter_groups"):
         if needed not in values:
-            raise CheckpointConfigError(f"{path}: {_FIELDS[needed]} is missing")
+            raise CheckpointConfigError(f"{path}: {FIELDS[needed]} is missing")
     scale = 1.0
     if fields.get("use_interpolated_rotary_pos_emb"):
         scale = float(_number(path, fields, "rotary_emb_scaling_factor"))
@@ -138,7 +139,7 @@ def _count(path: Path, fields: dict[str, Any], name: str) -> int:
 
 def _pattern(path: Path, fields: dict[str, Any]) -> str:
     letters: dict[int, str] = {}
-    for name, letter in _LAYERS.items():
+    for name, letter in LAYERS.items():
         indices = fields.get(name) or []
         if not isinstance(indices, list) or not all(type(index) is int for index in indices):
             raise CheckpointConfigError(

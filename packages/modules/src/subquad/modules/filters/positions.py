@@ -1,5 +1,6 @@
 """Where the taps of an implicit filter lie: the one rule that every filter and envelope follows."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +9,20 @@ from torch import Tensor
 
 from subquad.modules.errors import ConfigurationError, InputMismatch
 
-Offsets = tuple[range, ...]  # one range of tap offsets an axis, in samples; offset 0 multiplies the current sample
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A range of integers whose ends a traced graph may not know, as ``range`` must."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+# One range of tap offsets an axis, in samples; offset 0 multiplies the current sample.
+Offsets = tuple[range | Span, ...]
 
 
 def per_axis(name: str, value: int | Sequence[int], data_dim: int, *, least: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from subquad.modules.mixers.causal_rows import attend_last, attend_whole
 from subquad.modules.mixers.paged_key_values import PagedKeyValueState, paged_state
 from subquad.modules.parts.registered import registered
 from subquad.modules.parts.rotary import RotaryEmbedding
-from subquad.modules.widths import require_streams
+from subquad.modules.widths import require_active, require_streams
 from subquad.ops import attention_step, prepare
 
 
@@ -227,6 +227,7 @@ class Attention(torch.nn.Module):
           StateCapacityExceeded: An active row on the CPU has no room for another token.
         """
         if not qkv.is_cuda:
+            require_active(active, len(qkv))
             wanted = [True] * len(qkv) if active is None else active.tolist()
             state.require_room(state.position.tolist(), 1, wanted)
         return attention_step(

@@ -14,7 +14,7 @@ from subquad.modules.errors import ConfigurationError, InputMismatch, StateCapac
 from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.filters.modulation import ExponentialModulation, GaussianModulation
 from subquad.modules.filters.network import Filter
-from subquad.modules.filters.positions import Offsets, per_axis
+from subquad.modules.filters.positions import Offsets, Span, per_axis
 from subquad.modules.filters.tap_cache import TapCache
 from subquad.modules.mixer import MixerState
 from subquad.modules.mixers.online_convolution import add_due_tiles, restart_tiles
@@ -22,7 +22,8 @@ from subquad.modules.mixers.split_convolution import channel_share
 from subquad.modules.mixers.stateless import refuse_state
 from subquad.modules.parts.full_precision import full_precision_dtype
 from subquad.modules.parts.initialization import reset_uniform
-from subquad.modules.widths import require_grid, require_positive, require_rows
+from subquad.modules.traced_sizes import size_is_unknown
+from subquad.modules.widths import require_active, require_grid, require_positive, require_rows
 from subquad.ops import fft_conv
 from subquad.ops.fft_sizes import fast_fft_size
 
@@ -147,10 +148,11 @@ class CKConv(nn.Module):
     def _offsets(self, size: tuple[int, ...]) -> Offsets:
         if len(size) != self.data_dim:
             raise InputMismatch(f"the input has {len(size)} axes of space, the convolution {self.data_dim}")
+        span = Span if any(size_is_unknown(length) for length in size) else range
         if self.causal:
-            return (range(size[0]),)
-        reaches = (_reach(length, kind) for length, kind in zip(size, self.extent, strict=True))
-        return tuple(range(1 - reach, reach) for reach in reaches)
+            return (span(0, size[0]),)
+        reaches = [_reach(length, kind) for length, kind in zip(size, self.extent, strict=True)]
+        return tuple([span(1 - reach, reach) for reach in reaches])
 
     def convolve(
         self, x: Float[Tensor, "batch *space channel"], condition: Float[Tensor, "batch condition"] | None = None
@@ -259,6 +261,7 @@ class CKConv(nn.Module):
         """Convolves one more token per row; see ``Mixer``."""
         require_grid("v", v, self.channels, axes=0)
         require_rows(v, state)
+        require_active(active, v.shape[0])
         refuse_split_state(self.exchange)
         self._check_room(state, 1, active)
         position = state.position if active is None else torch.where(active, state.position, 0)

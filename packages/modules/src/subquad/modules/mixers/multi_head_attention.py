@@ -1,6 +1,7 @@
 """Softmax attention over one, two or three axes: rotary positions, norms of q and k, shared heads, windows."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,10 +13,12 @@ from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.exchange import SequenceExchange, refuse_split_state, sequence_exchange
 from subquad.modules.mixers.attention import KeyValueState, check_capacity
 from subquad.modules.mixers.stateless import refuse_state
+from subquad.modules.mixers.window_attention import attend_in_windows
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding, grid_positions
 from subquad.modules.parts.l2_norm import L2Norm
 from subquad.modules.parts.rms_norm import RMSNorm
-from subquad.modules.widths import require_streams
+from subquad.modules.traced_sizes import size_is_unknown
+from subquad.modules.widths import require_active, require_streams
 
 _QUERY_BLOCK = 256
 _MOST_BLOCKS = 64  # at once: the keys of each are copied
@@ -159,7 +162,10 @@ class MultiHeadAttention(nn.Module):
         """Attends from positions ``start`` and on; in blocks of queries where each sees only some of the keys."""
         length, seen = q.shape[2], k.shape[2]
         if self.window is None and (not self.causal or start == 0 or length == 1):
-            return self._dot_product(q, k, v, None, causal=self.causal and length > 1)
+            return self._dot_product(q, k, v, None, causal=self.causal and start == 0)
+        if self.window is not None and self.data_dim == 1 and size_is_unknown(length):
+            dot_product = partial(self._dot_product, causal=False)
+            return attend_in_windows(q, k, v, dot_product, window=self.window, causal=self.causal)
         pieces = []
         for blocks in self._alike(self._blocks(length, seen, start)):
             first, count, low, high = blocks[0]
@@ -190,6 +196,8 @@ class MultiHeadAttention(nn.Module):
 
     def _blocks(self, length: int, seen: int, start: int) -> list[tuple[int, int, int, int]]:
         """Returns the first query, the number of queries, and the range of keys of every block."""
+        if self.data_dim > 1 and size_is_unknown(length):
+            return [(0, length, 0, seen)]
         blocks = []
         for first in range(0, length, _QUERY_BLOCK):
             count = min(_QUERY_BLOCK, length - first)
@@ -247,6 +255,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch channel"]:
         """Mixes one more token per row; rows where ``active`` is false keep their state and return zeros."""
         require_streams(q, k, v, self.stream_channels, axes=0, state=state)
+        require_active(active, q.shape[0])
         return self._continue(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), state, active).squeeze(1)
 
     def _continue(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueState, active: Tensor | None) -> Tensor:

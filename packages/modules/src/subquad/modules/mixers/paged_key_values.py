@@ -9,6 +9,7 @@ from torch import Tensor
 
 from subquad.modules.errors import StateCapacityExceeded
 from subquad.modules.mixer import MixerState
+from subquad.modules.widths import require_active
 
 PAGE_SIZE = 256
 
@@ -174,5 +175,10 @@ def paged_state(
 
 
 def wanted_rows(batch_size: int, active: Bool[Tensor, " batch"] | None) -> list[bool]:
-    """Returns on the host which rows are meant."""
+    """Returns on the host which rows are meant.
+
+    Raises:
+      InputMismatch: ``active`` is no bool of every row.
+    """
+    require_active(active, batch_size)
     return [True] * batch_size if active is None else active.tolist()

@@ -12,6 +12,7 @@ from subquad.modules.filters.positions import per_axis
 from subquad.modules.mixers.attention import KeyValueState
 from subquad.modules.mixers.multi_head_attention import MultiHeadAttention, QKNorm
 from subquad.modules.parts.axial_rotary import AxialRotaryEmbedding, grid_positions
+from subquad.modules.widths import require_floats
 
 
 class RegisterAttention(MultiHeadAttention):
@@ -100,6 +101,7 @@ class RegisterAttention(MultiHeadAttention):
         Raises:
           InputMismatch: The input does not have ``num_tokens`` tokens.
         """
+        require_floats("q", q)
         if q.dim() != 3 or q.shape[1] != self.num_tokens:
             raise InputMismatch(
                 f"the input has axes {tuple(q.shape)}; accepted are {self.num_tokens} tokens: a grid of "

@@ -29,6 +29,7 @@ from subquad.modules.parts.rms_norm import NormForm, RMSNorm
 from subquad.ops import linear_step, prepare
 
 _LAYER_LETTERS = "SDH*"
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _UNROUNDED = (torch.float32, torch.float64)  # types whose sums a logit keeps
 
 
@@ -507,7 +508,11 @@ class StripedHyena2(nn.Module):
 
 def _check_ids(ids: Tensor, axes: int) -> None:
     """Refuses what are no tokens."""
-    if ids.dim() != axes or ids.is_floating_point():
+    if type(ids) is not Tensor and not isinstance(ids, Tensor):
+        raise InputMismatch(f"ids are a {type(ids).__name__} and no tensor; accepted is a tensor of integers")
+    if ids.is_nested or ids.layout is not torch.strided:
+        raise InputMismatch("ids are a nested or sparse tensor; accepted is a dense one of integers")
+    if ids.dim() != axes or ids.dtype not in _INTEGERS:
         accepted = "[batch, length]" if axes == 2 else "[batch]"
         raise InputMismatch(f"ids are {ids.dtype} of shape {tuple(ids.shape)}; accepted are integers {accepted}")
 

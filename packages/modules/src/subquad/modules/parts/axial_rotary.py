@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.rotary import RotaryEmbedding
+from subquad.modules.widths import require_floats, require_positions
 
 
 class AxialRotaryEmbedding(nn.Module):
@@ -45,7 +46,13 @@ class AxialRotaryEmbedding(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length head size"], positions: Int[Tensor, "rows length axis"]
     ) -> Float[Tensor, "batch length head size"]:
-        """Rotates heads to the given positions; ``rows`` is the batch, or 1 for the same in every sample."""
+        """Rotates heads to the given positions; ``rows`` is the batch, or 1 for the same in every sample.
+
+        Raises:
+          InputMismatch: ``x`` is no dense tensor of floats, or ``positions`` no integers ``[rows, length, axis]``.
+        """
+        require_floats("x", x)
+        require_positions(positions, self.data_dim)
         parts = [self.rotary(part, positions[:, :, axis]) for axis, part in enumerate(x.chunk(self.data_dim, dim=-1))]
         return torch.cat(parts, dim=-1)
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError
+from subquad.modules.widths import require_floats
 
 
 class DropPath(nn.Module):
@@ -26,7 +27,12 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        """Drops samples in training, and returns ``x`` otherwise."""
+        """Drops samples in training, and returns ``x`` otherwise.
+
+        Raises:
+          InputMismatch: ``x`` is no dense tensor of floating point numbers.
+        """
+        require_floats("x", x)
         if not self.training or self.rate == 0:
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate

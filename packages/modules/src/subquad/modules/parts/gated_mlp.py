@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from subquad.modules.errors import ConfigurationError
 from subquad.modules.parts.linear_layouts import add_product, plain_weight
 from subquad.modules.parts.registered import registered
-from subquad.modules.widths import require_positive
+from subquad.modules.widths import require_floats, require_positive
 from subquad.ops import RoundedRows, gated_linear, gated_product, rounded_product
 
 
@@ -48,7 +48,12 @@ class GatedMLP(nn.Module):
         self.l3 = nn.Linear(inner_size, channels, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
-        """Transforms the last axis."""
+        """Transforms the last axis.
+
+        Raises:
+          InputMismatch: ``x`` is no dense tensor of floating point numbers.
+        """
+        require_floats("x", x)
         return self.l3(self._gated(x))
 
     def add_to(

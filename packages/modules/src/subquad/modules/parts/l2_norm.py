@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.modules.parts.full_precision import full_precision_dtype
+from subquad.modules.widths import require_floats
 
 
 class L2Norm(nn.Module):
@@ -19,5 +20,10 @@ class L2Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... channel"]) -> Float[Tensor, "... channel"]:
-        """Normalises the last axis."""
+        """Normalises the last axis.
+
+        Raises:
+          InputMismatch: ``x`` is no dense tensor of floating point numbers.
+        """
+        require_floats("x", x)
         return functional.normalize(x.to(full_precision_dtype(x.dtype)), dim=-1, eps=self.eps).to(x.dtype)

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from subquad.modules.traced_sizes import size_is_unknown
+
 _ALIGNED = 8  # elements; off this grid cuBLAS takes kernels eight times slower where the length is the inner axis
 _SHORT = 64  # tokens below which a transposing pass costs nothing
 _LONG = 1024  # tokens from which a product per sequence costs no more than one for the batch
@@ -33,10 +35,16 @@ def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] |
 
 def _aligned(x: Tensor, axis: int) -> Tensor:
     """Appends zeros along an axis up to a length that cuBLAS takes at full speed."""
+    if not x.is_cuda:
+        return x
     missing = -x.shape[axis] % _ALIGNED
-    if not missing or not x.is_cuda:
+    if not missing:
         return x
     return functional.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, missing])
+
+
+def _is_short(length: int) -> bool:
+    return not size_is_unknown(length) and length < _SHORT
 
 
 def plain_weight(linear: nn.Module, x: Tensor) -> Tensor | None:
@@ -50,7 +58,7 @@ def product_channels_first(
 ) -> Float[Tensor, "batch rows length"]:
     """Computes ``linear(x).transpose(1, 2)`` with unit stride along the length where the linear is plain."""
     length = x.shape[1]
-    plain = None if length < _SHORT else _plain_parts(linear, x)
+    plain = None if _is_short(length) else _plain_parts(linear, x)
     if plain is None or plain[1] is not None:
         return linear(x).transpose(1, 2)
     x, weight = _aligned(x, 1), plain[0]
@@ -66,7 +74,7 @@ def product_of_channels_first(
 ) -> Float[Tensor, "batch length rows"]:
     """Computes ``linear(x.transpose(1, 2))`` without making the transposed input where the linear is plain."""
     length = x.shape[2]
-    plain = None if length < _SHORT else _plain_parts(linear, x)
+    plain = None if _is_short(length) else _plain_parts(linear, x)
     if plain is None:
         return linear(x.transpose(1, 2))
     x = _aligned(x, 2)

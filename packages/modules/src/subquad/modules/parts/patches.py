@@ -111,8 +111,9 @@ class Unpatchify(nn.Module):
         Raises:
           InputMismatch: The input has another number of channels or axes.
         """
-        rank, size = len(self.patch_size), x.shape[1:-1]
+        rank = len(self.patch_size)
         require_grid("the input", x, self.channels, axes=rank)
+        size = x.shape[1:-1]
         x = self.linear(x).unflatten(-1, (*self.patch_size, -1))
         pairs = [axis for a in range(rank) for axis in (1 + a, 1 + rank + a)]
         x = x.permute(0, *pairs, 2 * rank + 1)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from subquad.modules.errors import ConfigurationError, InputMismatch
 from subquad.modules.parts.full_precision import full_precision_dtype
+from subquad.modules.widths import require_floats
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -40,6 +41,7 @@ class SinusoidalEmbedding(nn.Module):
         Raises:
           InputMismatch: The input has another number of axes.
         """
+        require_floats("the input", x)
         size = x.shape[1:-1]
         if len(size) != self.data_dim:
             raise InputMismatch(f"the input has {len(size)} axes of space, the embedding {self.data_dim}")

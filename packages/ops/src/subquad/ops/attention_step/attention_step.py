@@ -115,10 +115,12 @@ def check(
         raise ShapeMismatch(f"qkv has shape {tuple(qkv.shape)}; accepted: (batch, head, 3, even size)")
     batch, heads, _, size = qkv.shape
     for name, value in (("keys", keys), ("values", values)):
-        _checks.kept(name, value, (keys.shape[0], heads, size), qkv, "qkv")
-    _checks.shaped("inv_freq", inv_freq, (size // 2,), qkv, "qkv")
-    _checks.row_values("position", position, batch, qkv, (torch.int64, torch.int32))
+        _checks.floating("keys", keys)
+        _checks.kept(name, value, (keys.shape[0] if keys.dim() else 0, heads, size), qkv, "qkv")
+    _checks.shaped("inv_freq", inv_freq, (size // 2,), qkv, "qkv", optional=False)
+    _checks.row_values("position", position, batch, qkv, (torch.int64, torch.int32), optional=False)
     _checks.row_values("active", active, batch, qkv, (torch.bool,))
+    _checks.integral("pages", pages)
     _checks.same_device("pages", pages, "qkv", qkv)
     if pages.dim() != 2 or pages.shape[0] != batch or pages.shape[1] < 1:
         raise ShapeMismatch(f"pages has shape {tuple(pages.shape)}; qkv {tuple(qkv.shape)} needs ({batch}, 1 or more)")

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
-from subquad.ops._blocks import block_sizes, channels_at_once, fewest_channels
+from subquad.ops._blocks import block_sizes, channels_at_once, fewest_channels, lengthwise
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops._elementwise import activated
 from subquad.ops.axes import Activation, Boundaries, History, Layout, PerChannel, Sequence, Taps
@@ -16,6 +17,7 @@ _TAPS_IN_BLOCKS = 64  # up to which a stream of 16 bits is widened in blocks; lo
 _FEWEST_BLOCKS = 3  # a stream of fewer is left whole
 
 
+@of_any_length
 def causal_conv(
     x: Sequence,
     taps: Taps,
@@ -66,6 +68,7 @@ def causal_conv(
     return _checks.as_layout(y, layout)
 
 
+@of_any_length
 def causal_conv_with_state(
     x: Sequence,
     taps: Taps,
@@ -182,6 +185,7 @@ def compute_in_torch(
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes the checked, channel-first call in plain torch; returns y and the new history (a view)."""
+    stream = lengthwise(stream)
     past = taps.shape[1] - 1
     narrow = stream.dtype != _checks.accumulation_dtype(stream) and cu_seqlens is None and past < _TAPS_IN_BLOCKS
     sizes = []

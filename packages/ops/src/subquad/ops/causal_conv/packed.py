@@ -5,15 +5,13 @@ import itertools
 import torch
 from torch import Tensor
 
-from subquad.ops import dispatch
-from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
+from subquad.ops import _checks, dispatch
+from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, stream: Tensor) -> None:
     """Raises unless ``cu_seqlens`` ``[sequences + 1]`` runs from 0 to the length of the one row of ``stream``."""
-    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
-        got = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else f"a {type(cu_seqlens).__name__} and no tensor"
-        raise DtypeMismatch(f"cu_seqlens is {got}; accepted: int32, int64")
+    _checks.integral("cu_seqlens", cu_seqlens)
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
         raise ShapeMismatch(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; accepted: (sequences + 1,)")
     if stream.shape[0] != 1:

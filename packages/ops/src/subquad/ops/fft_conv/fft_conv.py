@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import block_sizes, channels_at_once, fewest_channels
 from subquad.ops._channels import Part, by_channels, check_chunk
@@ -15,6 +16,7 @@ from subquad.ops.fft_conv.placement import place
 from subquad.ops.fft_conv.spectral import convolve_spectral, reach
 
 
+@of_any_length
 def fft_conv(
     x: Grid,
     taps: Grid,

@@ -70,7 +70,7 @@ def check(
     _checks.kept("ring", ring, (batch, channels, taps.shape[1] - 1), x)
     _checks.shaped("bias", bias, (channels,), x)
     _checks.shaped("skip", skip, (channels,), x)
-    _checks.row_values("position", position, batch, x, (torch.int64, torch.int32))
+    _checks.row_values("position", position, batch, x, (torch.int64, torch.int32), optional=False)
     _checks.row_values("active", active, batch, x, (torch.bool,))
 
 

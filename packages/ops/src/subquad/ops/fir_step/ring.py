@@ -61,7 +61,7 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
     Raises:
       ShapeMismatch, DtypeMismatch, DeviceMismatch: history or position disagrees with ring; names both.
     """
-    strides = ring.stride() if isinstance(ring, Tensor) else ()
+    strides = ring.stride() if isinstance(ring, Tensor) and not ring.is_nested else ()
     kernel = implementation_for(_decide, (ring, history, position), strides)
     if kernel is not None:
         kernel.run(history, ring, position, length, True)
@@ -72,6 +72,7 @@ def fill_ring(ring: History, history: History, position: Position, length: int =
 def _decide(ring: Tensor, history: Tensor, position: Tensor, strides: tuple[int, ...]) -> Implementation | None:
     """Checks a call of fill_ring, of which strides are a part, and chooses its kernel."""
     _check("ring", ring, position)
+    _checks.floating("history", history)
     _checks.kept("ring", ring, tuple(ring.shape), history, "history")
     _checks.shaped("history", history, tuple(ring.shape), ring, "ring")
     return _kernel(ring, history)
@@ -84,7 +85,8 @@ def _check(name: str, samples: Tensor, position: Tensor) -> None:
         raise ShapeMismatch(
             f"{name} has {samples.dim()} axes {tuple(samples.shape)}; accepted: 3 (batch, channel, past)"
         )
-    _checks.row_values("position", position, samples.shape[0], samples, (torch.int64, torch.int32), name)
+    dtypes = (torch.int64, torch.int32)
+    _checks.row_values("position", position, samples.shape[0], samples, dtypes, name, optional=False)
 
 
 def _slots(past: int, position: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import lengthwise
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, PerChannel, ProjectionTaps, Sequence, Taps
@@ -20,6 +22,7 @@ class GatedConvState(NamedTuple):
     mixer: Tensor  # the last gated samples, [batch, channel, mixer tap - 1], oldest first
 
 
+@of_any_length
 def gated_conv(
     z: Sequence,
     projection_taps: ProjectionTaps,
@@ -73,6 +76,7 @@ def gated_conv(
     return _checks.as_layout(y, layout)
 
 
+@of_any_length
 def gated_conv_with_state(
     z: Sequence,
     projection_taps: ProjectionTaps,
@@ -213,7 +217,7 @@ def compute_in_torch(
 ) -> tuple[Tensor, GatedConvState]:
     """Computes the checked call in plain torch; returns y and the new state."""
     projection, mixer = initial_state if initial_state is not None else (None, None)
-    q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
+    q, g, projection = project_and_gate(lengthwise(z), projection_taps, pregate, projection)
     y, last = filter_stream(g, mixer_taps, mixer), next_history(g, mixer_taps.shape[1] - 1, mixer)
     in_place = dispatch.runs_plainly(z, projection_taps, mixer_taps, skip, *(initial_state or ()))
     y = filtered_and_gated(y, q, g, skip, postgate, in_place=in_place)

@@ -42,7 +42,7 @@ def check_streams(
     if projection_taps.shape[0] != rows:
         raise ShapeMismatch(f"projection_taps has {projection_taps.shape[0]} rows; {rows} projected rows need as many")
     _checks.kept("projection_ring", projection_ring, (batch, rows, projection_taps.shape[1] - 1), x)
-    _checks.row_values("position", position, batch, x, (torch.int64, torch.int32))
+    _checks.row_values("position", position, batch, x, (torch.int64, torch.int32), optional=False)
     _checks.row_values("active", active, batch, x, (torch.bool,))
     return rows // 3
 

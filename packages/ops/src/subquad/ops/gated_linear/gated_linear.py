@@ -62,6 +62,7 @@ def check(x: Tensor, gate_weight: Tensor, value_weight: Tensor, activation: str 
     _checks.floating("x", x)
     _checks.one_of("activation", activation, _ACTIVATIONS)
     for name, weight in (("gate_weight", gate_weight), ("value_weight", value_weight)):
+        _checks.floating(name, weight)
         _checks.same_device(name, weight, "x", x)
         if weight.dtype != x.dtype:
             raise DtypeMismatch(f"{name} is {weight.dtype}, x {x.dtype}; they must agree")

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import lengthwise
 from subquad.ops._channels import Part, by_channels, check_chunk
 from subquad.ops._known_calls import implementation_for
 from subquad.ops.axes import Layout, Modes, PerChannel, ProjectionTaps, Sequence
@@ -20,6 +22,7 @@ class GatedModalState(NamedTuple):
     modal: Tensor  # the modal state, [batch, channel, state], float32 (float64 for float64 input)
 
 
+@of_any_length
 def gated_modal_conv(
     z: Sequence,
     projection_taps: ProjectionTaps,
@@ -65,6 +68,7 @@ def gated_modal_conv(
     return _checks.as_layout(y, layout)
 
 
+@of_any_length
 def gated_modal_conv_with_state(
     z: Sequence,
     projection_taps: ProjectionTaps,
@@ -197,7 +201,7 @@ def compute_in_torch(
 ) -> tuple[Tensor, GatedModalState]:
     """Computes the checked call in plain torch; returns y and the new state."""
     projection, modal = initial_state if initial_state is not None else (None, None)
-    q, g, projection = project_and_gate(z, projection_taps, pregate, projection)
+    q, g, projection = project_and_gate(lengthwise(z), projection_taps, pregate, projection)
     y, modal = filter_modal(g, log_poles, residues, modal)
     in_place = dispatch.runs_plainly(z, projection_taps, log_poles, residues, skip, *(initial_state or ()))
     y = filtered_and_gated(y, q, g, skip, postgate, in_place=in_place)

@@ -38,8 +38,8 @@ def greedy_step(logits: Logits, ids: TokenIds, *, active: Active | None = None, 
 
 def check(logits: Tensor, ids: Tensor, *, active: Tensor | None = None) -> None:
     """Raises unless the arguments of a call fit each other."""
-    batch, _ = _checks.step(logits)
-    _checks.row_values("ids", ids, batch, logits, (torch.int64,))
+    batch, _ = _checks.step(logits, "logits")
+    _checks.row_values("ids", ids, batch, logits, (torch.int64,), optional=False)
     _checks.row_values("active", active, batch, logits, (torch.bool,))
 
 

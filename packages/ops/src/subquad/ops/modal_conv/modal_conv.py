@@ -4,12 +4,15 @@ import torch
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
+from subquad.ops._blocks import lengthwise
 from subquad.ops._channels import check_chunk, recomputed, wide_parameters
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
 from subquad.ops.modal_conv.chunked import filter_modal
 
 
+@of_any_length
 def modal_conv(
     x: Sequence,
     log_poles: Modes,
@@ -56,6 +59,7 @@ def modal_conv(
     return y
 
 
+@of_any_length
 def modal_conv_with_state(
     x: Sequence,
     log_poles: Modes,
@@ -126,7 +130,7 @@ def compute_in_torch(
     x: Tensor, log_poles: Tensor, residues: Tensor, *, skip: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Computes the checked call in plain torch; returns y and the new state."""
-    samples = x.to(_checks.accumulation_dtype(x))
+    samples = lengthwise(x).to(_checks.accumulation_dtype(x))
     y, state = filter_modal(samples, log_poles, residues, initial_state)
     if skip is not None:
         y = y + skip.to(y.dtype)[:, None] * samples

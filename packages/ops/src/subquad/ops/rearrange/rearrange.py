@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
-from subquad.ops.errors import ShapeMismatch
+from subquad.ops.errors import DtypeMismatch, ShapeMismatch
 
 Order = Literal["bhl_to_lbh", "lbh_to_bhl"]
 
@@ -24,10 +24,13 @@ def rearrange(x: Tensor, order: Order = "bhl_to_lbh", *, backend: str = "auto") 
       A contiguous tensor in the dtype of x.
 
     Raises:
-      ShapeMismatch, ArgumentOutOfRange: x has not 3 axes, or the order is unknown.
+      ShapeMismatch, DtypeMismatch, ArgumentOutOfRange: x has not 3 axes or is no dense tensor, or the order is unknown.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
     _checks.one_of("order", order, get_args(Order))
+    if not isinstance(x, Tensor):
+        raise DtypeMismatch(f"x is a {type(x).__name__} and no tensor; accepted: a tensor of any dtype")
+    _checks.dense("x", x)
     if x.dim() != 3:
         raise ShapeMismatch(f"x has {x.dim()} axes {tuple(x.shape)}; accepted: 3")
     chosen, _ = dispatch.choose(describe(x, order), backend)

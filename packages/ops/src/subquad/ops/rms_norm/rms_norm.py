@@ -58,6 +58,8 @@ def rms_norm_of_sum(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with x; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
+    if addend is None:
+        _checks.floating("addend", addend)
     return _run(x, addend, scale, eps, form, backend)
 
 
@@ -73,12 +75,12 @@ def _decide(
     x: Tensor, addend: Tensor | None, scale: Tensor, eps: float, form: Form, backend: str
 ) -> dispatch.Implementation | None:
     """Checks a call and chooses its implementation."""
+    _checks.floating("x", x)
     if addend is not None:
         _checks.shaped("addend", addend, tuple(x.shape), x)
-    _checks.floating("x", x)
     if x.dim() < 1:
         raise ShapeMismatch("x has 0 axes; accepted: 1 or more, channels last")
-    _checks.shaped("scale", scale, (x.shape[-1],), x)
+    _checks.shaped("scale", scale, (x.shape[-1],), x, optional=False)
     _checks.one_of("form", form, _FORMS)
     if not eps >= 0:
         raise ArgumentOutOfRange(f"eps is {eps}; accepted: 0 or more")

@@ -8,7 +8,7 @@ from subquad.ops import _checks, dispatch
 from subquad.ops._autocast import without_autocast
 from subquad.ops._blocks import fill_in_blocks, widened_at_once
 from subquad.ops._known_calls import implementation_for
-from subquad.ops.errors import ArgumentOutOfRange, DtypeMismatch, ShapeMismatch
+from subquad.ops.errors import ArgumentOutOfRange, ShapeMismatch
 
 Frequencies = Float[Tensor, " pair"]  # radians that a pair of channels turns by from one position to the next
 Heads = Float[Tensor, "batch length head size"]
@@ -80,7 +80,8 @@ def rotary_into(
       ShapeMismatch, DtypeMismatch, DeviceMismatch, ArgumentOutOfRange: an argument disagrees with qkv; names both.
       BackendUnavailable: the named backend cannot take this call; says why.
     """
-    strides = tuple(each.stride() for each in (keys, values) if isinstance(each, Tensor))
+    caches = keys, values
+    strides = tuple(each.stride() for each in caches if isinstance(each, Tensor) and not each.is_nested)
     chosen = implementation_for(_decide_into, (qkv, position, inv_freq, keys, values), strides, scale, backend)
     run = compute_in_torch if chosen is None else chosen.run
     if not torch.is_grad_enabled():  # to switch it off costs microseconds
@@ -113,9 +114,8 @@ def _decide_into(
 
 def _check_angles(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, name: str = "x") -> None:
     """Checks what the angles are made from."""
+    _checks.integral("position", position)
     _checks.same_device("position", position, name, x)
-    if position.dtype not in (torch.int64, torch.int32):
-        raise DtypeMismatch(f"position is {position.dtype}; accepted: int64, int32")
     batch, length = x.shape[:2]
     rows_fit = position.dim() == 2 and (position.shape[0] == batch or position.shape[0] == 1)
     if not rows_fit or position.shape[1] != length:
@@ -123,7 +123,7 @@ def _check_angles(x: Tensor, position: Tensor, inv_freq: Tensor, scale: float, n
         raise ShapeMismatch(f"position has shape {tuple(position.shape)}; {name} {tuple(x.shape)} needs {accepted}")
     if x.shape[-1] % 2:
         raise ShapeMismatch(f"{name} has heads of {x.shape[-1]} channels; a rotation needs an even number")
-    _checks.shaped("inv_freq", inv_freq, (x.shape[-1] // 2,), x, name)
+    _checks.shaped("inv_freq", inv_freq, (x.shape[-1] // 2,), x, name, optional=False)
     if not scale > 0:
         raise ArgumentOutOfRange(f"scale is {scale}; accepted: more than 0")
 

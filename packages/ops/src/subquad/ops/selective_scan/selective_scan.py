@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subquad.ops import _checks, dispatch
+from subquad.ops._any_length import of_any_length
 from subquad.ops._autocast import without_autocast
 from subquad.ops._channels import check_chunk, recomputed, wide_parameters
 from subquad.ops.axes import Layout, ModalState, Modes, PerChannel, Sequence
@@ -15,6 +16,7 @@ FAR_WEIGHTS = "weights of a sample that lie 2**31 numbers or more apart"
 Weights = Float[Tensor, "batch _ _ _"]  # [batch, group, state, length], with layout="BLH" [batch, length, group, state]
 
 
+@of_any_length
 def selective_scan(
     x: Sequence,
     step_size: Sequence,
@@ -71,6 +73,7 @@ def selective_scan(
     return y
 
 
+@of_any_length
 def selective_scan_with_state(
     x: Sequence,
     step_size: Sequence,
@@ -118,6 +121,7 @@ def _scan(
     batch, channels, length = x.shape
     _checks.shaped("step_size", step_size, (batch, channels, length), x)
     _checks.shaped("skip", skip, (channels,), x)
+    _checks.floating("decay", decay)
     if decay.dim() != 2:
         raise ShapeMismatch(f"decay has {decay.dim()} axes {tuple(decay.shape)}; accepted: 2 (channel, state)")
     groups, states = input_weights.shape[1], decay.shape[1]
@@ -156,6 +160,7 @@ def _channel_first(
     """Checks numbers of axes and returns the streams ``[batch, channel, length]``, the weights with the length last."""
     streams = _checks.channel_first(x, layout), _checks.channel_first(step_size, layout, "step_size")
     for name, weights in (("input_weights", input_weights), ("output_weights", output_weights)):
+        _checks.floating(name, weights)
         if weights.dim() != 4:
             shape = tuple(weights.shape)
             raise ShapeMismatch(f"{name} has {weights.dim()} axes {shape}; accepted: 4 (batch, group, state, length)")
