@@ -27,6 +27,8 @@ from subquad.recipes.training import DataSettings, LossSettings, OptimizerSettin
         (OptimizerSettings, "optimizer.clip", float("nan"), "a finite number above 0"),
         (RunSettings, "run.steps", 0, "a whole number of at least 1"),
         (RunSettings, "run.batch_size", True, "a whole number of at least 1"),
+        (RunSettings, "run.micro_batch_size", 9, "a whole number from 1 to 8, which is run.batch_size"),
+        (RunSettings, "run.micro_batch_size", 0, "a whole number from 1 to 8"),
         (RunSettings, "run.accelerator", "tpu", "'auto' or 'cpu' or 'gpu'"),
         (RunSettings, "run.precision", "fp4", "'32-true' or"),
         (RunSettings, "run.threads", 0, "a whole number of at least 1"),

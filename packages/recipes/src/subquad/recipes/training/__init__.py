@@ -1,5 +1,6 @@
 """Trains a network on genomes with Lightning: settings, loss, optimiser, the run and its report."""
 
+from subquad.recipes.training.loss import loss_divisor as loss_divisor
 from subquad.recipes.training.loss import next_token_loss as next_token_loss
 from subquad.recipes.training.loss import target_weights as target_weights
 from subquad.recipes.training.metrics import Measurement as Measurement

@@ -33,7 +33,7 @@ from subquad.recipes.training.settings import LossSettings, RunSettings, Trainin
 BASELINE_ORDERS = range(7)
 """The Markov models that a run is compared with."""
 
-_FREE_ON_RESUME = frozenset({"run.validate_every", "run.save_every", "run.threads"})
+_FREE_ON_RESUME = frozenset({"run.validate_every", "run.save_every", "run.threads", "run.micro_batch_size"})
 
 _NOTICES = (
     ".*does not have many workers.*",
@@ -109,7 +109,11 @@ def train(
     split = load_split(settings.data)
     _check_targets(split, settings.loss)
     module = LanguageModelTraining(
-        settings.model, steps=settings.run.steps, loss=settings.loss, optimizer=settings.optimizer
+        settings.model,
+        steps=settings.run.steps,
+        loss=settings.loss,
+        optimizer=settings.optimizer,
+        micro_batch_size=settings.run.micro_batch_size,
     )
     windows = GenomeWindows(split, settings.data, settings.run)
     saver = ResumePoint(resume_point, every=settings.run.save_every, validate_every=settings.run.validate_every)

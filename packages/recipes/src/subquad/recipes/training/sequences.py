@@ -65,7 +65,8 @@ class GenomeWindows(pl.LightningDataModule):
         replicas, rank = self._place()
         windows = EvaluationWindows(self._split.held_out, window=self._data.window)
         indices: Sequence[int] = range(rank, len(windows), replicas)
-        return DataLoader(cast(Dataset, windows), batch_size=self._run.batch_size, sampler=indices)
+        batch = self._run.micro_batch_size or self._run.batch_size
+        return DataLoader(cast(Dataset, windows), batch_size=batch, sampler=indices)
 
     def _place(self) -> tuple[int, int]:
         """Returns the number of data-parallel processes and which of them this is."""

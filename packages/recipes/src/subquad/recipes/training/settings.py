@@ -108,6 +108,8 @@ class RunSettings:
     Attributes:
       steps: Optimiser steps, 1 or more.
       batch_size: Windows of one step and process, 1 or more.
+      micro_batch_size: Windows of one pass through the network, 1 to `batch_size`; a step adds up the gradients of its
+        passes (gradient accumulation), so that memory holds one pass. None passes all windows of a step at once.
       validate_every: Steps between two measurements of the held-out bits per base.
       save_every: Steps between two resume points.
       seed: Chooses the initial weights and the training windows.
@@ -123,6 +125,7 @@ class RunSettings:
 
     steps: int = 1000
     batch_size: int = 8
+    micro_batch_size: int | None = None
     validate_every: int = 100
     save_every: int = 100
     seed: int = 0
@@ -135,6 +138,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             _whole(f"run.{name}", getattr(self, name), 1)
+        micro, most = self.micro_batch_size, self.batch_size
+        fits = micro is None or (isinstance(micro, int) and not isinstance(micro, bool) and 1 <= micro <= most)
+        _check("run.micro_batch_size", micro, fits, f"a whole number from 1 to {most}, which is run.batch_size")
         _whole("run.seed", self.seed, 0)
         _one_of("run.accelerator", self.accelerator, "auto", "cpu", "gpu")
         if self.threads is not None:
