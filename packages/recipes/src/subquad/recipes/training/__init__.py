@@ -12,6 +12,7 @@ from subquad.recipes.training.run import TrainingResult as TrainingResult
 from subquad.recipes.training.run import train as train
 from subquad.recipes.training.sequences import GenomeWindows as GenomeWindows
 from subquad.recipes.training.settings import DataSettings as DataSettings
+from subquad.recipes.training.settings import LoraSettings as LoraSettings
 from subquad.recipes.training.settings import LossSettings as LossSettings
 from subquad.recipes.training.settings import OptimizerSettings as OptimizerSettings
 from subquad.recipes.training.settings import RunSettings as RunSettings

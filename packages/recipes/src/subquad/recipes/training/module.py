@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ class LanguageModelTraining(pl.LightningModule):
         loss: LossSettings | None = None,
         optimizer: OptimizerSettings | None = None,
         micro_batch_size: int | None = None,
+        seed: int | None = None,
     ) -> None:
         """Wraps `model`.
 
@@ -40,11 +42,12 @@ class LanguageModelTraining(pl.LightningModule):
           loss: None takes the defaults, for `optimizer` too.
           optimizer: See `OptimizerSettings`.
           micro_batch_size: Windows of one pass through the network; see `RunSettings`.
+          seed: Where given, dropout of step n depends on it and n alone, so that a resumed run goes on exactly.
         """
         super().__init__()
         self.model = model
         self._steps = steps
-        self._micro_batch_size = micro_batch_size
+        self._micro_batch_size, self._seed = micro_batch_size, seed
         self._loss = loss or LossSettings()
         self._optimizer = optimizer or OptimizerSettings()
         self.train_bits = math.nan
@@ -59,12 +62,14 @@ class LanguageModelTraining(pl.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Passes the windows of a step `[batch, window + 1]` through the network, `micro_batch_size` at a time.
 
-        The weighted loss of every pass, in nats, is divided by the targets of the whole step. All passes but the last go
-        backward here; the loss of the last is returned, for Lightning to do so.
+        The weighted loss of every pass, in nats, is divided by the targets of the whole step. All passes but the last
+        go backward here; the loss of the last is returned, for Lightning to do so.
 
         Raises:
           TrainingDiverged: The loss of the step is not finite.
         """
+        if self._seed is not None:
+            torch.manual_seed(_seed_of_step(self._seed, self.trainer.global_step, self.global_rank))
         size = self._micro_batch_size or len(batch)
         self._several = len(batch) > size
         if self._several and batch_idx % self.trainer.accumulate_grad_batches == 0:
@@ -135,3 +140,7 @@ class LanguageModelTraining(pl.LightningModule):
             lowercase_weight=self._loss.lowercase_weight,
             mask_end_of_document=self._loss.mask_end_of_document,
         )
+
+
+def _seed_of_step(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -153,6 +153,35 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Fine-tuning by corrections of low rank (LoRA) of `run.initial_checkpoint`, whose weights stay as they are.
+
+    `layer(x) + alpha / rank * dropout(x) @ down.T @ up.T`, and only `down` and `up` are trained and saved.
+
+    Attributes:
+      rank: Rows of `down` and columns of `up`; 0 trains all weights of the network instead.
+      alpha: Size of the corrections, above 0.
+      dropout: Share of their inputs that are zero in a training step, 0 to below 1.
+      targets: The layers that get one, by their names in the network or the ends of those, such as `"mlp.l1"` for that
+        of every block. None takes the projections in front of and behind every mixer and the matrices of the MLPs.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.1
+    targets: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _whole("lora.rank", self.rank, 0)
+        _check("lora.alpha", self.alpha, _number(self.alpha) and self.alpha > 0, "a finite number above 0")
+        share = self.dropout
+        _check("lora.dropout", share, _number(share) and 0 <= share < 1, "a number from 0 to below 1")
+        names = self.targets
+        several = names is None or (not isinstance(names, str) and len(names) > 0)
+        _check("lora.targets", names, several, "None or a list of one name or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """A whole run. In a configuration file this is the outermost `LazyConfig` target.
 
@@ -163,6 +192,7 @@ class TrainingConfig:
       loss: See `LossSettings`.
       optimizer: See `OptimizerSettings`.
       run: See `RunSettings`.
+      lora: See `LoraSettings`.
     """
 
     model: nn.Module
@@ -170,6 +200,11 @@ class TrainingConfig:
     loss: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+    def __post_init__(self) -> None:
+        based = self.lora.rank == 0 or self.run.initial_checkpoint is not None
+        _check("lora.rank", self.lora.rank, based, "0 without run.initial_checkpoint, the network to correct")
 
 
 def _number(value: object) -> bool:
