@@ -87,7 +87,7 @@ class LowRankLinear(nn.Module):
         return (whole + correction * (self.alpha / self.rank)).to(self.linear.weight.dtype)
 
     @property
-    def bias(self) -> Tensor | None:
+    def bias(self) -> Float[Tensor, " row"] | None:
         """The bias of the layer, which is not trained."""
         return self.linear.bias
 
