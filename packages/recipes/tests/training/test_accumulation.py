@@ -95,10 +95,12 @@ def test_no_pass_sees_more_windows_than_asked_for(genome: Path, tmp_path: Path, 
     assert max(size for size, _ in sizes) == 3
 
 
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_a_run_interrupted_between_two_passes_ends_its_step_and_resumes_exactly(
-    genome: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, genome: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = run(genome, tmp_path / "whole", UNEVEN)
+    options = (UNEVEN, f"run.precision={precision}")
+    whole = run(genome, tmp_path / "whole", *options)
     early = LanguageModelTraining._backward_early
     passes = []
 
@@ -111,8 +113,8 @@ def test_a_run_interrupted_between_two_passes_ends_its_step_and_resumes_exactly(
     with monkeypatch.context() as patch:
         patch.setattr(LanguageModelTraining, "_backward_early", interrupted)
         with pytest.raises(TrainingInterrupted, match="stopped after step 2"):
-            run(genome, tmp_path / "run", UNEVEN)
-    resumed = run(genome, tmp_path / "run", UNEVEN, resume=True)
+            run(genome, tmp_path / "run", *options)
+    resumed = run(genome, tmp_path / "run", *options, resume=True)
     expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
     assert [m[:4] for m in read_metrics(resumed.metrics)] == [m[:4] for m in read_metrics(whole.metrics)]

@@ -29,6 +29,7 @@ from subquad.recipes.training import DataSettings, LossSettings, OptimizerSettin
         (RunSettings, "run.batch_size", True, "a whole number of at least 1"),
         (RunSettings, "run.micro_batch_size", 9, "a whole number from 1 to 8, which is run.batch_size"),
         (RunSettings, "run.micro_batch_size", 0, "a whole number from 1 to 8"),
+        (RunSettings, "run.devices", 0, "a whole number of at least 1"),
         (RunSettings, "run.accelerator", "tpu", "'auto' or 'cpu' or 'gpu'"),
         (RunSettings, "run.precision", "fp4", "'32-true' or"),
         (RunSettings, "run.threads", 0, "a whole number of at least 1"),

@@ -75,16 +75,27 @@ class LanguageModelTraining(pl.LightningModule):
         if self._several and batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.zero_grad()
         weights = self._weights(batch)
-        divisor = loss_divisor(weights.double(), normalization=self._loss.normalization)
+        divisor = self._divisor(weights)
         losses: list[Tensor] = []
         for ids, own in zip(batch.split(size), weights.split(size), strict=True):
             if losses:
                 self._backward_early(losses[-1])
                 losses[-1] = losses[-1].detach()
             losses.append(next_token_loss(self(ids[:, :-1]), ids, own, divisor=divisor))
-        self.train_bits = torch.stack(losses).detach().sum().item() / NATS_PER_BIT
+        self.train_bits = self._mean_over_processes(torch.stack(losses).detach().sum()).item() / NATS_PER_BIT
         self._check_finite("loss", self.train_bits)
         return losses[-1]
+
+    def _divisor(self, weights: Tensor) -> Tensor:
+        """Counts the targets of a step, per process: gradients are averaged over those, and so are losses."""
+        return self._mean_over_processes(loss_divisor(weights.double(), normalization=self._loss.normalization))
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        if self._trainer is None or self._trainer.world_size == 1:
+            return value
+        mean = self._trainer.strategy.reduce(value, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Empties the gradients, unless they are those of earlier passes of this step."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
@@ -35,6 +36,7 @@ from subquad.recipes.training.checkpoint_io import StraightToDisk
 from subquad.recipes.training.low_rank import CorrectionsOnly, adapt, check_resume_point
 from subquad.recipes.training.metrics import draw_course
 from subquad.recipes.training.module import LanguageModelTraining
+from subquad.recipes.training.processes import joined_processes, process_rank
 from subquad.recipes.training.sequences import GenomeWindows, load_split
 from subquad.recipes.training.settings import LoraSettings, LossSettings, RunSettings, TrainingConfig
 
@@ -94,7 +96,9 @@ def train(
     The same configuration, seed and machine give the same weights, whether the run was interrupted and resumed or not.
     With `run.initial_checkpoint` the network and its first weights are those of the checkpoint, and `model` of the
     configuration is not used. With `lora.rank` its weights stay as they are, and resume points and the result hold the
-    corrections alone.
+    corrections alone. With several `run.devices` the program starts itself once more for each further one, by its
+    own arguments; these copies begin at its beginning, join at this call and end with it. So it comes to one such call
+    alone, and trains nothing before.
 
     Args:
       config: A tree whose target is `TrainingConfig`; it is not changed.
@@ -112,8 +116,9 @@ def train(
     """
     output = Path(output)
     resume_point = output / "resume.ckpt"
+    worker = _devices(config) > 1 and process_rank() > 0
     config, network = _initial_network(config, output / "config.yaml" if resume and resume_point.is_file() else None)
-    resuming = _check_output(output, resume_point, config, resume)
+    resuming = resume and resume_point.is_file() if worker else _check_output(output, resume_point, config, resume)
     pl.seed_everything(_seed(config), verbose=False)
     settings = _settings(config, network)
     _choose_operators(settings)
@@ -125,14 +130,12 @@ def train(
     windows = GenomeWindows(split, settings.data, settings.run)
     saver = ResumePoint(resume_point, every=settings.run.save_every, validate_every=settings.run.validate_every)
     log = CourseLog(output / "metrics.jsonl")
-    with _quiet_lightning(), _threads(settings.run.threads):
+    with _quiet_lightning(), _threads(settings.run.threads), joined_processes(settings.run.devices, worker=worker):
         corrections = [] if base is None else [CorrectionsOnly(base)]
         callbacks = [log, saver, *corrections, *([ProgressLine()] if progress else [])]
         trainer = build_trainer(settings, callbacks, output)
-        output.mkdir(parents=True, exist_ok=True)
-        for part in output.glob(".*.part*"):  # what a kill left half written
-            part.unlink()
-        write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
+        if not worker:
+            _begin(output, config)
         try:
             with saver.watching_interrupts():
                 trainer.fit(module, windows, ckpt_path=resume_point if resuming else None, weights_only=True)
@@ -211,7 +214,17 @@ def _settings(config: Config[TrainingConfig], network: nn.Module | None) -> Trai
     return settings
 
 
+def _begin(output: Path, config: Config[TrainingConfig]) -> None:
+    """Makes the folder of a run, or takes away what a kill left half written there."""
+    output.mkdir(parents=True, exist_ok=True)
+    for part in output.glob(".*.part*"):
+        part.unlink()
+    write_atomically(output / "config.yaml", lambda path: path.write_text(to_yaml(config), "utf-8"))
+
+
 def _training_module(settings: TrainingConfig) -> LanguageModelTraining:
+    if settings.run.precision == "64-true":  # which Lightning does too, but only when it has read the resume point
+        settings.model.double()
     return LanguageModelTraining(
         settings.model,
         steps=settings.run.steps,
@@ -249,9 +262,15 @@ def build_trainer(settings: TrainingConfig, callbacks: list[pl.Callback], output
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     elif accelerator == "gpu" and not torch.cuda.is_available():
         raise SettingError("run.accelerator", "gpu", "'cpu' or 'auto': this machine has no CUDA GPU that torch can use")
+    devices = settings.run.devices
+    if accelerator == "gpu" and devices > torch.cuda.device_count():
+        raise SettingError("run.devices", devices, f"1 to {torch.cuda.device_count()}, the GPUs that torch can use")
     return pl.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=devices,
+        strategy="auto"
+        if devices == 1
+        else DDPStrategy(forward_sync_buffers=False),  # ranks validate at their own pace
         precision=cast(Any, settings.run.precision),
         max_steps=settings.run.steps,
         max_epochs=-1,
@@ -306,6 +325,14 @@ def _saved_tree(path: Path, config: Config[TrainingConfig]) -> Config[TrainingCo
 def _named(config: Config[Any]) -> tuple[str, ...]:
     """Returns ours and the names of the classes that a tree holds, as an allow-list."""
     return ("subquad.", *re.findall(r"\b(?:_target_|_import_): '?([\w.:]+)", to_yaml(config)))
+
+
+def _devices(config: Config[TrainingConfig]) -> int:
+    try:
+        devices = config.run.devices
+    except AttributeError:
+        return RunSettings().devices
+    return devices if isinstance(devices, int) else 1  # which `RunSettings` refuses
 
 
 def _seed(config: Config[TrainingConfig]) -> int:
@@ -394,13 +421,15 @@ def _threads(count: int | None) -> Iterator[None]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keeps Lightning's notices about hardware and data loaders away from a command's output."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for message in _NOTICES:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

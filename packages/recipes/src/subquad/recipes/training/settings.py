@@ -114,6 +114,8 @@ class RunSettings:
       save_every: Steps between two resume points.
       seed: Chooses the initial weights and the training windows.
       accelerator: `"auto"` takes a CUDA GPU where there is one.
+      devices: GPUs, or processes on a CPU, that share every step, 1 or more: each passes `batch_size` windows of its
+        own through the network, and all take the step that one would with all their windows. See `train`.
       precision: Lightning's name of the arithmetic, such as `"32-true"` or `"bf16-mixed"`.
       threads: CPU threads of torch, 1 or more; None leaves the number as it is. A small network gains nothing from a
         second thread, and loses much where another program wants the core.
@@ -130,13 +132,14 @@ class RunSettings:
     save_every: int = 100
     seed: int = 0
     accelerator: str = "auto"
+    devices: int = 1
     precision: str = "32-true"
     threads: int | None = None
     initial_checkpoint: str | None = None
     use_subquadratic_ops: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "save_every"):
+        for name in ("steps", "batch_size", "validate_every", "save_every", "devices"):
             _whole(f"run.{name}", getattr(self, name), 1)
         micro, most = self.micro_batch_size, self.batch_size
         fits = micro is None or (isinstance(micro, int) and not isinstance(micro, bool) and 1 <= micro <= most)
