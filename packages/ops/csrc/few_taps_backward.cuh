@@ -28,7 +28,8 @@ inline bool takes(const Arguments& a) {
   const SubquadOpsStream& s = a.stream;
   const uintptr_t starts = reinterpret_cast<uintptr_t>(s.input) | reinterpret_cast<uintptr_t>(a.gradients.upstream) |
                            reinterpret_cast<uintptr_t>(a.gradients.to_input);
-  return s.dtype == SUBQUAD_OPS_BFLOAT16 && a.tap <= kMostTaps && starts % 16 == 0 && (s.batch_stride | s.row_stride | s.length) % kSamples == 0;
+  const int64_t steps = s.batch_stride | s.row_stride | s.length;
+  return s.dtype == SUBQUAD_OPS_BFLOAT16 && a.tap <= kMostTaps && starts % 16 == 0 && steps % kSamples == 0;
 }
 
 // The samples of a lane in shared memory, where it alone reads and writes; the last stream is the upstream gradient.

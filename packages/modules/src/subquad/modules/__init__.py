@@ -77,6 +77,9 @@ from subquad.modules.parts.layer_scale import LayerScale as LayerScale
 from subquad.modules.parts.learning_rate import warmup_constant as warmup_constant
 from subquad.modules.parts.learning_rate import warmup_cosine as warmup_cosine
 from subquad.modules.parts.learning_rate import warmup_stable_decay as warmup_stable_decay
+from subquad.modules.parts.low_rank_linear import LowRankLinear as LowRankLinear
+from subquad.modules.parts.low_rank_linear import adapt_linears as adapt_linears
+from subquad.modules.parts.low_rank_linear import merge_low_rank as merge_low_rank
 from subquad.modules.parts.mlp import MLP as MLP
 from subquad.modules.parts.parameter_tags import ParameterTags as ParameterTags
 from subquad.modules.parts.parameter_tags import parameter_groups as parameter_groups

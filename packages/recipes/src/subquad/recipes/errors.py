@@ -87,6 +87,14 @@ class ResumeError(RecipeError, ValueError):
     """A run cannot be resumed: nothing was saved, or it was another configuration."""
 
 
+class AdapterError(RecipeError, ValueError):
+    """A file is no adapter, is damaged, or does not fit the network that it names."""
+
+
+class AdapterBaseError(RecipeError, ValueError):
+    """An adapter, or a run that trains one, meets another checkpoint than the one it corrects, or none."""
+
+
 class TrainingDiverged(RecipeError, ArithmeticError):
     """The loss or a gradient is infinite or no number; the resume point is that of an earlier step."""
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.modules.parts.gated_mlp import GatedMLP
+from subquad.modules.parts.low_rank_linear import LowRankLinear, is_plain
 from subquad.modules.parts.rms_norm import RMSNorm
 from subquad.modules.parts.rounded_linear import RoundedLinear
 from subquad.ops import RoundedWeight, StepNorm, StepProjection, gated_linear_step, linear_step, prepare
@@ -14,7 +15,10 @@ from subquad.ops import RoundedWeight, StepNorm, StepProjection, gated_linear_st
 
 def plain_weight(linear: nn.Module, x: Tensor) -> Tensor | None:
     """Returns the matrix of a linear that is nothing but ``weight @ x + bias``; None for any other module."""
-    return linear.weight if type(linear) is nn.Linear and linear.weight.dtype == x.dtype else None
+    if not is_plain(linear):
+        return None
+    weight = linear.weight
+    return weight if isinstance(weight, Tensor) and weight.dtype == x.dtype else None
 
 
 def step_weight(linear: nn.Module, x: Tensor) -> Tensor | RoundedWeight | None:
@@ -26,6 +30,8 @@ def step_weight(linear: nn.Module, x: Tensor) -> Tensor | RoundedWeight | None:
 
 def next_weight(linear: nn.Module, x: Tensor) -> Tensor | None:
     """Returns the numbers that a decode step of this linear will read."""
+    if type(linear) is LowRankLinear:  # which lie nowhere yet
+        return None
     return linear.weight if type(linear) is RoundedLinear else plain_weight(linear, x)
 
 
@@ -53,7 +59,7 @@ def linear_through(
     """Computes ``linear(norm(x)) + residual``; ``upcoming`` are the weights that are read next."""
     weight = step_weight(linear, x)
     if weight is not None:
-        assert isinstance(linear, nn.Linear | RoundedLinear)
+        assert isinstance(linear, nn.Linear | LowRankLinear | RoundedLinear)
         before = None if norm is None else step_norm(norm)
         return linear_step(x, weight, norm=before, bias=linear.bias, residual=residual, upcoming=upcoming)
     y = linear(x if norm is None else norm(x))
@@ -71,7 +77,7 @@ def prepared_linear(
     weight = step_weight(linear, x)
     if weight is None:
         return partial(linear_through, linear, norm=norm)
-    assert isinstance(linear, nn.Linear | RoundedLinear)
+    assert isinstance(linear, nn.Linear | LowRankLinear | RoundedLinear)
     before = None if norm is None else step_norm(norm)
     return prepare("linear_step", x, weight, norm=before, bias=linear.bias, residual=residual)
 

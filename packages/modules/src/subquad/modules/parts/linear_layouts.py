@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from subquad.modules.parts.low_rank_linear import LowRankLinear, is_plain
 from subquad.modules.traced_sizes import size_is_unknown
 
 _ALIGNED = 8  # elements; off this grid cuBLAS takes kernels eight times slower where the length is the inner axis
@@ -15,10 +16,10 @@ _LONG = 1024  # tokens from which a product per sequence costs no more than one 
 def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
     """Returns weight and bias of a linear of torch and nothing more, whose call is their product; None of any other.
 
-    No subclass, no parametrisation, no hook, no autocast between.
+    No subclass, no correction that is being trained, no parametrisation, no hook, no autocast between.
     """
     if (
-        type(linear) is not nn.Linear
+        not is_plain(linear)
         or linear._forward_hooks
         or linear._forward_pre_hooks
         or linear._backward_hooks
@@ -26,6 +27,7 @@ def _plain_parts(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] |
         or torch.is_autocast_enabled("cuda" if x.is_cuda else x.device.type)  # to ask for the name takes longer
     ):
         return None
+    assert isinstance(linear, nn.Linear | LowRankLinear)
     stored = linear._parameters  # where Module.__getattr__ finds them, after a while
     weight, bias = stored.get("weight"), stored.get("bias")
     if weight is None or "bias" not in stored:  # something else was put in their place

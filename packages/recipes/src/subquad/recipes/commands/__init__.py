@@ -2,9 +2,11 @@
 
 import typer
 
+from subquad.recipes.commands.merge import merge
 from subquad.recipes.commands.train import train
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `train` to an application."""
+    """Adds `train` and `merge` to an application."""
     app.command("train")(train)
+    app.command("merge")(merge)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subquad.recipes.commands.failures import failures_in_one_line
+
 if TYPE_CHECKING:
     from subquad.recipes.training import TrainingResult
 
@@ -41,18 +43,12 @@ def train(
         changes.append(f"run.use_subquadratic_ops={use_subquadratic_ops}")
     if initial_checkpoint is not None:
         changes.append(f"run.initial_checkpoint={initial_checkpoint}")
-    try:
-        result = _run(config, changes, output, resume=resume, progress=progress)
-    except TrainingInterrupted as stop:
-        typer.echo(f"{stop}", err=True)
-        raise typer.Exit(128 + stop.signal_number) from None
-    except Exception as error:
-        status = _status(error)
-        if traceback or status is None:
-            raise
-        # Further lines, where an error has some, tell a developer about signatures and origins.
-        typer.echo(f"error: {str(error).splitlines()[0]}", err=True)
-        raise typer.Exit(status) from None
+    with failures_in_one_line(traceback=traceback):
+        try:
+            result = _run(config, changes, output, resume=resume, progress=progress)
+        except TrainingInterrupted as stop:
+            typer.echo(f"{stop}", err=True)
+            raise typer.Exit(128 + stop.signal_number) from None
     _report(result)
 
 
@@ -75,22 +71,11 @@ def _run(config: Path, overrides: list[str], output: Path, *, resume: bool, prog
     return train(tree, output=output, resume=resume, progress=progress)
 
 
-def _status(error: Exception) -> int | None:
-    """Returns the exit status of an error that the user can put right, None for a bug."""
-    from subquad.inference.errors import InferenceError
-    from subquad.lazy_config import LazyConfigError
-    from subquad.modules.errors import ModulesError
-    from subquad.recipes.errors import RecipeError
-
-    if isinstance(error, RecipeError | LazyConfigError | ModulesError | InferenceError):
-        return 2
-    return 1 if isinstance(error, OSError) else None
-
-
 def _report(result: "TrainingResult") -> None:
     typer.echo(f"held-out bits per base over {result.held_out_bases} bases after {result.steps} steps:")
     typer.echo(f"  network              {result.held_out_bits:.4f}")
     typer.echo(f"  order-0 entropy      {result.order0_entropy:.4f}")
     for order, bits in result.baselines.items():
         typer.echo(f"  Markov order {order}       {bits:.4f}")
-    typer.echo(f"trained for {result.seconds:.0f} s; checkpoint, metrics.jsonl and loss.png are in {result.output}")
+    files = f"{result.checkpoint.name}, metrics.jsonl and loss.png"
+    typer.echo(f"trained for {result.seconds:.0f} s; {files} are in {result.output}")

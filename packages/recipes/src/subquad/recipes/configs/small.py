@@ -5,7 +5,14 @@
 
 from subquad.lazy_config import Config, LazyConfig
 from subquad.modules import StripedHyena2
-from subquad.recipes.training import DataSettings, LossSettings, OptimizerSettings, RunSettings, TrainingConfig
+from subquad.recipes.training import (
+    DataSettings,
+    LoraSettings,
+    LossSettings,
+    OptimizerSettings,
+    RunSettings,
+    TrainingConfig,
+)
 
 
 def config() -> Config[TrainingConfig]:
@@ -25,4 +32,5 @@ def config() -> Config[TrainingConfig]:
             learning_rate=6e-3, final_learning_rate=6e-5, warmup_steps=20, weight_decay=0.1
         ),
         run=LazyConfig(RunSettings)(steps=400, batch_size=8, validate_every=50, save_every=50, threads=1),
+        lora=LazyConfig(LoraSettings)(),
     )

@@ -28,7 +28,8 @@ class ResumePoint(pl.Callback):
     """Writes one resume point every few steps, at the end, and on Ctrl-C or SIGTERM.
 
     The first signal lets the running step end, saves and raises `StopRequested`; a second one breaks off at once and
-    leaves the resume point before it. `signal_number` is the first signal that came, None before.
+    leaves the resume point before it. A signal to one process of several stops all of them behind the same step.
+    `signal_number` is the first signal that came to this one, None before.
     """
 
     def __init__(self, path: Path, *, every: int, validate_every: int) -> None:
@@ -71,15 +72,16 @@ class ResumePoint(pl.Callback):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the resume point, completely or not at all."""
-        if trainer.world_size > 1:
-            trainer.save_checkpoint(self._path)
-        else:
+        if trainer.is_global_zero:
             write_atomically(self._path, trainer.save_checkpoint)
+        else:  # which takes part and writes nothing
+            trainer.save_checkpoint(self._path)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
-        if self.signal_number is not None or trainer.global_step % self._every == 0:
+        stopped = trainer.strategy.reduce_boolean_decision(self.signal_number is not None, all=False)
+        if stopped or trainer.global_step % self._every == 0:
             self.save(trainer)
-        if self.signal_number is not None:
+        if stopped:
             raise StopRequested
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:

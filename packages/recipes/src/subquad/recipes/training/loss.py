@@ -56,27 +56,43 @@ def next_token_loss(
     weights: Float[Tensor, "batch target"],
     *,
     normalization: str = "normalized_weighted",
+    divisor: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Averages the weighted cross entropy of the targets, in nats.
 
     `sum(w * -log p(upper(target))) / n`, with `n = sum(w)` for `"normalized_weighted"` and `n = count(w > 0)` for
-    `"weighted"`; 0 where nothing is a target.
+    `"weighted"`; 0 where nothing is a target. With the `n` of a larger batch as `divisor`, the losses of its parts, and
+    their gradients, add up to those of the whole.
 
     Args:
       logits: Of any float dtype; the softmax is computed in float32 (float64 for float64).
       ids: The window whose targets are `ids[:, 1:]`.
       weights: From `target_weights`.
       normalization: What the sum is divided by: `"normalized_weighted"` or `"weighted"`.
+      divisor: What it is divided by instead, above 0; see `loss_divisor`.
+
+    Raises:
+      SettingError: `normalization` is neither.
+    """
+    nats = target_nats(logits, ids)
+    weights = weights.to(nats.dtype)
+    if divisor is None:
+        divisor = loss_divisor(weights, normalization=normalization)
+    return (nats * weights).sum() / divisor.to(nats.dtype)
+
+
+def loss_divisor(
+    weights: Float[Tensor, "batch target"], *, normalization: str = "normalized_weighted"
+) -> Float[Tensor, ""]:
+    """Returns the `n` of `next_token_loss`, in the type of the weights, above 0 also where nothing is a target.
 
     Raises:
       SettingError: `normalization` is neither.
     """
     if normalization not in ("normalized_weighted", "weighted"):
         raise SettingError("normalization", normalization, "'normalized_weighted' or 'weighted'")
-    nats = target_nats(logits, ids)
-    weights = weights.to(nats.dtype)
-    count = weights.sum() if normalization == "normalized_weighted" else (weights > 0).sum().to(nats.dtype)
-    return (nats * weights).sum() / count.clamp(min=torch.finfo(nats.dtype).tiny)
+    count = weights.sum() if normalization == "normalized_weighted" else (weights > 0).sum().to(weights.dtype)
+    return count.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def target_nats(

@@ -11,6 +11,7 @@ from subquad.recipes.data.fasta import read_fasta
 from subquad.recipes.data.genomes import lambda_phage, phix174
 from subquad.recipes.data.split import Split, split_documents
 from subquad.recipes.data.windows import ConsumedSampler, EvaluationWindows, TrainingWindows
+from subquad.recipes.errors import SplitError
 from subquad.recipes.training.settings import DataSettings, RunSettings
 
 SHIPPED = {"lambda_phage": lambda_phage, "phix174": phix174}
@@ -61,11 +62,20 @@ class GenomeWindows(pl.LightningDataModule):
         return DataLoader(windows, batch_size=self._run.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Serves this process's share of the windows that score every held-out base once."""
+        """Serves this process's share of the windows that score every held-out base once.
+
+        Raises:
+          SplitError: There are fewer than processes.
+        """
         replicas, rank = self._place()
         windows = EvaluationWindows(self._split.held_out, window=self._data.window)
+        if len(windows) < replicas:
+            raise SplitError(
+                f"the held-out part has {len(windows)} windows; accepted is {replicas}, one a device, or more"
+            )
         indices: Sequence[int] = range(rank, len(windows), replicas)
-        return DataLoader(cast(Dataset, windows), batch_size=self._run.batch_size, sampler=indices)
+        batch = self._run.micro_batch_size or self._run.batch_size
+        return DataLoader(cast(Dataset, windows), batch_size=batch, sampler=indices)
 
     def _place(self) -> tuple[int, int]:
         """Returns the number of data-parallel processes and which of them this is."""

@@ -108,10 +108,14 @@ class RunSettings:
     Attributes:
       steps: Optimiser steps, 1 or more.
       batch_size: Windows of one step and process, 1 or more.
+      micro_batch_size: Windows of one pass through the network, 1 to `batch_size`; a step adds up the gradients of its
+        passes (gradient accumulation), so that memory holds one pass. None passes all windows of a step at once.
       validate_every: Steps between two measurements of the held-out bits per base.
       save_every: Steps between two resume points.
       seed: Chooses the initial weights and the training windows.
       accelerator: `"auto"` takes a CUDA GPU where there is one.
+      devices: GPUs, or processes on a CPU, that share every step, 1 or more: each passes `batch_size` windows of its
+        own through the network, and all take the step that one would with all their windows. See `train`.
       precision: Lightning's name of the arithmetic, such as `"32-true"` or `"bf16-mixed"`.
       threads: CPU threads of torch, 1 or more; None leaves the number as it is. A small network gains nothing from a
         second thread, and loses much where another program wants the core.
@@ -123,18 +127,23 @@ class RunSettings:
 
     steps: int = 1000
     batch_size: int = 8
+    micro_batch_size: int | None = None
     validate_every: int = 100
     save_every: int = 100
     seed: int = 0
     accelerator: str = "auto"
+    devices: int = 1
     precision: str = "32-true"
     threads: int | None = None
     initial_checkpoint: str | None = None
     use_subquadratic_ops: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "save_every"):
+        for name in ("steps", "batch_size", "validate_every", "save_every", "devices"):
             _whole(f"run.{name}", getattr(self, name), 1)
+        micro, most = self.micro_batch_size, self.batch_size
+        fits = micro is None or (isinstance(micro, int) and not isinstance(micro, bool) and 1 <= micro <= most)
+        _check("run.micro_batch_size", micro, fits, f"a whole number from 1 to {most}, which is run.batch_size")
         _whole("run.seed", self.seed, 0)
         _one_of("run.accelerator", self.accelerator, "auto", "cpu", "gpu")
         if self.threads is not None:
@@ -144,6 +153,35 @@ class RunSettings:
         fused = self.use_subquadratic_ops
         _check("run.use_subquadratic_ops", fused, fused is None or isinstance(fused, bool), "None, True or False")
         _one_of("run.precision", self.precision, "32-true", "64-true", "bf16-mixed", "bf16-true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Fine-tuning by corrections of low rank (LoRA) of `run.initial_checkpoint`, whose weights stay as they are.
+
+    `layer(x) + alpha / rank * dropout(x) @ down.T @ up.T`, and only `down` and `up` are trained and saved.
+
+    Attributes:
+      rank: Rows of `down` and columns of `up`; 0 trains all weights of the network instead.
+      alpha: Size of the corrections, above 0.
+      dropout: Share of their inputs that are zero in a training step, 0 to below 1.
+      targets: The layers that get one, by their names in the network or the ends of those, such as `"mlp.l1"` for that
+        of every block. None takes the projections in front of and behind every mixer and the matrices of the MLPs.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.1
+    targets: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _whole("lora.rank", self.rank, 0)
+        _check("lora.alpha", self.alpha, _number(self.alpha) and self.alpha > 0, "a finite number above 0")
+        share = self.dropout
+        _check("lora.dropout", share, _number(share) and 0 <= share < 1, "a number from 0 to below 1")
+        names = self.targets
+        several = names is None or (not isinstance(names, str) and len(names) > 0)
+        _check("lora.targets", names, several, "None or a list of one name or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +195,7 @@ class TrainingConfig:
       loss: See `LossSettings`.
       optimizer: See `OptimizerSettings`.
       run: See `RunSettings`.
+      lora: See `LoraSettings`.
     """
 
     model: nn.Module
@@ -164,6 +203,11 @@ class TrainingConfig:
     loss: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+    def __post_init__(self) -> None:
+        based = self.lora.rank == 0 or self.run.initial_checkpoint is not None
+        _check("lora.rank", self.lora.rank, based, "0 without run.initial_checkpoint, the network to correct")
 
 
 def _number(value: object) -> bool:
