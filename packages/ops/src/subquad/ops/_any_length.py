@@ -49,7 +49,7 @@ def _is_unknown(x: object) -> bool:
 def _traced(name: str, given: dict[str, Any]) -> Any:
     names, tensors, options = [], [], []
     for parameter, value in given.items():
-        parts = value if isinstance(value, tuple | list) else (value,)
+        parts = [*value] if isinstance(value, tuple | list) else [value]  # no named tuple: some tracers cannot add it
         if parts and all(isinstance(part, Tensor) for part in parts):
             names += [parameter] * len(parts)
             tensors += parts
