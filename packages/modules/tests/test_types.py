@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from packages.modules.tests.mixer_table import CASES, CAUSAL, CHANNELS, Case
+from packages.modules.tests.network_table import GRIDS_OF, MLP_CFG, NORM, mixing
 from packages.modules.tests.support import TINY
-from packages.modules.tests.test_widths import GRIDS_OF, MLP_CFG, NORM, mixing
 from subquad.modules import (
     MLP,
     AdaLNZeroBlock,

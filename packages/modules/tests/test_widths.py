@@ -11,8 +11,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from packages.modules.tests.mixer_table import BATCH, CASES, CAUSAL, CHANNELS, MAMBA_2, Case, long
+from packages.modules.tests.network_table import (
+    CLASSIFIER,
+    GRIDS_OF,
+    HEADS,
+    LINEAR,
+    MLP_CFG,
+    NORM,
+    PYRAMID,
+    RESIDUAL,
+    VIT,
+    mixing,
+)
 from packages.modules.tests.support import TINY
-from subquad.lazy_config import Config, LazyConfig, instantiate
+from subquad.lazy_config import LazyConfig, instantiate
 from subquad.modules import (
     MLP,
     AdaLNZeroBlock,
@@ -37,9 +49,6 @@ from subquad.modules import (
     Mamba,
     ModulesError,
     MultiHeadAttention,
-    Patchify,
-    PatchMerging,
-    PositionEmbedding,
     ProjectedAttention,
     QKVConditionMixer,
     QKVSequenceMixer,
@@ -48,12 +57,10 @@ from subquad.modules import (
     ResidualClassifier,
     ResidualNetwork,
     RMSNorm,
-    ShortConvolution,
     SIRENFilter,
     StateSpace,
     StripedHyena2,
     UNetConvNeXt,
-    Unpatchify,
     ViT5,
 )
 
@@ -141,13 +148,6 @@ def test_a_step_or_chunk_that_does_not_fit_leaves_the_state_alone(case: Case) ->
     assert all(torch.equal(state.tensors()[name], value) for name, value in before.items())
 
 
-NORM, MLP_CFG = LazyConfig(RMSNorm)(channels=CHANNELS), LazyConfig(MLP)(channels=CHANNELS)
-
-
-def mixing(case: Case) -> Config[QKVSequenceMixer]:
-    return LazyConfig(QKVSequenceMixer)(hidden_dim=CHANNELS, mixer_cfg=case.config)
-
-
 @every_mixer
 def test_every_block_refuses_another_width(case: Case) -> None:
     residual = instantiate(LazyConfig(ResidualBlock)(sequence_mixer_cfg=mixing(case), norm_cfg=NORM, mlp_cfg=MLP_CFG))
@@ -201,47 +201,6 @@ def test_a_conditioned_filter_refuses_another_width() -> None:
     none = x[..., :0]
     with pytest.raises(InputMismatch, match=r"the condition has 4 channels, .*\(2, 4\); accepted are 5"):
         mixer(none, none, x, condition=torch.randn(2, 4))
-
-
-HEADS = {1: LazyConfig(MultiHeadAttention)(num_heads=2), 2: LazyConfig(MultiHeadAttention)(num_heads=2, data_dim=2)}
-FREE = {"norm_cfg": LazyConfig(RMSNorm)(), "mlp_cfg": LazyConfig(MLP)()}
-VIT = {
-    "in_channels": 3, "num_classes": 2, "hidden_dim": 8, "pattern": "A", "mixer_cfg": {"A": HEADS[1]}, "image_size": 8,
-    "patch_size": 2, **FREE,
-}  # fmt: skip
-PYRAMID = {
-    "in_channels": 3, "num_classes": 2, "widths": (8, 16), "patterns": ("A", "A"), "mixer_cfg": {"A": HEADS[2]},
-    "patch_size": 2, **FREE,
-}  # fmt: skip
-BLOCK = LazyConfig(ResidualBlock)(sequence_mixer_cfg=mixing(CASES[0]), norm_cfg=NORM)
-LINEAR = LazyConfig(nn.Linear)(in_features=3, out_features=CHANNELS)
-RESIDUAL = {
-    "in_proj_cfg": LINEAR, "block_cfg": BLOCK, "num_blocks": 1, "norm_cfg": NORM,
-    "out_proj_cfg": LazyConfig(nn.Linear)(in_features=CHANNELS, out_features=2),
-}  # fmt: skip
-CLASSIFIER = {
-    "in_proj_cfg": LINEAR, "block_cfg": BLOCK, "num_blocks": 1, "norm_cfg": NORM, "num_classes": 2,
-    "hidden_dim": CHANNELS,
-}  # fmt: skip
-GRIDS_OF = {
-    "vit": (ViT5, VIT, (8, 8)),
-    "pyramid": (HierarchicalViT, PYRAMID, (8, 8)),
-    "unet": (UNetConvNeXt, {"in_channels": 3, "out_channels": 1, "stages": 1, "init_features": 4}, (8, 8)),
-    "residual": (ResidualNetwork, RESIDUAL, (9,)),
-    "patches": (
-        ResidualNetwork,
-        {**RESIDUAL, "in_proj_cfg": LazyConfig(Patchify)(in_channels=3, out_channels=CHANNELS, patch_size=2)},
-        (8,),
-    ),
-    "classifier": (ResidualClassifier, CLASSIFIER, (9,)),
-    "convnext": (ConvNeXtBlock, {"channels": 3}, (8, 8)),
-    "short": (ShortConvolution, {"channels": 3, "data_dim": 2}, (8, 8)),
-    "patchify": (Patchify, {"in_channels": 3, "out_channels": 5, "patch_size": 2, "data_dim": 2}, (8, 8)),
-    "unpatchify": (Unpatchify, {"in_channels": 3, "out_channels": 5, "patch_size": 2, "data_dim": 2}, (8, 8)),
-    "merging": (PatchMerging, {"in_channels": 3, "out_channels": 5, "data_dim": 2}, (8, 8)),
-    "positions": (PositionEmbedding, {"channels": 3, "max_size": 9}, (8,)),
-    "response norm": (GlobalResponseNorm, {"channels": 3}, (8,)),
-}
 
 
 @pytest.mark.parametrize("name", GRIDS_OF)

@@ -33,6 +33,7 @@ def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
     """Starts a run in a group of processes of its own."""
     command = [sys.executable, "-m", "subquad.recipes", "train", "small", *TINY, *arguments, "--output", str(output)]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
+    environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a machine whose own name nobody knows is warned of that
     return subprocess.Popen(
         [*command, "--no-progress"],
         stdout=subprocess.PIPE,
