@@ -1,5 +1,6 @@
 """Inputs of a wrong type, for every module: refused by an error of ours that names them, before any work."""
 
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ class NoWork(TorchDispatchMode):
 
 FAULTS: dict[str, Callable[[Tensor], object]] = {
     "list": lambda t: t.tolist(),
-    "ndarray": lambda t: t.numpy(),
+    "array": lambda t: array("d", t.flatten().tolist()),
     "NoneType": lambda t: None,
     "numbers": lambda t: t.long() if t.is_floating_point() else t.float(),
     "complex64": lambda t: t.to(torch.complex64),
